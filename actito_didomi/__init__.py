@@ -1,0 +1,1 @@
+"""What the plugins share: the two APIs, mappings, Singer plumbing and the sandbox."""

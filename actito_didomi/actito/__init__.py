@@ -1,0 +1,21 @@
+"""The Actito API: session, structure of profile tables, values, profiles.
+
+It knows nothing of Didomi. What is inferred about the wire format stands in `_wire`.
+"""
+
+from actito_didomi.actito.profiles import ProfileTable
+from actito_didomi.actito.session import ENVIRONMENTS, open_session
+from actito_didomi.actito.table import Attribute, TableStructure, read_table
+from actito_didomi.actito.values import ConversionError, ValueType, convert
+
+__all__ = [
+    "ENVIRONMENTS",
+    "Attribute",
+    "ConversionError",
+    "ProfileTable",
+    "TableStructure",
+    "ValueType",
+    "convert",
+    "open_session",
+    "read_table",
+]

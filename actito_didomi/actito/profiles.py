@@ -1,0 +1,165 @@
+"""Profiles, written one by one."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, Any
+
+from actito_didomi.actito import _wire
+from actito_didomi.actito.table import TECHNICAL_ATTRIBUTES
+from actito_didomi.actito.values import ValueType
+from actito_didomi.errors import ConfigurationError, RefusedError
+
+if TYPE_CHECKING:
+    from actito_didomi.actito.table import TableStructure
+    from actito_didomi.http import ApiSession
+
+_ROUTE = "/profiles/v5/entities/{entity}/profile-tables/{table}/profiles"
+_KEY_ROUTE = f"{_ROUTE}/{{profileKey}}"
+_NOT_FOUND = 404
+
+
+class Written(enum.Enum):
+    """What became of a write."""
+
+    UPDATED = "updated"
+    CREATED = "created"
+    UNMATCHED = "unmatched"
+
+
+class ProfileTable:
+    """Writes profiles of one table, found by one unique attribute.
+
+    Args:
+        session: Session with Actito.
+        structure: The table.
+        key: The unique attribute that people are matched by.
+    """
+
+    def __init__(self, session: ApiSession, structure: TableStructure, key: str) -> None:
+        self.structure = structure
+        self._session = session
+        self._key = key
+        self._knows_patch = True
+
+    def write(
+        self,
+        person: str,
+        attributes: dict[str, Any],
+        subscriptions: dict[str, bool],
+        *,
+        create: bool,
+    ) -> Written:
+        """Change what is given of one person's profile, and nothing else.
+
+        An existing profile is changed by `PATCH`. Where the server knows none, it is read and put
+        back whole. The create-or-update call is used only for a person who turned out to be
+        missing, and only with `create`.
+
+        Args:
+            person: Value of the key attribute.
+            attributes: Values in Actito's forms, by name.
+            subscriptions: True to subscribe, False to unsubscribe, by name.
+            create: Whether a missing profile may be created.
+
+        Raises:
+            RefusedError: Actito refuses the change for good.
+            ApiError: As `ApiSession.request`.
+        """
+        if self._knows_patch:
+            try:
+                self._session.request(
+                    "PATCH",
+                    self._path(self._key, person),
+                    route=_KEY_ROUTE,
+                    json=_wire.patch_body(attributes, subscriptions),
+                )
+            except RefusedError as error:
+                if error.status in _wire.METHOD_UNKNOWN:
+                    self._knows_patch = False
+                elif error.status != _NOT_FOUND:
+                    raise
+                else:
+                    return self._missing(person, attributes, subscriptions, create=create)
+            else:
+                return Written.UPDATED
+        return self._get_and_put(person, attributes, subscriptions, create=create)
+
+    def read(self, person: str) -> dict[str, Any] | None:
+        """Read one person's profile as Actito gives it; None when there is none."""
+        try:
+            body = self._session.request(
+                "GET", self._path(self._key, person), route=_KEY_ROUTE
+            ).body
+        except RefusedError as error:
+            if error.status == _NOT_FOUND:
+                return None
+            raise
+        return body if isinstance(body, dict) else {}
+
+    def _path(self, attribute: str, value: str) -> str:
+        return _wire.profile(self.structure.entity, self.structure.id, attribute, value)
+
+    def _missing(
+        self,
+        person: str,
+        attributes: dict[str, Any],
+        subscriptions: dict[str, bool],
+        *,
+        create: bool,
+    ) -> Written:
+        if not create:
+            return Written.UNMATCHED
+        key = self.structure.attributes[self._key]
+        value = int(person) if key.type is ValueType.INTEGER and person.isdecimal() else person
+        self._put(_wire.put_body(self._key, value, attributes, subscriptions))
+        return Written.CREATED
+
+    def _get_and_put(
+        self,
+        person: str,
+        attributes: dict[str, Any],
+        subscriptions: dict[str, bool],
+        *,
+        create: bool,
+    ) -> Written:
+        """Change a profile where the server knows no PATCH.
+
+        PUT may replace all attributes (nobody knows), so all are sent back. Subscriptions that
+        aren't named stay (inferred, strongly), so no other is sent: one that changed in between
+        would be undone. The key is the `profileId`, which can't make a profile: should the person
+        vanish in between, nothing is created.
+        """
+        profile = self.read(person)
+        if profile is None:
+            return self._missing(person, attributes, subscriptions, create=create)
+        found = _wire.attributes_of(profile)
+        profile_id = found.get("profileId", profile.get("profileId"))
+        if profile_id is None:
+            raise ConfigurationError(
+                "Actito answered with a profile that holds no profileId, so it can't be changed "
+                "without the risk of making a new one. The API is not the one that is expected."
+            )
+        kept = {
+            name: value
+            for name, value in found.items()
+            if name not in TECHNICAL_ATTRIBUTES and value is not None
+        }
+        try:
+            status = self._put(
+                _wire.put_body("profileId", int(profile_id), {**kept, **attributes}, subscriptions)
+            )
+        except RefusedError as error:
+            if error.status != _NOT_FOUND:
+                raise
+            return self._missing(person, attributes, subscriptions, create=create)
+        if status == _wire.CREATED:
+            raise ConfigurationError(
+                "Actito created a profile where one was to be changed. The run stops before it "
+                "does so again; look for a new profile without a key attribute."
+            )
+        return Written.UPDATED
+
+    def _put(self, body: dict[str, Any]) -> int:
+        path = _wire.profiles(self.structure.entity, self.structure.id)
+        return self._session.request("PUT", path, route=_ROUTE, json=body).status

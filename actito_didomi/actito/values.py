@@ -1,0 +1,125 @@
+"""Values in the forms that Actito takes (documented for CSV; the JSON forms seen agree)."""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from datetime import date, datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
+
+_TRUE = frozenset({"true", "1", "y", "yes"})
+_FALSE = frozenset({"false", "0", "n", "no"})
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+
+
+class ValueType(enum.Enum):
+    """The types of attributes."""
+
+    STRING = "text"
+    INTEGER = "whole number"
+    DECIMAL = "number"
+    BOOLEAN = "boolean"
+    DATE = "date"
+    TIMESTAMP = "moment"
+
+
+class ConversionError(ValueError):
+    """A value has no form in the type of its attribute. The text never holds the value."""
+
+
+def convert(
+    value: Any, to: ValueType, zone: ZoneInfo, max_length: int | None = None
+) -> str | int | float | bool:
+    """Bring a value into the form that Actito takes for a type.
+
+    Args:
+        value: Text, number or boolean, as it came in JSON; never None.
+        to: Type of the attribute.
+        zone: Time zone in which Actito keeps moments and dates (not documented).
+        max_length: Longest text that the attribute takes, in characters; None for any.
+
+    Returns:
+        Dates as `yyyy-MM-dd`, moments as `yyyy-MM-dd HH:mm:ss` in `zone`, all else as JSON has it.
+
+    Raises:
+        ConversionError: The value has no such form.
+    """
+    if isinstance(value, (dict, list)):
+        raise ConversionError(f"a {'list' if isinstance(value, list) else 'structure'} is no value")
+    if to is ValueType.STRING:
+        text = _text(value)
+        if max_length is not None and len(text) > max_length:
+            raise ConversionError(f"{len(text)} characters, of which {max_length} are allowed")
+        return text
+    if to is ValueType.BOOLEAN:
+        return _boolean(value)
+    if to in {ValueType.INTEGER, ValueType.DECIMAL}:
+        return _number(value, whole=to is ValueType.INTEGER)
+    if not isinstance(value, str):
+        raise ConversionError(f"a {type(value).__name__} is no {to.value}")
+    text = value.strip()
+    if _DATE.fullmatch(text):
+        day = _date(text)
+        return day.isoformat() if to is ValueType.DATE else f"{day.isoformat()} 00:00:00"
+    moment = read_moment(text).astimezone(zone)
+    return moment.strftime("%Y-%m-%d" if to is ValueType.DATE else "%Y-%m-%d %H:%M:%S")
+
+
+def read_moment(text: str) -> datetime:
+    """Read an ISO 8601 moment; one without a zone counts as UTC.
+
+    Raises:
+        ConversionError: The text is no moment.
+    """
+    try:
+        moment = msgspec.convert(text, datetime)
+    except msgspec.ValidationError:
+        raise ConversionError("a text that is no date or moment in ISO 8601 form") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value)
+
+
+def _boolean(value: Any) -> bool:
+    if isinstance(value, bool):
+        return value
+    text = str(value).strip().lower()
+    if text in _TRUE:
+        return True
+    if text in _FALSE:
+        return False
+    raise ConversionError(f"a {type(value).__name__} that is neither true nor false")
+
+
+def _number(value: Any, *, whole: bool) -> int | float:
+    if isinstance(value, bool):
+        raise ConversionError("a boolean is no number")
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ConversionError("a text that is no number") from None
+    if not math.isfinite(number):
+        raise ConversionError("not a finite number")
+    if number.is_integer():
+        # Through text, so that whole numbers beyond 2**53 keep their last digits.
+        return int(str(value)) if re.fullmatch(r"[+-]?\d+", str(value).strip()) else int(number)
+    if whole:
+        raise ConversionError("a number with decimals is no whole number")
+    return number
+
+
+def _date(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ConversionError("a text that is no date") from None

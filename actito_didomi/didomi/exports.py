@@ -1,0 +1,161 @@
+"""Didomi's batch exports: partitions by day, gzip NDJSON, a line a user with the day's events."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+import msgspec
+
+from actito_didomi.errors import BadInputError, ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+_PARTITION = re.compile(r"(?:^|/)export-id=([^/]+)/date=(\d{4}-\d{2}-\d{2})(?:/|$)")
+_SUCCESS = "_SUCCESS"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """One day of one export.
+
+    Attributes:
+        export_id: Id of the export.
+        date: Day, as `yyyy-MM-dd`.
+        files: Paths of its `.json.gz` files, sorted.
+        complete: Whether `_SUCCESS` is there.
+    """
+
+    export_id: str
+    date: str
+    files: tuple[str, ...]
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of an export file.
+
+    Attributes:
+        file: Path of the file.
+        number: Number of the line, from 1.
+        value: The decoded line; None when it is broken.
+        problem: What is broken, for a person to act upon; holds nothing of the line.
+    """
+
+    file: str
+    number: int
+    value: dict[str, Any] | None
+    problem: str | None = None
+
+
+class ExportFolder:
+    """The root of batch exports, on any file system that fsspec knows.
+
+    Args:
+        root: URL, such as `s3://bucket` or `file:///folder`; with or without the `data` folder.
+        storage_options: Arguments of the file system.
+
+    Raises:
+        ConfigurationError: The URL can't be used; the message says which extra to install.
+    """
+
+    def __init__(self, root: str, storage_options: Mapping[str, Any] | None = None) -> None:
+        self.root = root
+        try:
+            self._fs, self._path = fsspec.core.url_to_fs(root, **(storage_options or {}))
+        except ImportError:
+            protocol = root.split("://", 1)[0]
+            extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol)
+            how = f"pip install 'actito-didomi[{extra}]'" if extra else "install its fsspec library"
+            raise ConfigurationError(f"export_root: {protocol}:// needs more: {how}.") from None
+        except (ValueError, TypeError):
+            raise ConfigurationError(
+                "export_root: not a URL of a known file system, such as s3://bucket or "
+                "file:///folder, or storage_options don't fit it."
+            ) from None
+
+    def partitions(self, export_ids: Sequence[str] | None = None) -> dict[str, list[Partition]]:
+        """List partitions by export id, in order of their dates.
+
+        Args:
+            export_ids: Only these; None for all.
+
+        Raises:
+            ConfigurationError: The folder isn't there, or one of the ids isn't.
+        """
+        self._fs.invalidate_cache()
+        if not self._fs.exists(self._path):
+            raise ConfigurationError(f"export_root: there is nothing at {self.root}.")
+        files: dict[tuple[str, str], list[str]] = {}
+        complete = set()
+        for path in self._fs.find(self._path):
+            if not (found := _PARTITION.search(path)):
+                continue
+            key = (found[1], found[2])
+            files.setdefault(key, [])
+            name = path.rsplit("/", 1)[-1]
+            if name == _SUCCESS:
+                complete.add(key)
+            elif name.endswith(".json.gz") and "/users/" in path:
+                files[key].append(path)
+        result: dict[str, list[Partition]] = {}
+        for (export_id, date), paths in sorted(files.items()):
+            if export_ids is None or export_id in export_ids:
+                partition = Partition(
+                    export_id, date, tuple(sorted(paths)), (export_id, date) in complete
+                )
+                result.setdefault(export_id, []).append(partition)
+        if missing := [name for name in export_ids or [] if name not in result]:
+            known = ", ".join(sorted({export_id for export_id, _ in files})) or "none"
+            raise ConfigurationError(
+                f"export_ids: no export {', '.join(missing)} at {self.root}. There: {known}."
+            )
+        return result
+
+    def lines(self, file: str) -> Iterator[Line]:
+        """Read one file a line at a time, however large it is.
+
+        A broken line is given with its problem, and reading goes on. A file that ends in the middle
+        gives one last line with that problem.
+        """
+        number = 0
+        try:
+            with self._fs.open(file, "rb") as raw, gzip.GzipFile(fileobj=raw) as lines:
+                for number, line in enumerate(lines, start=1):  # noqa: B007 - used below
+                    if line.strip():
+                        yield decode_line(file, number, line)
+        except (EOFError, zlib.error, gzip.BadGzipFile):
+            yield Line(
+                file,
+                number + 1,
+                None,
+                f"{file}: the gzip breaks off or is damaged behind line {number}. Fetch the file "
+                "again; if it is broken at its source, ask Didomi for the export of that day.",
+            )
+
+
+def decode_line(file: str, number: int, line: bytes) -> Line:
+    """Decode one line; see `Line` for what is wrong with a broken one."""
+    try:
+        value = msgspec.json.decode(line)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Line(file, number, None, f"{file}, line {number}: no JSON.")
+    if not isinstance(value, dict) or not isinstance(value.get("user"), dict):
+        return Line(file, number, None, f"{file}, line {number}: no object with `user`.")
+    events = value.setdefault("events", [])
+    if not isinstance(events, list) or not all(isinstance(e, dict) for e in events):
+        return Line(file, number, None, f"{file}, line {number}: `events` is no list of objects.")
+    return Line(file, number, value)
+
+
+def broken(line: Line) -> BadInputError:
+    """Make the error that ends a run at a broken line."""
+    return BadInputError(
+        f"{line.problem} Set on_bad_line to `skip` to go on without it; it is counted then."
+    )

@@ -1,0 +1,92 @@
+"""Session with Didomi: key and secret are exchanged for a token that lives an hour."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from actito_didomi import privacy
+from actito_didomi.errors import AuthenticationError, RefusedError
+from actito_didomi.http import ApiSession, RetryPolicy
+
+API_URL = "https://api.didomi.io/v1"
+_RENEW_AFTER = 50 * 60.0
+"""Seconds; a token lives 60 minutes (documented), and Didomi asks to reuse it."""
+_BAD_REQUEST = 400
+
+
+class _SecretAuthenticator:
+    """Turns key and secret into a bearer token, and keeps one for all threads."""
+
+    def __init__(self, api_key: str, api_secret: str) -> None:
+        self._credentials = {"type": "api-key", "key": api_key, "secret": api_secret}
+        self._lock = threading.Lock()
+        self._token: str | None = None
+        self._renew_at = 0.0
+        privacy.protect([api_key, api_secret])
+
+    def headers(self, session: ApiSession) -> dict[str, str]:
+        with self._lock:
+            if self._token is None or time.monotonic() >= self._renew_at:
+                self._fetch(session)
+            return {"Authorization": f"Bearer {self._token}"}
+
+    def expire(self, headers: dict[str, str]) -> None:
+        with self._lock:
+            if headers.get("Authorization") == f"Bearer {self._token}":
+                self._token = None
+
+    def _fetch(self, session: ApiSession) -> None:
+        asked_at = time.monotonic()
+        try:
+            answer = session.request(
+                "POST", "/sessions", route="/sessions", json=self._credentials, headers={}
+            )
+        except RefusedError as error:
+            if error.status != _BAD_REQUEST:
+                raise
+            raise AuthenticationError(
+                "Didomi refuses api_key and api_secret. Make a pair in its console under "
+                "Settings > Private API keys, in the right organisation."
+            ) from None
+        body = answer.body if isinstance(answer.body, dict) else {}
+        token = body.get("access_token")
+        if not isinstance(token, str) or not token:
+            raise AuthenticationError(
+                "Didomi's answer to POST /sessions holds no access_token. Check `api_url`."
+            )
+        privacy.protect([token])
+        self._token = token
+        self._renew_at = asked_at + _RENEW_AFTER
+
+
+def open_session(
+    api_key: str,
+    api_secret: str,
+    *,
+    base_url: str = API_URL,
+    max_concurrency: int = 1,
+    timeout: float = 60,
+    retry: RetryPolicy | None = None,
+    stop: threading.Event | None = None,
+) -> ApiSession:
+    """Open a session with Didomi; no call is made yet.
+
+    Args:
+        api_key: Private API key.
+        api_secret: Its secret.
+        base_url: Address of the API, with `/v1`.
+        max_concurrency: Calls at once; Didomi sets no limit on `/consents/*`, so stay moderate.
+        timeout: Seconds.
+        retry: When to give up.
+        stop: Set to end all waiting at once.
+    """
+    return ApiSession(
+        base_url,
+        authenticator=_SecretAuthenticator(api_key, api_secret),
+        api="Didomi",
+        max_concurrency=max_concurrency,
+        timeout=timeout,
+        retry=retry,
+        stop=stop,
+    )

@@ -1,0 +1,84 @@
+"""The errors of this project, in one family.
+
+::
+
+    ActitoDidomiError               anything a user can act upon; its text holds no personal data
+    ├── MappingError                a mapping can't be read, or reads two ways
+    ├── BadInputError               a file or record of the source is broken
+    ├── ConfigurationError          settings and the account they point at don't fit together
+    ├── ApiError                    a call failed
+    │   ├── AuthenticationError     the credentials are refused
+    │   ├── RefusedError            this call is refused for good (400, 403, 404, 409, ...)
+    │   ├── UnavailableError        no usable answer, after all retries
+    │   └── StoppedError            given up because the process is shutting down
+    ├── TooManyRejectsError         the run stops: its configuration is plainly wrong
+    └── OptOutsRejectedError        all is written but opt-outs that the API refused
+
+Every text says what was found, what was expected and what to do, and is fit for a log: people appear
+as a short hash (`actito_didomi.privacy.hash_person`), secrets never.
+"""
+
+from __future__ import annotations
+
+
+class ActitoDidomiError(Exception):
+    """Base of all errors of this project.
+
+    Attributes:
+        exit_code: Exit status of a plugin that ends with this error.
+    """
+
+    exit_code = 1
+
+
+class MappingError(ActitoDidomiError):
+    """A mapping can't be read, or reads two ways."""
+
+
+class BadInputError(ActitoDidomiError):
+    """A file or record of the source is broken."""
+
+
+class ConfigurationError(ActitoDidomiError):
+    """Settings and the account they point at don't fit together."""
+
+
+class ApiError(ActitoDidomiError):
+    """A call to an API failed."""
+
+
+class AuthenticationError(ApiError):
+    """The API refuses the credentials."""
+
+
+class RefusedError(ApiError):
+    """The API refuses this call for good.
+
+    Attributes:
+        status: HTTP status.
+        body: The answer as it came, at most 2,000 characters. It may repeat personal data:
+            keep it out of logs.
+    """
+
+    def __init__(self, message: str, *, status: int, body: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.body = body
+
+
+class UnavailableError(ApiError):
+    """No usable answer came, after all retries."""
+
+
+class StoppedError(ApiError):
+    """The call was given up because the process is shutting down."""
+
+
+class TooManyRejectsError(ActitoDidomiError):
+    """More was refused than `max_rejects` allows."""
+
+
+class OptOutsRejectedError(ActitoDidomiError):
+    """Everything is written but opt-outs that could not be; they are stored as rejects."""
+
+    exit_code = 3

@@ -1,0 +1,371 @@
+"""One HTTP session for both APIs: a call budget, retries, and what to do with each answer.
+
+What to do with a status is a table (`ACTIONS`), not a chain of conditions. The path of a call may
+name a person, so only its `route` (the path with placeholders) is ever printed.
+"""
+
+from __future__ import annotations
+
+import email.utils
+import enum
+import logging
+import threading
+import time
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+import requests
+import tenacity
+from pyrate_limiter import Limiter, Rate
+from requests.adapters import HTTPAdapter
+
+from actito_didomi import privacy
+from actito_didomi.errors import (
+    AuthenticationError,
+    RefusedError,
+    StoppedError,
+    UnavailableError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+logger = logging.getLogger(__name__)
+
+_BODY_LIMIT = 2_000
+_WINDOW_MS = 60_500
+"""A minute and a little: the server's clock starts when a call arrives, ours when it leaves."""
+
+
+class Action(enum.Enum):
+    """What to do with an answer."""
+
+    SUCCESS = enum.auto()
+    REAUTHENTICATE = enum.auto()
+    RETRY = enum.auto()
+    REFUSE = enum.auto()
+
+
+ACTIONS: Mapping[int, Action] = {
+    401: Action.REAUTHENTICATE,
+    408: Action.RETRY,
+    425: Action.RETRY,
+    429: Action.RETRY,
+}
+"""By status; beyond these any 2xx is a success, any 5xx is tried again, all else is final.
+
+501 is final: it says that the server doesn't know the method.
+"""
+
+
+def action_for(status: int) -> Action:
+    """Look up what to do with an HTTP status."""
+    if known := ACTIONS.get(status):
+        return known
+    if 200 <= status < 300:  # noqa: PLR2004
+        return Action.SUCCESS
+    if status >= 500 and status != 501:  # noqa: PLR2004
+        return Action.RETRY
+    return Action.REFUSE
+
+
+@dataclass(frozen=True)
+class RetryPolicy:
+    """When to give up on a call that may yet succeed.
+
+    Attributes:
+        tries: Fewest tries, the first included.
+        seconds: Shortest time to go on trying. Both must be used up before a call counts as failed.
+        longest_wait: Longest pause between two tries, in seconds.
+    """
+
+    tries: int = 5
+    seconds: float = 300
+    longest_wait: float = 60
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A successful answer.
+
+    Attributes:
+        status: HTTP status, 2xx.
+        body: Decoded JSON, or None where there was none.
+    """
+
+    status: int
+    body: Any
+
+
+@dataclass
+class CallCount:
+    """How many requests went out, and how many of them were tries of the same call again."""
+
+    calls: int = 0
+    retries: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def add(self, *, retry: bool) -> None:
+        """Count one request."""
+        with self._lock:
+            self.calls += 1
+            self.retries += retry
+
+
+class Authenticator(Protocol):
+    """Supplies the header of a call, and a new one when the old is refused."""
+
+    def headers(self, session: ApiSession) -> dict[str, str]:
+        """Return the headers for the next call, fetching a token when needed."""
+
+    def expire(self, headers: dict[str, str]) -> None:
+        """Forget the token in these headers: the server refused it."""
+
+
+class _RetryError(Exception):
+    """A try that failed in a way worth trying again."""
+
+    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.retry_after = retry_after
+
+
+class ApiSession:
+    """Calls to one API, from any number of threads.
+
+    Args:
+        base_url: Address that paths are appended to.
+        authenticator: Supplies the headers of calls.
+        api: Name of the API for messages.
+        max_concurrency: Connections kept open; callers keep to it by their number of threads.
+        calls_per_minute: Requests in any minute, tries included; None for no limit.
+        timeout: Seconds to wait for a connection and between two bytes of an answer. Actito slows
+            down rather than refuse, hence the length.
+        retry: When to give up.
+        stop: Set to end all waiting at once.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        *,
+        authenticator: Authenticator,
+        api: str,
+        max_concurrency: int,
+        calls_per_minute: int | None = None,
+        timeout: float = 60,
+        retry: RetryPolicy | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self.api = api
+        self.count = CallCount()
+        self._authenticator = authenticator
+        self._timeout = timeout
+        self._retry = retry or RetryPolicy()
+        self._stop = stop or threading.Event()
+        self._limiter = Limiter(Rate(calls_per_minute, _WINDOW_MS)) if calls_per_minute else None
+        self._http = requests.Session()
+        self._http.trust_env = False  # no credentials of a .netrc on our calls
+        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=max_concurrency)
+        self._http.mount("http://", adapter)
+        self._http.mount("https://", adapter)
+        privacy.install()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        route: str,
+        params: Mapping[str, Any] | None = None,
+        json: Any = None,
+        headers: dict[str, str] | None = None,
+    ) -> Answer:
+        """Make a call, and try again as long as that makes sense.
+
+        Args:
+            method: HTTP method.
+            path: Path below `base_url`, percent-encoded.
+            route: The same for messages: placeholders stand for whatever names a person.
+            params: Query parameters.
+            json: Body.
+            headers: Headers in place of the authenticator's.
+
+        Raises:
+            AuthenticationError: The credentials are refused, twice.
+            RefusedError: This call is refused for good.
+            UnavailableError: No usable answer, after all retries.
+            StoppedError: The process is shutting down.
+        """
+        call = f"{method} {route}"
+        renewed = False
+        tries = 0
+
+        def attempt() -> Answer:
+            nonlocal renewed, tries
+            while True:
+                own = headers if headers is not None else self._authenticator.headers(self)
+                tries += 1
+                response = self._send(method, path, call, params, json, own, retry=tries > 1)
+                action = action_for(response.status_code)
+                if action is Action.SUCCESS:
+                    return Answer(response.status_code, _decode(response, call))
+                if action is Action.RETRY:
+                    raise _RetryError(
+                        f"status {response.status_code}", _retry_after(response.headers)
+                    )
+                if action is Action.REAUTHENTICATE:
+                    if headers is not None or renewed:
+                        raise AuthenticationError(
+                            f"{self.api} refuses the credentials ({call} answered 401). "
+                            "Check the key and its access rights."
+                        )
+                    renewed = True
+                    self._authenticator.expire(own)
+                    continue
+                raise RefusedError(
+                    f"{self.api} refuses {call} with status {response.status_code}.",
+                    status=response.status_code,
+                    body=privacy.redact(response.text[:_BODY_LIMIT]),
+                )
+
+        try:
+            return self._retrying(call)(attempt)
+        except _RetryError as error:
+            self._check_stop()
+            raise UnavailableError(
+                f"{self.api} gave no usable answer to {call}: {error.reason}, after {tries} tries. "
+                "Nothing is lost: run again when the API is back."
+            ) from None
+
+    def _retrying(self, call: str) -> tenacity.Retrying:
+        """Assemble the retry rules; a pause ends at once when the process is told to stop."""
+        policy = self._retry
+        backoff = tenacity.wait_exponential_jitter(
+            initial=min(1.0, policy.longest_wait),
+            max=policy.longest_wait,
+            jitter=min(1.0, policy.longest_wait),
+        )
+
+        def wait(state: tenacity.RetryCallState) -> float:
+            return max(_retry_error(state).retry_after or 0.0, backoff(state))
+
+        def asks_too_long(state: tenacity.RetryCallState) -> bool:
+            asked = _retry_error(state).retry_after
+            return asked is not None and asked > max(policy.seconds, policy.longest_wait)
+
+        def announce(state: tenacity.RetryCallState) -> None:
+            logger.warning(
+                "%s: %s answered %s; try %d follows in %.1f s.",
+                self.api,
+                call,
+                _retry_error(state).reason,
+                state.attempt_number + 1,
+                state.next_action.sleep if state.next_action else 0,
+            )
+
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(_RetryError),
+            wait=wait,
+            stop=tenacity.stop_any(
+                tenacity.stop_when_event_set(self._stop),
+                tenacity.stop_all(
+                    tenacity.stop_after_attempt(policy.tries),
+                    tenacity.stop_after_delay(policy.seconds),
+                ),
+                asks_too_long,
+            ),
+            sleep=tenacity.sleep_using_event(self._stop),
+            before_sleep=announce,
+            reraise=True,
+        )
+
+    def _check_stop(self) -> None:
+        if self._stop.is_set():
+            raise StoppedError(f"Given up on a call to {self.api}: the process is shutting down.")
+
+    def _take_turn(self) -> None:
+        """Wait until the call budget allows one more request."""
+        self._check_stop()
+        while self._limiter and not self._limiter.try_acquire(self.api, blocking=False):
+            self._stop.wait(0.05)
+            self._check_stop()
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        call: str,
+        params: Mapping[str, Any] | None,
+        json: Any,
+        headers: dict[str, str],
+        *,
+        retry: bool,
+    ) -> requests.Response:
+        self._take_turn()
+        self.count.add(retry=retry)
+        body = None
+        headers = {"Accept": "application/json", **headers}
+        if json is not None:
+            body = msgspec.json.encode(json)
+            headers["Content-Type"] = "application/json"
+        started = time.monotonic()
+        try:
+            response = self._http.request(
+                method,
+                self.base_url + path,
+                params=params,
+                data=body,
+                headers=headers,
+                timeout=self._timeout,
+                allow_redirects=False,
+            )
+        except requests.Timeout:
+            raise _RetryError("nothing in time") from None
+        except (requests.RequestException, OSError) as error:
+            # The text of the error holds the address and so a person; its type says enough.
+            raise _RetryError(f"with a broken connection ({type(error).__name__})") from None
+        logger.debug("%s: %d in %.3f s", call, response.status_code, time.monotonic() - started)
+        return response
+
+
+def _retry_error(state: tenacity.RetryCallState) -> _RetryError:
+    error = state.outcome.exception() if state.outcome else None
+    return error if isinstance(error, _RetryError) else _RetryError("nothing")
+
+
+def _decode(response: requests.Response, call: str) -> Any:
+    """Decode the body of a success; a body that is no JSON is a broken answer, so tried again."""
+    if not response.content.strip():
+        return None
+    try:
+        return msgspec.json.decode(response.content)
+    except msgspec.DecodeError:
+        logger.debug("%s: the answer is no JSON", call)
+        raise _RetryError("with something that is no JSON") from None
+
+
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    """Read `Retry-After`: seconds or an HTTP date.
+
+    Returns:
+        Seconds to wait, or None where the header is absent or unreadable.
+    """
+    value = headers.get("Retry-After")
+    if value is None:
+        return None
+    try:
+        return max(0.0, float(value))
+    except ValueError:
+        pass
+    try:
+        when = email.utils.parsedate_to_datetime(value)
+    except (TypeError, ValueError):
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=timezone.utc)
+    return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())

@@ -1,0 +1,97 @@
+"""Personal data and secrets stay out of logs.
+
+People appear as a short hash. Secrets are replaced wherever they would be printed. Exceptions of
+other libraries are shown by type and place only, since their texts hold whatever they were handed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import traceback
+from typing import TYPE_CHECKING
+
+from singer_sdk.exceptions import ConfigValidationError
+
+from actito_didomi.errors import ActitoDidomiError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_MASK = "***"
+_SHORTEST_SECRET = 6
+_secrets: set[str] = set()
+
+
+def hash_person(person: str) -> str:
+    """Name a person in a log: 10 hexadecimal digits, the same for the same id in every run."""
+    return hashlib.blake2s(person.encode(), digest_size=5).hexdigest()
+
+
+def protect(secrets: Iterable[str | None]) -> None:
+    """Have these texts replaced in every log line from now on.
+
+    Args:
+        secrets: API keys and tokens. Texts of under 6 characters are left out: replacing them would
+            make logs unreadable and hide nothing worth hiding.
+    """
+    _secrets.update(s for s in secrets if s and len(s) >= _SHORTEST_SECRET)
+
+
+def redact(text: str) -> str:
+    """Replace every protected secret in a text."""
+    for secret in _secrets:
+        if secret in text:
+            text = text.replace(secret, _MASK)
+    return text
+
+
+def describe_exception(error: BaseException) -> str:
+    """Describe an error for a log.
+
+    Returns:
+        The text of an error of this project or of a failed settings check; of any other error its
+        type only, since its text may hold a record.
+    """
+    if isinstance(error, (ActitoDidomiError, ConfigValidationError)):
+        return redact(f"{type(error).__name__}: {error}")
+    if isinstance(error, OSError) and error.strerror:
+        return redact(f"{type(error).__name__}: {error.strerror}")
+    return type(error).__name__
+
+
+def safe_traceback(error: BaseException) -> str:
+    """Render where an error came from: files, lines and functions, without any value."""
+    lines = []
+    seen: BaseException | None = error
+    while seen is not None:
+        for frame in traceback.extract_tb(seen.__traceback__):
+            lines.append(f"  {frame.filename}:{frame.lineno} in {frame.name}")
+        lines.append(describe_exception(seen))
+        seen = seen.__cause__ or (None if seen.__suppress_context__ else seen.__context__)
+        if seen is not None:
+            lines.append("caused by:")
+    return "\n".join(lines)
+
+
+class PrivacyFilter(logging.Filter):
+    """Takes secrets out of log lines, and values out of tracebacks."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Rewrite the line in place; never drops one."""
+        message = record.getMessage()
+        if record.exc_info and record.exc_info[1] is not None:
+            message += "\n" + safe_traceback(record.exc_info[1])
+        record.msg, record.args = redact(message), ()
+        record.exc_info = record.exc_text = None
+        return True
+
+
+def install() -> None:
+    """Guard every handler of the root logger, and quiet libraries that log addresses of calls."""
+    for handler in logging.getLogger().handlers:
+        if not any(isinstance(f, PrivacyFilter) for f in handler.filters):
+            handler.addFilter(PrivacyFilter())
+    # Paths of calls name people: urllib3 prints each at debug level, and some in warnings.
+    for name in ("urllib3", "requests", "asyncio", "fsspec", "s3fs", "gcsfs", "botocore"):
+        logging.getLogger(name).setLevel(logging.ERROR)

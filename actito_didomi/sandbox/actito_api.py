@@ -1,0 +1,237 @@
+"""Actito's calls: token, entities, structure of profile tables, V5 profiles."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
+
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from actito_didomi.sandbox import actito_tables as tables
+from actito_didomi.sandbox.actito_profiles import Profiles, Refusal
+from actito_didomi.sandbox.traffic import Guarded, Traffic, refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+
+    from actito_didomi.sandbox.database import Database
+    from actito_didomi.sandbox.options import SandboxOptions
+
+_ENTITIES = "entities/v5/entities"
+_TABLES = "profile-table-structure/v5/entities/{entity}/profile-tables"
+_PROFILES = "profiles/v5/entities/{entity}/profile-tables/{table}/profiles"
+_SECTIONS = frozenset({"key", "attributes", "subscriptions", "segmentations"})
+_LARGEST_PAGE = 1000
+
+
+class ActitoApi:
+    """The calls of one Actito licence.
+
+    Args:
+        database: Where profiles are kept.
+        options: Limits, and what happens where nobody knows.
+        traffic: Counts, limits and faults.
+    """
+
+    def __init__(self, database: Database, options: SandboxOptions, traffic: Traffic) -> None:
+        self.profiles = Profiles(database, options)
+        self._options = options
+        self._traffic = traffic
+        self._tokens: dict[str, float] = {}
+
+    def routes(self) -> list[Route]:
+        """List the routes below `/actito`; with and without category where that is switched on."""
+        table = [
+            ("GET", _ENTITIES, "entities", self._list_entities),
+            ("GET", _TABLES, "tables", self._list_tables),
+            ("GET", _TABLES + "/{table}", "table", self._get_table),
+            ("GET", _PROFILES, "list_profiles", self._list_profiles),
+            ("PUT", _PROFILES, "put_profile", self._put_profile),
+            ("POST", _PROFILES, "post_profile", self._post_profile),
+            ("GET", _PROFILES + "/{key}", "get_profile", self._get_profile),
+            ("PATCH", _PROFILES + "/{key}", "patch_profile", self._patch_profile),
+            ("DELETE", _PROFILES + "/{key}", "delete_profile", self._delete_profile),
+        ]
+        found = [
+            Route(
+                "/actito/auth/token",
+                Guarded(self._traffic, "actito", "token", self._token),
+                methods=["GET"],
+            )
+        ]
+        for method, path, name, handler in table:
+            endpoint = Guarded(self._traffic, "actito", name, self._authorised(handler))
+            paths = [path]
+            if self._options.unprefixed_urls:
+                paths.append(path.split("/", 1)[1])
+            found += [Route(f"/actito/{p}", endpoint, methods=[method]) for p in paths]
+        return found
+
+    def _authorised(
+        self, handler: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def answer(request: Request) -> Response:
+            scheme, _, token = request.headers.get("authorization", "").partition(" ")
+            if scheme.lower() != "bearer" or self._tokens.get(token, 0) < time.monotonic():
+                return refusal("actito", 401, "Missing, invalid or expired token")
+            accept = request.headers.get("accept", "*/*")
+            if not any(kind in accept for kind in ("application/json", "*/*", "application/*")):
+                return refusal("actito", 406, "Only application/json can be given")
+            try:
+                return await handler(request)
+            except Refusal as error:
+                return refusal("actito", error.status, error.message)
+
+        return answer
+
+    async def _token(self, request: Request) -> Response:
+        if request.headers.get("authorization") != self._options.actito_key:
+            return refusal("actito", 401, "Unknown API key")
+        token = secrets.token_urlsafe(32)
+        now = time.monotonic()
+        self._tokens = {t: end for t, end in self._tokens.items() if end > now}
+        self._tokens[token] = now + self._options.token_ttl
+        return JSONResponse(
+            {
+                "accessToken": token,
+                "tokenType": "bearer",
+                "expiresIn": f"{self._options.token_ttl:g}s",
+                "scope": "read write",
+                "jti": secrets.token_hex(8),
+            }
+        )
+
+    async def _list_entities(self, request: Request) -> Response:
+        del request
+        return JSONResponse({"entities": tables.ENTITIES})
+
+    async def _list_tables(self, request: Request) -> Response:
+        _check_entity(request)
+        return JSONResponse(
+            {"profileTables": [{"id": t["id"], "name": t["name"]} for t in tables.TABLES]}
+        )
+
+    async def _get_table(self, request: Request) -> Response:
+        return JSONResponse(_table(request))
+
+    async def _list_profiles(self, request: Request) -> Response:
+        table = _table(request)
+        filters = dict(request.query_params)
+        try:
+            page = int(filters.pop("page", 0))
+            size = int(filters.pop("pageSize", self._options.page_size))
+        except ValueError:
+            raise Refusal(400, "page and pageSize are whole numbers") from None
+        known = {a["name"] for a in table["attributes"]}
+        if unknown := sorted(set(filters) - known):
+            raise Refusal(400, f"Unknown criteria: {', '.join(unknown)}")
+        size = max(1, min(size, _LARGEST_PAGE))
+        total, found = self.profiles.page(table, filters, max(0, page), size)
+        return JSONResponse(
+            {"profiles": found, "page": page, "pageSize": size, "total": total}
+        )
+
+    async def _get_profile(self, request: Request) -> Response:
+        answer = self.profiles.read(self._existing(request))
+        if names := request.query_params.get("subscriptions"):
+            wanted = names.split(",")
+            answer["subscriptions"] = {
+                k: v for k, v in answer["subscriptions"].items() if k in wanted
+            }
+        if request.query_params.get("includeNulls") == "true":
+            every = {a["name"]: None for a in _table(request)["attributes"]}
+            answer["attributes"] = {**every, **answer["attributes"]}
+        return JSONResponse(answer)
+
+    async def _patch_profile(self, request: Request) -> Response:
+        if not self._options.knows_patch:
+            return refusal("actito", 405, "Method not allowed")
+        profile_id = self._existing(request)
+        attributes, subscriptions, _ = await _body(request)
+        self.profiles.change(_table(request), profile_id, attributes, subscriptions)
+        self._traffic.count_write("actito", "patch_profile")
+        return _written(self._options.patch_status, profile_id)
+
+    async def _put_profile(self, request: Request) -> Response:
+        table = _table(request)
+        attributes, subscriptions, key = await _body(request)
+        if not isinstance(key, dict) or len(key) != 1:
+            raise Refusal(400, "key must hold one unique attribute")
+        ((name, value),) = key.items()
+        profile_id = self.profiles.find_by(table, name, value)
+        self._traffic.count_write("actito", "put_profile", 0)
+        if profile_id is None:
+            if name == "profileId":
+                raise Refusal(404, "No such profile")
+            created = self.profiles.create(table, {name: value, **attributes}, subscriptions)
+            self._traffic.count_write("actito", "put_profile")
+            return JSONResponse({"profileId": created}, 201)
+        own = {} if name == "profileId" else {name: value}
+        self.profiles.change(
+            table,
+            profile_id,
+            {**own, **attributes},
+            subscriptions,
+            replace=self._options.put_replaces,
+        )
+        self._traffic.count_write("actito", "put_profile")
+        return _written(self._options.put_update_status, profile_id)
+
+    async def _post_profile(self, request: Request) -> Response:
+        attributes, subscriptions, _ = await _body(request)
+        created = self.profiles.create(_table(request), attributes, subscriptions)
+        self._traffic.count_write("actito", "post_profile")
+        location = f"{request.url.path}/{created}"
+        return JSONResponse({"profileId": created}, 201, headers={"Location": location})
+
+    async def _delete_profile(self, request: Request) -> Response:
+        self.profiles.delete(self._existing(request))
+        self._traffic.count_write("actito", "delete_profile")
+        return Response(status_code=204)
+
+    def _existing(self, request: Request) -> int:
+        key = unquote(request.path_params["key"])
+        profile_id = self.profiles.find(_table(request), key)
+        if profile_id is None:
+            raise Refusal(404, "No such profile")
+        return profile_id
+
+
+def _check_entity(request: Request) -> None:
+    name = unquote(request.path_params["entity"])
+    if name not in [e["name"] for e in tables.ENTITIES]:
+        raise Refusal(404, f"No entity {name}")
+
+
+def _table(request: Request) -> dict[str, Any]:
+    _check_entity(request)
+    key = unquote(request.path_params["table"])
+    table = tables.find_table(key)
+    if table is None:
+        raise Refusal(404, f"No profile table {key}")
+    return table
+
+
+async def _body(request: Request) -> tuple[dict[str, Any], dict[str, bool], Any]:
+    try:
+        body = json.loads(await request.body())
+    except ValueError:
+        raise Refusal(400, "The body is no JSON") from None
+    if not isinstance(body, dict) or set(body) - _SECTIONS:
+        raise Refusal(400, f"The body may hold: {', '.join(sorted(_SECTIONS))}")
+    attributes, subscriptions = body.get("attributes") or {}, body.get("subscriptions") or {}
+    if not isinstance(attributes, dict) or not isinstance(subscriptions, dict):
+        raise Refusal(400, "attributes and subscriptions are objects")
+    return attributes, subscriptions, body.get("key")
+
+
+def _written(status: int, profile_id: int) -> Response:
+    if status == 204:  # noqa: PLR2004
+        return Response(status_code=204)
+    return JSONResponse({"profileId": profile_id}, status)

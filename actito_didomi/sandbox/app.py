@@ -1,0 +1,139 @@
+"""The sandbox as one application: Actito, Didomi, and `/sandbox` to steer it in tests."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from actito_didomi.sandbox.actito_api import ActitoApi
+from actito_didomi.sandbox.database import Database
+from actito_didomi.sandbox.didomi_api import DidomiApi
+from actito_didomi.sandbox.exports import write_exports
+from actito_didomi.sandbox.options import ORGANIZATION, SandboxOptions
+from actito_didomi.sandbox.people import populate
+from actito_didomi.sandbox.traffic import Fault, Traffic, refusal
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+class Sandbox:
+    """Both systems, and the ways to steer them.
+
+    Args:
+        options: Switches and limits; they can be changed while it runs.
+    """
+
+    def __init__(self, options: SandboxOptions) -> None:
+        self.options = options
+        self.database = Database(options.database)
+        self.traffic = Traffic(options)
+        self.actito = ActitoApi(self.database, options, self.traffic)
+        self.didomi = DidomiApi(self.database, options, self.traffic)
+        if options.people and not self.database.one("SELECT 1 FROM profile LIMIT 1"):
+            self.populate(options.people, options.seed)
+
+    def populate(self, people: int, seed: int) -> None:
+        """Add people to both sides."""
+        self.database.run("BEGIN")
+        populate(self.actito.profiles, self.didomi.consents, people=people, seed=seed)
+        self.database.run("COMMIT")
+
+    def app(self) -> ASGIApp:
+        """Make the application."""
+        steering = [
+            Route("/sandbox/stats", self._stats, methods=["GET"]),
+            Route("/sandbox/reset", self._reset, methods=["POST"]),
+            Route("/sandbox/faults", self._faults, methods=["POST"]),
+            Route("/sandbox/options", self._options, methods=["POST"]),
+            Route("/sandbox/exports", self._exports, methods=["POST"]),
+        ]
+        app = Starlette(
+            routes=[*self.actito.routes(), *self.didomi.routes(), *steering],
+            exception_handlers={HTTPException: _not_routed, ValueError: _bad_steering},
+        )
+        return _KeepSlashes(app)
+
+    async def _stats(self, request: Request) -> Response:
+        del request
+        return JSONResponse({side: s.as_dict() for side, s in self.traffic.stats.items()})
+
+    async def _reset(self, request: Request) -> Response:
+        """Forget counts and faults; with `people` (and `seed`) also all data, and fill anew."""
+        body = await _body(request)
+        self.traffic.reset()
+        if "people" in body:
+            self.database.clear()
+            self.populate(int(body["people"]), int(body.get("seed", self.options.seed)))
+        return Response(status_code=204)
+
+    async def _faults(self, request: Request) -> Response:
+        """Add faults: one object or a list, with the fields of `Fault`."""
+        body = await _body(request)
+        try:
+            faults = [Fault(**item) for item in (body if isinstance(body, list) else [body])]
+        except TypeError as error:
+            raise ValueError(str(error)) from None
+        self.traffic.faults += faults
+        return Response(status_code=204)
+
+    async def _options(self, request: Request) -> Response:
+        """Change switches while running: an object with fields of `SandboxOptions`."""
+        body = await _body(request)
+        known = {f.name for f in dataclasses.fields(SandboxOptions)}
+        if unknown := set(body) - known:
+            raise ValueError(f"Unknown options: {', '.join(sorted(unknown))}")
+        for name, value in body.items():
+            setattr(self.options, name, value)
+        return Response(status_code=204)
+
+    async def _exports(self, request: Request) -> Response:
+        """Write batch exports: `root`, `export_id`, and at will `days`, `organization`, `success`."""
+        body = await _body(request)
+        if not body.get("root"):
+            raise ValueError("root is required: the folder to write to")
+        written = write_exports(
+            self.didomi.consents,
+            body["root"],
+            organization=body.get("organization", ORGANIZATION),
+            export_id=body.get("export_id", "sandbox"),
+            days=body.get("days"),
+            pending=self.options.export_pending,
+            success=body.get("success", True),
+        )
+        return JSONResponse(written)
+
+
+class _KeepSlashes:
+    """Routes by the path as it was sent: an encoded `/` in a profile key is no separator."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope = {**scope, "path": scope["raw_path"].decode("latin-1").partition("?")[0]}
+        await self._app(scope, receive, send)
+
+
+async def _body(request: Request) -> Any:
+    raw = await request.body()
+    return json.loads(raw) if raw.strip() else {}
+
+
+async def _not_routed(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    side = "didomi" if request.url.path.startswith("/didomi") else "actito"
+    return refusal(side, status, "No such call" if status == 404 else "Method not allowed")  # noqa: PLR2004
+
+
+async def _bad_steering(request: Request, error: Exception) -> Response:
+    del request
+    return JSONResponse({"message": str(error)}, 400)

@@ -1,0 +1,1 @@
+"""What Singer plugins need beyond the SDK: safe reading, state barriers, shutdown, rejects."""

@@ -1,0 +1,165 @@
+"""What all plugins do alike at the command line: read settings leniently, fail without a leak."""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import json5
+import msgspec
+from singer_sdk.exceptions import (
+    ConfigValidationError,
+    MissingKeyPropertiesError,
+    RecordsWithoutSchemaException,
+)
+from singer_sdk.plugin_base import _ConfigInput
+from singer_sdk.singerlib.exceptions import SingerError
+
+from actito_didomi import privacy
+from actito_didomi.errors import ActitoDidomiError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    import click
+
+logger = logging.getLogger(__name__)
+
+
+def read_lenient_json(text: str, source: str) -> dict[str, Any]:
+    """Read a JSON object; trailing commas and comments, as in published examples, do no harm.
+
+    Args:
+        text: The text.
+        source: Where it came from, for the message.
+
+    Raises:
+        ConfigValidationError: It can't be read. The message names the place, never the text: it
+            may hold a key.
+    """
+    try:
+        value = msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        try:
+            value = json5.loads(text)
+        except ValueError as error:
+            place = re.search(r"<string>:(\d+)", str(error))
+            raise config_error(
+                [
+                    f"{source} is no JSON"
+                    + (f"; look at line {place[1]}" if place else "")
+                    + ". Expected an object of settings."
+                ]
+            ) from None
+    if not isinstance(value, dict):
+        raise config_error([f"{source} holds no JSON object of settings."])
+    return value
+
+
+def config_error(errors: list[str], schema: Mapping[str, Any] | None = None) -> Exception:
+    """Make the SDK's error for wrong settings, which its command line prints one a line."""
+    return ConfigValidationError("Config validation failed", errors=errors, schema=dict(schema or {}))
+
+
+def read_config_arguments(
+    ctx: click.Context, param: click.Option, value: tuple[str, ...]
+) -> _ConfigInput:
+    """Read the files given with `--config`, later ones over earlier ones; `ENV` stands for the
+    environment.
+    """
+    del ctx, param
+    config: dict[str, Any] = {}
+    try:
+        for name in value:
+            if name == "ENV":
+                continue
+            path = Path(name)
+            if not path.is_file():
+                raise config_error([f"--config: there is no file {name}."])
+            config |= read_lenient_json(path.read_text(encoding="utf-8"), f"--config {name}")
+    except ConfigValidationError as error:
+        for line in error.errors:
+            logger.error(line)  # noqa: TRY400
+        sys.exit(1)
+    return _ConfigInput(config=config, parse_env="ENV" in value)
+
+
+def check_against_schema(
+    config: Mapping[str, Any], schema: Mapping[str, Any], errors: Iterable[Any]
+) -> list[str]:
+    """Word the SDK's findings about settings, and look for misspelt ones.
+
+    Args:
+        config: The settings.
+        schema: Their JSON schema.
+        errors: What the JSON-schema validator found.
+
+    Returns:
+        A line an error. Values are never shown: they may be secrets.
+    """
+    lines = []
+    for error in errors:
+        where = ".".join(str(part) for part in error.absolute_path) or "settings"
+        lines.append(f"{where}: {expectation(error)}")
+    known = list(schema.get("properties", {}))
+    for name in config:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            logger.warning("There is no setting %r; it is ignored.%s", name, hint)
+    return lines
+
+
+def expectation(error: Any) -> str:
+    """Word what a JSON-schema validator found, without the value it found it in."""
+    kind, expected = error.validator, error.validator_value
+    if kind == "type":
+        names = expected if isinstance(expected, list) else [expected]
+        found = {dict: "object", list: "array", str: "string", bool: "boolean"}.get(
+            type(error.instance), type(error.instance).__name__
+        )
+        return f"expected {' or '.join(n for n in names if n != 'null')}, found {found}."
+    if kind == "enum":
+        return f"expected one of {', '.join(map(str, expected))}."
+    if kind == "required":
+        missing = [n for n in expected if n not in error.instance]
+        return f"{', '.join(missing)} missing."
+    words = {"minimum": "at least", "maximum": "at most", "exclusiveMinimum": "more than"}
+    if kind in words:
+        return f"expected {words[kind]} {expected}."
+    return f"does not fit the rule {kind}: {expected}."
+
+
+def run_safely(plugin: str, main: Callable[[], None]) -> None:
+    """Run a plugin so that an error ends it with a clear line and no personal data.
+
+    An error of this project is shown by its text; an unexpected one by its type and where it came
+    from, without values.
+    """
+    log = logging.getLogger(plugin)
+    privacy.install()
+    try:
+        main()
+    except ConfigValidationError:
+        raise  # the SDK's command prints these, a line each
+    except BrokenPipeError:
+        log.error("Whoever reads the output has gone.")  # noqa: TRY400
+        sys.stderr.flush()
+        sys.exit(1)
+    except ActitoDidomiError as error:
+        log.error("%s", privacy.describe_exception(error))  # noqa: TRY400
+        sys.exit(error.exit_code)
+    except (SingerError, RecordsWithoutSchemaException, MissingKeyPropertiesError) as error:
+        # Texts of our own reader and sinks, and of the SDK where they name streams and keys only.
+        log.error("%s: %s", type(error).__name__, error)  # noqa: TRY400
+        sys.exit(1)
+    except Exception as error:  # noqa: BLE001
+        log.error(  # noqa: TRY400
+            "Unexpected error; values are left out on purpose.\n%s",
+            privacy.safe_traceback(error),
+        )
+        sys.exit(1)

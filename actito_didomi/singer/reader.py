@@ -1,0 +1,150 @@
+"""Reads Singer messages without ever printing one, and without being blocked by a quiet tap."""
+
+from __future__ import annotations
+
+import io
+import os
+import select
+import stat
+import sys
+from collections import Counter
+from typing import IO, TYPE_CHECKING, Any
+
+import msgspec
+from singer_sdk.singerlib.encoding.base import GenericSingerReader
+from singer_sdk.singerlib.exceptions import InvalidInputLine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+_CHUNK = 1 << 20
+_TICK = 0.2
+"""Seconds between two looks at the clock and at signals while the tap is quiet."""
+
+
+class SafeReader(GenericSingerReader[str]):
+    """A message reader whose errors name the line by its number and never show it.
+
+    `on_tick` is called before each line, and several times a second while no line comes; it may
+    end the reading by raising.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.on_tick: Callable[[], None] = lambda: None
+        self.line_number = 0
+        self._decoder = msgspec.json.Decoder()
+
+    @property
+    def default_input(self) -> IO[str]:
+        """Standard input."""
+        return sys.stdin
+
+    def process_lines(
+        self,
+        file_input: IO[str] | None,
+        callbacks: dict[str, Callable[[dict[str, Any]], None]],
+    ) -> Counter[str]:
+        """Hand each message to the callback of its type.
+
+        Returns:
+            How many messages of each type came.
+
+        Raises:
+            InvalidInputLine: A line is no JSON object, or lacks a key; the number of the line says
+                which.
+            ValueError: A message is of an unknown type.
+        """
+        stats: Counter[str] = Counter()
+        for line in self._lines(file_input or self.default_input):
+            self.line_number += 1
+            message = self.deserialize_json(line)
+            kind = message["type"]
+            callback = callbacks.get(kind)
+            if callback is None:
+                raise InvalidInputLine(
+                    f"Line {self.line_number} is a message of unknown type. Known types: "
+                    "SCHEMA, RECORD, STATE, BATCH, ACTIVATE_VERSION."
+                )
+            callback(message)
+            stats[kind] += 1
+        return stats
+
+    def deserialize_json(self, line: str | bytes) -> dict[str, Any]:
+        """Decode a line.
+
+        Raises:
+            InvalidInputLine: It is no JSON object with a `type`.
+        """
+        try:
+            message = self._decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise InvalidInputLine(
+                f"Line {self.line_number} of the input is no JSON. Singer messages are one JSON "
+                "object a line; something else writes to the tap's standard output, or the tap was "
+                "cut off."
+            ) from None
+        if not isinstance(message, dict) or not isinstance(message.get("type"), str):
+            raise InvalidInputLine(
+                f"Line {self.line_number} of the input is no Singer message: it has no `type`."
+            )
+        return message
+
+    @staticmethod
+    def assert_line_requires(line_dict: dict[str, Any], requires: set[str]) -> None:
+        """Check that a message has these keys.
+
+        Raises:
+            InvalidInputLine: It lacks one. The message names the key, and shows nothing else.
+        """
+        if missing := sorted(requires - set(line_dict)):
+            kind = line_dict.get("type")
+            raise InvalidInputLine(
+                f"A {kind if isinstance(kind, str) else 'SCHEMA'} message lacks the required "
+                f"key(s): {', '.join(missing)}."
+            )
+
+    def _lines(self, source: IO[str]) -> Iterator[str | bytes]:
+        handle = _pipe_handle(source)
+        lines = source if handle is None else _lines_of_pipe(handle, self.on_tick)
+        for line in lines:
+            self.on_tick()
+            if line.strip():
+                yield line
+            else:
+                self.line_number += 1
+
+
+def _pipe_handle(source: IO[str]) -> int | None:
+    """Give the file descriptor of a source that can keep us waiting; None for files and texts."""
+    try:
+        handle = source.fileno()
+        mode = os.fstat(handle).st_mode
+    except (OSError, ValueError, io.UnsupportedOperation, AttributeError):
+        return None
+    return None if stat.S_ISREG(mode) or os.name != "posix" else handle
+
+
+def _lines_of_pipe(handle: int, on_tick: Callable[[], None]) -> Iterator[bytes]:
+    """Split what a pipe gives into lines.
+
+    Reading through `select` matters: Python resumes a blocked read after a signal, so a handler
+    that sets a flag would not be seen before the tap writes again.
+    """
+    rest: list[bytes] = []
+    while True:
+        ready, _, _ = select.select([handle], [], [], _TICK)
+        if not ready:
+            on_tick()
+            continue
+        chunk = os.read(handle, _CHUNK)
+        if not chunk:
+            break
+        head, *tail = chunk.split(b"\n")
+        rest.append(head)
+        if tail:
+            yield b"".join(rest)
+            yield from tail[:-1]
+            rest = [tail[-1]]
+    if last := b"".join(rest):
+        yield last

@@ -1,0 +1,112 @@
+"""Rejects: what could not be written, with its reason, on disk before any STATE passes it."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from actito_didomi.errors import ConfigurationError, TooManyRejectsError
+
+_PRIVATE = 0o600
+
+
+@dataclass(frozen=True)
+class Reject:
+    """Something that could not be written, with all that is needed to write it later.
+
+    Attributes:
+        reason: Why, in words for the operator.
+        person: The person's key, or None where it isn't known.
+        opt_out: Whether it holds an opt-out, or may hold one.
+        change: What was to be written: `attributes` and `subscriptions`.
+        record: The record itself, where no change could be made of it.
+        status: HTTP status, where an API refused it.
+        answer: The API's answer, as it came.
+    """
+
+    reason: str
+    person: str | None = None
+    opt_out: bool = False
+    change: dict[str, Any] | None = None
+    record: Any = None
+    status: int | None = None
+    answer: str | None = None
+
+
+class RejectStore:
+    """Appends rejects to a JSON Lines file that only its owner can read.
+
+    Each line is forced to disk before `add` returns. The file holds personal data.
+
+    Args:
+        path: The file; made when the first reject comes.
+        most: More rejects than this in one run end it.
+
+    Raises:
+        ConfigurationError: The file can't be written, found at once rather than when it is needed.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], most: int) -> None:
+        self.path = Path(path).absolute()
+        self.count = 0
+        self.opt_outs = 0
+        self._most = most
+        writable = self.path if self.path.exists() else self.path.parent
+        if self.path.is_dir() or not os.access(writable, os.W_OK):
+            raise ConfigurationError(
+                f"rejects_path: {self.path} can't be written. Its folder must exist and be "
+                "writable: what Actito refuses is kept there."
+            )
+
+    def add(self, reject: Reject) -> None:
+        """Store a reject durably.
+
+        Raises:
+            TooManyRejectsError: It is stored, and there are now more than `most`.
+        """
+        line = {
+            "rejected_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "person": reject.person,
+            "opt_out": reject.opt_out,
+            "change": reject.change,
+            "status": reject.status,
+            "reason": reject.reason,
+            "answer": reject.answer,
+            "record": reject.record,
+        }
+        self._append(msgspec.json.encode(line, enc_hook=str) + b"\n")
+        self.count += 1
+        self.opt_outs += reject.opt_out
+        if self.count > self._most:
+            raise TooManyRejectsError(
+                f"More than max_rejects ({self._most}) changes are rejected; the last one because: "
+                f"{reject.reason} The run stops here, since its configuration looks wrong. The "
+                f"rejects are in {self.path}; all that isn't written yet comes again in the next "
+                "run."
+            )
+
+    def _append(self, line: bytes) -> None:
+        is_new = not self.path.exists()
+        handle = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, _PRIVATE)
+        try:
+            os.fchmod(handle, _PRIVATE)
+            size = os.lseek(handle, 0, os.SEEK_END)
+            if size and os.pread(handle, 1, size - 1) != b"\n":
+                line = b"\n" + line  # a run was killed in the middle of a line
+            view = memoryview(line)
+            while view:
+                view = view[os.write(handle, view) :]
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        if is_new:
+            folder = os.open(self.path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)

@@ -1,0 +1,1 @@
+"""Singer tap for Didomi: consent events and consent users, from batch exports or the API."""

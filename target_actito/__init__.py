@@ -1,0 +1,1 @@
+"""Singer target for Actito: consent records become subscriptions and attributes of profiles."""

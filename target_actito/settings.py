@@ -1,0 +1,413 @@
+"""Settings of target-actito: their schema, Didomi's connector object, and the checks."""
+
+from __future__ import annotations
+
+import logging
+import zoneinfo
+from dataclasses import dataclass
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from singer_sdk import typing as th
+
+from actito_didomi.actito import ENVIRONMENTS
+from actito_didomi.errors import MappingError
+from actito_didomi.http import RetryPolicy
+from actito_didomi.mapping import Mapping, read_mappings
+from actito_didomi.singer.plugin import read_lenient_json
+
+logger = logging.getLogger("target-actito")
+
+_REQUIRED = {
+    "api_key": "the key of an Actito API user with read and write access to profiles",
+    "entity_id": "the name of the Actito entity",
+    "table_name": "the name or id of the profile table",
+    "user_unique_key": "the unique attribute that holds Didomi's organization_user_id",
+    "mappings": 'which consent goes where, such as [{"id": "Newsletter", "value": '
+    '"consents_channels_email_enabled"}]',
+}
+
+CONFIG = th.PropertiesList(
+    th.Property(
+        "api_key",
+        th.StringType,
+        secret=True,
+        title="API key",
+        description="Key of an Actito API user. Required, here or in the connector object.",
+    ),
+    th.Property(
+        "environment",
+        th.StringType,
+        default="env0",
+        allowed_values=list(ENVIRONMENTS),
+        title="Environment",
+        description="The Actito environment that the licence lives on; it is shown next to the key "
+        "in Actito.",
+    ),
+    th.Property(
+        "api_url",
+        th.StringType,
+        title="API address",
+        description="Address of the API, in place of `environment`; for the sandbox, "
+        "`http://127.0.0.1:8700/actito`.",
+    ),
+    th.Property(
+        "entity_id",
+        th.StringType,
+        title="Entity",
+        description="Name of the entity. Required, here or in the connector object.",
+    ),
+    th.Property(
+        "table_name",
+        th.StringType,
+        title="Profile table",
+        description="Name or id of the profile table. Required, here or in the connector object.",
+    ),
+    th.Property(
+        "user_unique_key",
+        th.StringType,
+        title="Key attribute",
+        description="The unique attribute of the table that holds Didomi's `organization_user_id`. "
+        "Required, here or in the connector object.",
+    ),
+    th.Property(
+        "mappings",
+        th.ArrayType(
+            th.ObjectType(
+                th.Property("id", th.StringType, required=True),
+                th.Property("value", th.StringType, required=True),
+                th.Property(
+                    "type", th.StringType, allowed_values=["subscription", "attribute"]
+                ),
+                th.Property("invert", th.BooleanType),
+                th.Property("path", th.ArrayType(th.StringType)),
+            )
+        ),
+        title="Mappings",
+        description="Which consent goes to which subscription or attribute. `id` names the "
+        "subscription (or, with `type: attribute`, the attribute), `value` the consent path, "
+        "flattened with `_`; `invert` swaps true and false; `path` settles a name that reads two "
+        "ways. Required, here or in the connector object.",
+    ),
+    th.Property(
+        "upsert_mode",
+        th.BooleanType,
+        default=False,
+        title="Create missing profiles",
+        description="Whether a person without a profile gets one. If not, they are counted as "
+        "unmatched and nothing is created.",
+    ),
+    th.Property(
+        "regulation",
+        th.StringType,
+        default="gdpr",
+        title="Regulation",
+        description="Records of any other regulation are counted and skipped.",
+    ),
+    th.Property(
+        "skip_delegates",
+        th.ArrayType(th.StringType),
+        default=["actito"],
+        title="Delegates to skip",
+        description="Consent events by these delegates are skipped: they came from Actito.",
+    ),
+    th.Property(
+        "time_zone",
+        th.StringType,
+        default="Europe/Brussels",
+        title="Time zone",
+        description="Time zone of dates and moments in Actito, as an IANA name.",
+    ),
+    th.Property(
+        "calls_per_minute",
+        th.IntegerType(minimum=1),
+        default=100,
+        title="Calls a minute",
+        description="Most calls in any minute; Actito slows down beyond 100.",
+    ),
+    th.Property(
+        "max_concurrency",
+        th.IntegerType(minimum=1, maximum=50),
+        default=5,
+        title="Calls at once",
+        description="Most calls at the same time; Actito refuses more than 5 a licence.",
+    ),
+    th.Property(
+        "request_timeout",
+        th.NumberType(exclusive_minimum=0),
+        default=60,
+        title="Timeout (s)",
+        description="Seconds to wait for an answer. Actito throttles by slowness.",
+    ),
+    th.Property(
+        "retry_tries",
+        th.IntegerType(minimum=1),
+        default=5,
+        title="Tries",
+        description="Fewest tries of a call before the run fails.",
+    ),
+    th.Property(
+        "retry_seconds",
+        th.NumberType(minimum=0),
+        default=300,
+        title="Time for tries (s)",
+        description="Shortest time to go on trying, in seconds. `retry_tries` and this must both "
+        "be used up.",
+    ),
+    th.Property(
+        "max_buffered_people",
+        th.IntegerType(minimum=1),
+        default=200_000,
+        title="People in memory",
+        description="Changes of so many people are gathered before they are written.",
+    ),
+    th.Property(
+        "flush_interval",
+        th.NumberType(exclusive_minimum=0),
+        default=300,
+        title="Longest wait (s)",
+        description="Seconds after which gathered changes are written, also when the tap is quiet.",
+    ),
+    th.Property(
+        "rejects_path",
+        th.StringType,
+        default="actito-rejects.jsonl",
+        title="Rejects file",
+        description="JSON Lines file for what could not be written, with the reason. It holds "
+        "personal data; only its owner can read it.",
+    ),
+    th.Property(
+        "max_rejects",
+        th.IntegerType(minimum=0),
+        default=1000,
+        title="Most rejects",
+        description="More rejects than this in one run stop it.",
+    ),
+    th.Property(
+        "report_path",
+        th.StringType,
+        title="Report file",
+        description="Where to write the summary of the run as JSON.",
+    ),
+    th.Property(
+        "shutdown_grace",
+        th.NumberType(exclusive_minimum=0),
+        default=30,
+        title="Shutdown grace (s)",
+        description="Seconds from SIGTERM or SIGINT to the end of the process, at the latest.",
+    ),
+    th.Property(
+        "connector",
+        th.StringType,
+        secret=True,
+        title="Didomi connector",
+        description="Didomi's Actito connector object, pasted as it is (as text, or in a "
+        "configuration file as an object). Settings given by their own name win.",
+    ),
+    th.Property(
+        "type_id",
+        th.StringType,
+        title="Connector: type",
+        description="Part of Didomi's connector object: must be `actito`.",
+    ),
+    th.Property(
+        "authentication",
+        th.ObjectType(additional_properties=True),
+        secret=True,
+        title="Connector: authentication",
+        description="Part of Didomi's connector object: `private_api_key`.",
+    ),
+    th.Property(
+        "properties",
+        th.ObjectType(additional_properties=True),
+        title="Connector: properties",
+        description="Part of Didomi's connector object: `entity_id`, `table_name`, "
+        "`user_unique_key`.",
+    ),
+    th.Property(
+        "config",
+        th.ObjectType(additional_properties=True),
+        secret=True,
+        title="Connector: older form",
+        description="Part of the older connector object: `api_key` and `properties`, its mappings.",
+    ),
+    th.Property(
+        "enable_webhooks",
+        th.BooleanType,
+        title="Connector: webhooks",
+        description="Part of Didomi's connector object; this target needs none.",
+    ),
+    th.Property(
+        "enable_emailing",
+        th.BooleanType,
+        title="Connector: mailing",
+        description="Part of Didomi's connector object. This target sends no e-mail; Didomi's own "
+        "mails through Actito stop when its connector is switched off.",
+    ),
+).to_dict()
+
+GROUPS = [
+    ["api_key", "entity_id", "table_name", "user_unique_key", "mappings"],
+    ["connector"],
+    ["authentication", "properties", "mappings"],
+    ["config"],
+]
+"""Settings that are complete together, each list by itself."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings, checked and typed. Units as in their descriptions."""
+
+    api_key: str
+    base_url: str
+    entity_id: str
+    table_name: str
+    user_unique_key: str
+    mappings: tuple[Mapping, ...]
+    upsert_mode: bool
+    regulation: str
+    skip_delegates: frozenset[str]
+    zone: ZoneInfo
+    calls_per_minute: int
+    max_concurrency: int
+    request_timeout: float
+    retry: RetryPolicy
+    max_buffered_people: int
+    flush_interval: float
+    rejects_path: str
+    max_rejects: int
+    report_path: str | None
+    shutdown_grace: float
+
+
+def unfold_connector(config: dict[str, Any]) -> dict[str, Any]:
+    """Bring Didomi's connector object, in any of its forms, to flat settings.
+
+    Args:
+        config: Settings as given; not changed.
+
+    Returns:
+        Settings in which flat names win over the connector's.
+    """
+    flat = {k: v for k, v in config.items() if v is not None}
+    pasted = flat.pop("connector", None)
+    if isinstance(pasted, str):
+        pasted = read_lenient_json(pasted, "connector") if pasted.strip() else None
+    for source in (flat, pasted):
+        if isinstance(source, dict):
+            for name, value in _from_connector(source).items():
+                if value is not None:
+                    flat.setdefault(name, value)
+    return flat
+
+
+def _from_connector(source: dict[str, Any]) -> dict[str, Any]:
+    authentication = _object(source, "authentication")
+    properties = _object(source, "properties")
+    old = _object(source, "config")
+    old_access = {**old, **_object(old, "credentials"), **_object(old, "authentication")}
+    fields = ("entity_id", "table_name", "user_unique_key")
+    found: dict[str, Any] = {
+        name: properties.get(name, source.get(name, old_access.get(name))) for name in fields
+    }
+    found["api_key"] = (
+        authentication.get("private_api_key")
+        or authentication.get("api_key")
+        or source.get("api_key")
+        or old_access.get("private_api_key")
+        or old_access.get("api_key")
+    )
+    found["mappings"] = (
+        source.get("mappings") or old.get("mappings") or _list(old, "properties")
+    )
+    switches = ("upsert_mode", "enable_webhooks", "enable_emailing", "type_id")
+    found |= {name: source.get(name) for name in switches}
+    return found
+
+
+def _object(source: dict[str, Any], name: str) -> dict[str, Any]:
+    value = source.get(name)
+    return value if isinstance(value, dict) else {}
+
+
+def _list(source: dict[str, Any], name: str) -> list[Any] | None:
+    value = source.get(name)
+    return value if isinstance(value, list) else None
+
+
+def find_problems(config: dict[str, Any]) -> list[str]:
+    """Check flat settings beyond what a JSON schema can say.
+
+    Returns:
+        A line a problem, each naming the setting and what to do.
+    """
+    problems = [
+        f"{name} is missing: {what}. Set {name}, or TARGET_ACTITO_{name.upper()} in the "
+        "environment, or paste Didomi's connector object."
+        for name, what in _REQUIRED.items()
+        if not config.get(name)
+    ]
+    if config.get("type_id") not in (None, "actito"):
+        problems.append(
+            f"type_id is {config['type_id']!r}: this connector object is for another system, not "
+            "for Actito."
+        )
+    if config.get("mappings"):
+        try:
+            read_mappings(config["mappings"])
+        except MappingError as error:
+            problems.append(str(error))
+    try:
+        ZoneInfo(config["time_zone"])
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
+        problems.append(
+            f"time_zone: {config['time_zone']!r} is no IANA time zone such as Europe/Brussels."
+        )
+    url = config.get("api_url")
+    if url and not str(url).startswith(("http://", "https://")):
+        problems.append("api_url must begin with https:// (or http:// for a sandbox).")
+    return problems
+
+
+def secrets_of(config: dict[str, Any]) -> list[str]:
+    """Collect the texts of flat settings that must never be shown."""
+    return [str(config["api_key"])] if config.get("api_key") else []
+
+
+def announce(config: dict[str, Any]) -> None:
+    """Say what a pasted connector object asks for and this target does not do."""
+    if config.get("enable_emailing"):
+        logger.warning(
+            "enable_emailing: this plugin sends no e-mail. Didomi's own mails through Actito "
+            "(log-in codes, confirmations) stop when its Actito connector is switched off: keep "
+            "that connector with empty mappings, or go back to Didomi's own sender first."
+        )
+    if config.get("enable_webhooks"):
+        logger.info("enable_webhooks: this target works without webhooks; the switch is ignored.")
+
+
+def read_settings(config: dict[str, Any]) -> Settings:
+    """Turn checked settings into typed ones."""
+    return Settings(
+        api_key=config["api_key"],
+        base_url=config.get("api_url") or ENVIRONMENTS[config["environment"]],
+        entity_id=config["entity_id"],
+        table_name=str(config["table_name"]),
+        user_unique_key=config["user_unique_key"],
+        mappings=tuple(read_mappings(config["mappings"])),
+        upsert_mode=config["upsert_mode"],
+        regulation=config["regulation"],
+        skip_delegates=frozenset(config["skip_delegates"]),
+        zone=ZoneInfo(config["time_zone"]),
+        calls_per_minute=config["calls_per_minute"],
+        max_concurrency=config["max_concurrency"],
+        request_timeout=float(config["request_timeout"]),
+        retry=RetryPolicy(tries=config["retry_tries"], seconds=float(config["retry_seconds"])),
+        max_buffered_people=config["max_buffered_people"],
+        flush_interval=float(config["flush_interval"]),
+        rejects_path=config["rejects_path"],
+        max_rejects=config["max_rejects"],
+        report_path=config.get("report_path"),
+        shutdown_grace=float(config["shutdown_grace"]),
+    )

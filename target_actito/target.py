@@ -1,0 +1,485 @@
+"""The target: collects consent records, writes profile changes, and lets STATE out behind them."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from typing import IO, TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+from singer_sdk import Target
+from singer_sdk.exceptions import MissingKeyPropertiesError, RecordsWithoutSchemaException
+from singer_sdk.helpers.capabilities import (
+    TARGET_VALIDATE_RECORDS_CONFIG,
+    CapabilitiesEnum,
+    PluginCapabilities,
+    TargetCapabilities,
+)
+from singer_sdk.plugin_base import JSONSchemaValidator, PluginBase, _ConfigInput
+from singer_sdk.singerlib.exceptions import SingerError
+
+from actito_didomi import privacy
+from actito_didomi.actito import ProfileTable, open_session, read_table
+from actito_didomi.didomi import records
+from actito_didomi.errors import (
+    BadInputError,
+    OptOutsRejectedError,
+    StoppedError,
+)
+from actito_didomi.singer.barriers import StateBarriers, Unsettled
+from actito_didomi.singer.plugin import (
+    check_against_schema,
+    config_error,
+    read_config_arguments,
+    run_safely,
+)
+from actito_didomi.singer.reader import SafeReader
+from actito_didomi.singer.rejects import Reject, RejectStore
+from actito_didomi.singer.shutdown import Shutdown
+from target_actito import settings as setting
+from target_actito.coalesce import Collector
+from target_actito.sink import ConsentSink
+from target_actito.summary import Summary, to_dict, to_text, write_report
+from target_actito.translate import Translator
+from target_actito.writer import Outcome, Result, Writer
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from actito_didomi.http import ApiSession
+
+logger = logging.getLogger("target-actito")
+
+_EXAMPLES = 5
+_BROKEN_INPUT = (
+    SingerError,
+    RecordsWithoutSchemaException,
+    MissingKeyPropertiesError,
+    BadInputError,
+)
+
+
+class TargetActito(Target):
+    """Singer target for Actito: writes consent records to subscriptions and attributes of profiles.
+
+    It takes Didomi's consent events, consent users and batch-export lines from any tap.
+    """
+
+    name = "target-actito"
+    package_name = "actito-didomi"
+    config_jsonschema = setting.CONFIG
+    default_sink_class = ConsentSink
+    message_reader_class = SafeReader
+    capabilities: ClassVar[list[CapabilitiesEnum]] = [
+        PluginCapabilities.ABOUT,
+        PluginCapabilities.STREAM_MAPS,
+        PluginCapabilities.FLATTENING,
+        PluginCapabilities.STRUCTURED_LOGGING,
+        TargetCapabilities.VALIDATE_RECORDS,
+    ]
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._shutdown = Shutdown(30)  # until the settings are known
+        super().__init__(**kwargs)
+        self.settings = setting.read_settings(self._config)
+        self._shutdown = Shutdown(self.settings.shutdown_grace)
+        self._collector = Collector()
+        self._barriers = StateBarriers()
+        self._unsettled = Unsettled([])
+        self._summary = Summary()
+        self._started = time.monotonic()
+        self._waiting_since: float | None = None
+        self._connected: _Connected | None = None
+        self._skipped_streams: set[str] = set()
+        self._unmatched_examples: list[str] = []
+        self._concluded = False
+        if isinstance(self.message_reader, SafeReader):
+            self.message_reader.on_tick = self._on_tick
+
+    # Settings
+
+    @classmethod
+    def append_builtin_config(cls, config_jsonschema: dict[str, Any]) -> None:
+        """Add the SDK's settings that have a meaning here.
+
+        Those about loading rows into a table (`load_method`, `add_record_metadata`,
+        `batch_size_rows`) have none.
+        """
+        for name, schema in TARGET_VALIDATE_RECORDS_CONFIG["properties"].items():
+            config_jsonschema["properties"].setdefault(name, schema)
+        PluginBase.append_builtin_config.__func__(cls, config_jsonschema)  # type: ignore[attr-defined]
+
+    def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
+        """Unfold a pasted connector object, check all settings, and fill in defaults."""
+        self._config = setting.unfold_connector(self._config)
+        privacy.protect(setting.secrets_of(self._config))
+        self.append_builtin_config(self.config_jsonschema)
+        validator = JSONSchemaValidator(self.config_jsonschema)
+        found = list(validator.iter_errors(self._config))
+        errors = check_against_schema(self._config, self.config_jsonschema, found)
+        if not errors:
+            errors = setting.find_problems(self._config)
+        if errors and raise_errors:
+            raise config_error(errors, self.config_jsonschema)
+        if not errors:
+            setting.announce(self._config)
+        return errors
+
+    # Command line
+
+    cb_config = staticmethod(read_config_arguments)  # type: ignore[assignment]
+
+    @classmethod
+    def invoke(  # type: ignore[override]
+        cls,
+        *,
+        about: bool = False,
+        about_format: str | None = None,
+        config: _ConfigInput | None = None,
+        file_input: IO[str] | None = None,
+    ) -> None:
+        """Run the target's command line."""
+        if about:
+            cls.print_about(about_format)
+            return
+        cls.print_version(print_fn=cls.logger.info)
+        given = config or _ConfigInput()
+        run_safely(cls.name, lambda: cls._run(given, file_input))
+
+    @classmethod
+    def _run(cls, given: _ConfigInput, file_input: IO[str] | None) -> None:
+        target = cls(config=given.config, parse_env_config=given.parse_env)
+        try:
+            target.listen(file_input)
+        except StoppedError:
+            name = signal.Signals(target._shutdown.exit_code - 128).name
+            target.conclude(f"stopped by {name}")
+            target._shutdown.finish()
+        except OptOutsRejectedError:
+            raise
+        except _BROKEN_INPUT as error:
+            # What came before the break is whole, and is written.
+            try:
+                target.flush()
+            finally:
+                target.conclude(f"failed: {type(error).__name__}")
+            raise
+        except Exception as error:
+            target.conclude(f"failed: {type(error).__name__}")
+            raise
+
+    # Messages
+
+    def _process_schema_message(self, message_dict: dict[str, Any]) -> None:
+        super()._process_schema_message(message_dict)
+        if any(
+            isinstance(sink, ConsentSink) and sink.declares_consent
+            for sink in self._sinks_active.values()
+        ):
+            self._connect()
+
+    def _process_record_message(self, message_dict: dict[str, Any]) -> None:
+        self._summary.records += 1
+        super()._process_record_message(message_dict)
+        if self._collector.waiting >= self.settings.max_buffered_people:
+            logger.info("Changes of %d people are gathered.", self._collector.waiting)
+            self.flush()
+
+    def _process_state_message(self, message_dict: dict[str, Any]) -> None:
+        self._assert_line_requires(message_dict, requires={"value"})
+        self._barriers.add(message_dict["value"], after=self._summary.records)
+        self._release()
+
+    def _process_activate_version_message(self, message_dict: dict[str, Any]) -> None:
+        """Ignore it: nothing is ever deleted for being absent from a stream."""
+
+    def _process_batch_message(self, message_dict: dict[str, Any]) -> None:
+        raise BadInputError(
+            f"Stream {message_dict.get('stream')!r} sends BATCH messages, which this target does "
+            "not read. Take `batch_config` out of the tap's settings."
+        )
+
+    def _handle_max_record_age(self) -> None:
+        """Nothing: the age of what waits is looked at by `_on_tick`, also while the tap is quiet."""
+
+    def _write_state_message(self, state: dict[str, Any]) -> None:
+        """Print nothing: STATE leaves through `_release` only, never from a drain of the SDK."""
+
+    def process_endofpipe(self) -> None:
+        """Write what is left, let the last STATE out, and report.
+
+        Raises:
+            OptOutsRejectedError: An opt-out could not be written.
+        """
+        self.flush()
+        super().process_endofpipe()
+        rejected = self._summary.rejected_opt_outs
+        self.conclude("opt-outs rejected" if rejected else "success")
+        if rejected and self._connected:
+            raise OptOutsRejectedError(
+                f"{rejected} change(s) that hold an opt-out could not be written. They are in "
+                f"{self._connected.rejects.path} with the reason. Everything else is written. "
+                "Someone has to see to these people before the next campaign."
+            )
+
+    # Collecting
+
+    def collect(self, sink: ConsentSink, record: dict[str, Any], invalid: str | None) -> None:
+        """Take in one record of a stream.
+
+        Args:
+            sink: The stream's sink.
+            record: The record.
+            invalid: What is wrong with it, or None.
+        """
+        if records.shape_of(record) is None and not sink.declares_consent:
+            self._skip_stream(sink.stream_name)
+            return
+        connected = self._connect()
+        if invalid is not None:
+            self._reject_record(connected, record, invalid)
+            return
+        try:
+            parts = records.split_record(record)
+        except BadInputError as error:
+            self._reject_record(connected, record, str(error))
+            return
+        for part in parts:
+            try:
+                consent = records.read_record(part)
+            except BadInputError as error:
+                self._reject_record(connected, part, str(error))
+            else:
+                self._collect_consent(connected, consent)
+
+    def _collect_consent(self, connected: _Connected, consent: records.ConsentRecord) -> None:
+        if reason := self._reason_to_skip(consent):
+            self._summary.skipped[reason] += 1
+            return
+        person = consent.person or ""
+        values, failed = connected.translator.translate(consent)
+        self._collector.add(person, self._summary.records, values)
+        if self._waiting_since is None and self._collector.waiting:
+            self._waiting_since = time.monotonic()
+        for choice in failed:
+            self._reject(
+                connected,
+                Reject(
+                    reason=choice.reason,
+                    person=person,
+                    opt_out=choice.opt_out,
+                    record={"target": choice.id, "moment": consent.moment, **consent.tree},
+                ),
+            )
+
+    def _reason_to_skip(self, consent: records.ConsentRecord) -> str | None:
+        if consent.person is None:
+            return "of guests"
+        if consent.status != records.CONFIRMED:
+            return "not confirmed"
+        if consent.regulation not in (None, self.settings.regulation):
+            return "of another regulation"
+        if consent.delegate in self.settings.skip_delegates:
+            return "by a skipped delegate"
+        return None
+
+    def _skip_stream(self, stream: str) -> None:
+        self._summary.skipped["without consents"] += 1
+        if stream not in self._skipped_streams:
+            self._skipped_streams.add(stream)
+            logger.warning(
+                "Stream %r holds no consent records; its records are counted and skipped.", stream
+            )
+
+    def _reject_record(self, connected: _Connected, record: Any, reason: str) -> None:
+        self._reject(
+            connected,
+            Reject(
+                reason=reason,
+                person=_person_of(record),
+                opt_out=_may_opt_out(connected.translator, record),
+                record=record,
+            ),
+        )
+
+    def _reject(self, connected: _Connected, reject: Reject) -> None:
+        try:
+            connected.rejects.add(reject)
+        finally:
+            self._summary.rejected = connected.rejects.count
+            self._summary.rejected_opt_outs = connected.rejects.opt_outs
+        logger.warning(
+            "Rejected%s: person %s: %s",
+            " (an opt-out)" if reject.opt_out else "",
+            privacy.hash_person(reject.person) if reject.person else "unknown",
+            reject.reason,
+        )
+
+    # Writing
+
+    def flush(self) -> None:
+        """Write all that is gathered, and let out the STATE that is due.
+
+        Raises:
+            StoppedError: The process is to stop.
+            ActitoDidomiError: Writing can't go on.
+        """
+        changes = self._collector.take()
+        self._waiting_since = None
+        self._unsettled = Unsettled(change.first_record for change in changes)
+        if changes and self._connected:
+            logger.info(
+                "Writing the changes of %d people, %d of them with an opt-out; at least %.1f "
+                "minute(s) at %d calls a minute.",
+                len(changes),
+                sum(change.opt_out for change in changes),
+                len(changes) / self.settings.calls_per_minute,
+                self.settings.calls_per_minute,
+            )
+            self._connected.writer.write(changes, self._settle)
+        self._release()
+
+    def _settle(self, result: Result) -> None:
+        summary, change = self._summary, result.change
+        if result.outcome is Outcome.REJECTED and result.error and self._connected:
+            self._reject(
+                self._connected,
+                Reject(
+                    reason=str(result.error),
+                    person=change.person,
+                    opt_out=change.opt_out,
+                    change={
+                        "attributes": change.attributes,
+                        "subscriptions": change.subscriptions,
+                    },
+                    status=result.error.status,
+                    answer=result.error.body,
+                ),
+            )
+        elif result.outcome is Outcome.UPDATED:
+            summary.updated += 1
+        elif result.outcome is Outcome.CREATED:
+            summary.created += 1
+        elif result.outcome is Outcome.UNMATCHED:
+            summary.unmatched += 1
+            if len(self._unmatched_examples) < _EXAMPLES:
+                self._unmatched_examples.append(privacy.hash_person(change.person))
+        self._unsettled.settle(change.first_record)
+        self._release()
+
+    def _release(self) -> None:
+        """Print the STATE messages before which everything is settled."""
+        waiting = [n for n in (self._unsettled.oldest, self._collector.oldest) if n is not None]
+        for state in self._barriers.release(min(waiting, default=None)):
+            sys.stdout.write(msgspec.json.encode(state).decode() + "\n")
+            sys.stdout.flush()
+
+    # Time and signals
+
+    def _on_tick(self) -> None:
+        if self._shutdown.requested.is_set():
+            raise StoppedError("Stopped while reading; what isn't written comes again.")
+        since = self._waiting_since
+        if since is not None and time.monotonic() - since >= self.settings.flush_interval:
+            self.flush()
+
+    def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
+        """Take note of SIGTERM or SIGINT, and do nothing else in the handler.
+
+        The SDK's handler drains again what is being drained, prints STATE for what was never
+        written, and exits with 0.
+        """
+        del frame
+        self._shutdown.request(signum)
+
+    # The end
+
+    def conclude(self, status: str) -> None:
+        """Print the summary, and write the report; once."""
+        if self._concluded:
+            return
+        self._concluded = True
+        summary = self._summary
+        summary.status = status
+        summary.people = self._collector.people
+        summary.unchanged = self._collector.people_unchanged
+        summary.seconds = time.monotonic() - self._started
+        if self._connected:
+            summary.calls = self._connected.session.count.calls
+            summary.retries = self._connected.session.count.retries
+            self._report_metadata(self._connected.translator)
+        if summary.unmatched:
+            logger.info(
+                "%d people have no profile in Actito, for example %s. Nothing was created.",
+                summary.unmatched,
+                ", ".join(self._unmatched_examples),
+            )
+        logger.info("%s", to_text(summary), extra={"summary": to_dict(summary)})
+        if self.settings.report_path:
+            try:
+                write_report(summary, self.settings.report_path)
+            except OSError as error:
+                logger.error(  # noqa: TRY400
+                    "report_path: the report can't be written: %s", error.strerror
+                )
+
+    def _report_metadata(self, translator: Translator) -> None:
+        if names := sorted(translator.unknown_metadata):
+            logger.info("Metadata that is no attribute of the table, left out: %s.", ", ".join(names))
+        for name, count in sorted(translator.unusable_metadata.items()):
+            logger.warning("Metadata %r could not be converted in %d records.", name, count)
+
+    def _connect(self) -> _Connected:
+        """Open the session and check the configuration against the table, once."""
+        if self._connected is None:
+            self._connected = _Connected(self.settings, self._shutdown)
+        return self._connected
+
+
+class _Connected:
+    """What exists once Actito is needed: session, table, translator, writer, rejects."""
+
+    def __init__(self, settings: setting.Settings, shutdown: Shutdown) -> None:
+        self.rejects = RejectStore(settings.rejects_path, settings.max_rejects)
+        self.session: ApiSession = open_session(
+            settings.api_key,
+            base_url=settings.base_url,
+            calls_per_minute=settings.calls_per_minute,
+            max_concurrency=settings.max_concurrency,
+            timeout=settings.request_timeout,
+            retry=settings.retry,
+            stop=shutdown.requested,
+        )
+        structure = read_table(
+            self.session, settings.entity_id, settings.table_name, settings.user_unique_key
+        )
+        self.translator = Translator(
+            structure, settings.user_unique_key, settings.mappings, settings.zone
+        )
+        self.writer = Writer(
+            ProfileTable(self.session, structure, settings.user_unique_key),
+            create=settings.upsert_mode,
+            max_concurrency=settings.max_concurrency,
+            shutdown=shutdown,
+        )
+
+
+def _person_of(record: Any) -> str | None:
+    """Find whose record this is, in one that could not be read."""
+    if not isinstance(record, dict):
+        return None
+    user = record.get("user")
+    owner = user if isinstance(user, dict) else record
+    person = owner.get("organization_user_id")
+    return str(person) if isinstance(person, (str, int)) else None
+
+
+def _may_opt_out(translator: Translator, record: Any) -> bool:
+    """Tell whether a record that could not be read may hold an opt-out."""
+    if not isinstance(record, dict):
+        return False
+    events = record.get("events")
+    parts = [record, *(events if isinstance(events, list) else [])]
+    return any(translator.may_opt_out(p.get("consents")) for p in parts if isinstance(p, dict))
