@@ -95,3 +95,4 @@ def install() -> None:
     # Paths of calls name people: urllib3 prints each at debug level, and some in warnings.
     for name in ("urllib3", "requests", "asyncio", "fsspec", "s3fs", "gcsfs", "botocore"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("pyrate_limiter").setLevel(logging.WARNING)

@@ -77,9 +77,9 @@ CONSENT_EVENTS = th.PropertiesList(
     th.Property("id", th.StringType, required=True, description="Event id, unique."),
     th.Property("organization_id", th.StringType, description="Organisation id."),
     th.Property(
-        "created_at", th.StringType, description="When the choices were made (ISO 8601)."
+        "created_at", th.DateTimeType, description="When the choices were made."
     ),
-    th.Property("updated_at", th.StringType, description="When the event last changed."),
+    th.Property("updated_at", th.DateTimeType, description="When the event last changed."),
     th.Property("version", th.NumberType, description="Version, where Didomi gives one."),
     th.Property("regulation", th.StringType, description="Regulation; gdpr when absent."),
     th.Property(
@@ -140,8 +140,8 @@ CONSENT_USERS = th.PropertiesList(
     ),
     th.Property("organization_user_id_type", th.StringType, description="Type of that id."),
     th.Property("version", th.NumberType, description="Version of the user, for locking."),
-    th.Property("created_at", th.StringType, description="When the user was created (ISO 8601)."),
-    th.Property("updated_at", th.StringType, description="When the user last changed (ISO 8601)."),
+    th.Property("created_at", th.DateTimeType, description="When the user was created."),
+    th.Property("updated_at", th.DateTimeType, description="When the user last changed."),
     th.Property("metadata", _FREE, description="Free-form metadata."),
     th.Property("country", th.StringType, description="Country, two letters."),
     th.Property("last_seen_country", th.StringType, description="Country last seen."),

@@ -1,0 +1,41 @@
+# `make demo` and `make test` do all set-up by themselves.
+PYTHON ?= python3
+VENV := .venv
+MELTANO := .venv-meltano
+PIP := -m pip install --quiet --disable-pip-version-check
+
+.PHONY: demo test lint format generate clean
+
+demo: $(VENV)/.installed $(MELTANO)/.installed
+	@$(VENV)/bin/python scripts/demo.py
+
+test: lint $(MELTANO)/.installed
+	$(VENV)/bin/python -m pytest
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+format: $(VENV)/.installed
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+generate: $(VENV)/.installed
+	$(VENV)/bin/python scripts/generate.py
+
+clean:
+	rm -rf $(VENV) $(MELTANO) .meltano .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@echo "Installing into $(VENV) ..."
+	@$(PYTHON) -m venv $(VENV)
+	@$(VENV)/bin/python $(PIP) --constraint constraints.txt --editable '.[dev]'
+	@touch $@
+
+$(MELTANO)/.installed: constraints-meltano.txt
+	@echo "Installing Meltano into $(MELTANO) ..."
+	@$(PYTHON) -m venv $(MELTANO)
+	@$(MELTANO)/bin/python $(PIP) --constraint constraints-meltano.txt meltano
+	@touch $@

@@ -1,0 +1,316 @@
+"""The tap: its settings and its streams."""
+
+from __future__ import annotations
+
+import signal
+from functools import cached_property
+from typing import IO, TYPE_CHECKING, Any, ClassVar
+
+from singer_sdk import Tap
+from singer_sdk import typing as th
+from singer_sdk.contrib.msgspec import MsgSpecWriter
+from singer_sdk.helpers._util import load_json
+from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities, TapCapabilities
+from singer_sdk.plugin_base import JSONSchemaValidator, _ConfigInput
+
+from actito_didomi import privacy
+from actito_didomi.didomi.exports import ExportFolder
+from actito_didomi.didomi.session import API_URL, open_session
+from actito_didomi.errors import BadInputError, StoppedError
+from actito_didomi.http import ApiSession, RetryPolicy
+from actito_didomi.singer.plugin import (
+    check_against_schema,
+    config_error,
+    read_config_arguments,
+    run_safely,
+)
+from actito_didomi.singer.shutdown import Shutdown
+from tap_didomi.api import ApiEvents, ApiUsers
+from tap_didomi.exports import ExportEvents, ExportUsers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import FrameType
+
+    import click
+    from singer_sdk import Stream
+
+_GRACE = 10.0
+_SECRETS = ("api_key", "api_secret")
+
+CONFIG = th.PropertiesList(
+    th.Property(
+        "api_key",
+        th.StringType,
+        secret=True,
+        title="API key",
+        description="Private API key of the Didomi organisation. Required without `export_root`.",
+    ),
+    th.Property(
+        "api_secret",
+        th.StringType,
+        secret=True,
+        title="API secret",
+        description="Secret of the API key. Required without `export_root`.",
+    ),
+    th.Property(
+        "organization_id",
+        th.StringType,
+        title="Organisation",
+        description="Id of the Didomi organisation. Required without `export_root`.",
+    ),
+    th.Property(
+        "api_url",
+        th.StringType,
+        default=API_URL,
+        title="API address",
+        description="Address of the API; for the sandbox, `http://127.0.0.1:8700/didomi/v1`.",
+    ),
+    th.Property(
+        "regulation",
+        th.StringType,
+        default="gdpr",
+        title="Regulation",
+        description="The regulation to read consents of through the API. Batch exports hold GDPR "
+        "only.",
+    ),
+    th.Property(
+        "export_root",
+        th.StringType,
+        title="Batch exports",
+        description="URL of the folder that batch exports arrive in: `s3://...`, `gs://...`, "
+        "`file:///...`. With it, exports are read and the API is not called.",
+    ),
+    th.Property(
+        "storage_options",
+        th.ObjectType(additional_properties=True),
+        secret=True,
+        title="Storage options",
+        description="Arguments of the file system of `export_root`, as fsspec takes them.",
+    ),
+    th.Property(
+        "export_ids",
+        th.ArrayType(th.StringType),
+        title="Export ids",
+        description="Only these exports; all when absent.",
+    ),
+    th.Property(
+        "start_date",
+        th.StringType,
+        title="Start date",
+        description="First day to read (`yyyy-MM-dd`), where there is no state yet.",
+    ),
+    th.Property(
+        "on_bad_line",
+        th.StringType,
+        default="fail",
+        allowed_values=["fail", "skip"],
+        title="Broken lines",
+        description="What to do about a broken line or file of an export: `fail` ends the run "
+        "there, `skip` counts it, reports it and goes on.",
+    ),
+    th.Property(
+        "request_timeout",
+        th.NumberType(exclusive_minimum=0),
+        default=60,
+        title="Timeout (s)",
+        description="Seconds to wait for an answer of the API.",
+    ),
+    th.Property(
+        "retry_tries",
+        th.IntegerType(minimum=1),
+        default=5,
+        title="Tries",
+        description="Fewest tries of a call before the run fails.",
+    ),
+    th.Property(
+        "retry_seconds",
+        th.NumberType(minimum=0),
+        default=300,
+        title="Time for tries (s)",
+        description="Shortest time to go on trying, in seconds. `retry_tries` and this must both "
+        "be used up.",
+    ),
+).to_dict()
+
+GROUPS = [["export_root"], ["api_key", "api_secret", "organization_id"]]
+"""Settings that are complete together, each list by itself."""
+
+
+class TapDidomi(Tap):
+    """Singer tap for Didomi: consent events and consent users, from batch exports or the API."""
+
+    name = "tap-didomi"
+    package_name = "actito-didomi"
+    config_jsonschema = CONFIG
+    message_writer_class = MsgSpecWriter
+    capabilities: ClassVar[list[CapabilitiesEnum]] = [
+        TapCapabilities.CATALOG,
+        TapCapabilities.STATE,
+        TapCapabilities.DISCOVER,
+        PluginCapabilities.ABOUT,
+        PluginCapabilities.STREAM_MAPS,
+        PluginCapabilities.FLATTENING,
+        PluginCapabilities.STRUCTURED_LOGGING,
+    ]
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.shutdown = Shutdown(_GRACE)
+        self.skipped_lines = 0
+        super().__init__(**kwargs)
+
+    def discover_streams(self) -> list[Stream]:
+        """List the streams: those of batch exports where `export_root` is set, else the API's."""
+        if self.config.get("export_root"):
+            return [ExportEvents(self), ExportUsers(self)]
+        return [ApiUsers(self), ApiEvents(self)]
+
+    @cached_property
+    def export_folder(self) -> ExportFolder:
+        """The root of batch exports."""
+        return ExportFolder(self.config["export_root"], self.config.get("storage_options"))
+
+    @cached_property
+    def session(self) -> ApiSession:
+        """The session with Didomi."""
+        return open_session(
+            self.config["api_key"],
+            self.config["api_secret"],
+            base_url=self.config["api_url"],
+            timeout=float(self.config["request_timeout"]),
+            retry=RetryPolicy(self.config["retry_tries"], float(self.config["retry_seconds"])),
+            stop=self.shutdown.requested,
+        )
+
+    def check_stop(self) -> None:
+        """End reading between two records when the process is to stop.
+
+        Raises:
+            StoppedError: It is.
+        """
+        if self.shutdown.requested.is_set():
+            raise StoppedError("Stopped while reading.")
+
+    # Settings
+
+    def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
+        """Check all settings, and fill in defaults."""
+        self._config = {k: v for k, v in self._config.items() if v is not None}
+        privacy.protect(str(self._config[n]) for n in _SECRETS if self._config.get(n))
+        privacy.protect(_texts(self._config.get("storage_options")))
+        self.append_builtin_config(self.config_jsonschema)
+        found = list(JSONSchemaValidator(self.config_jsonschema).iter_errors(self._config))
+        errors = check_against_schema(self._config, self.config_jsonschema, found)
+        if not errors:
+            errors = _find_problems(self._config)
+        if errors and raise_errors:
+            raise config_error(errors, self.config_jsonschema)
+        return errors
+
+    # Command line
+
+    cb_config = staticmethod(read_config_arguments)  # type: ignore[assignment]
+
+    @classmethod
+    def invoke(  # type: ignore[override]
+        cls,
+        *,
+        about: bool = False,
+        about_format: str | None = None,
+        config: _ConfigInput | None = None,
+        state: IO[str] | None = None,
+        catalog: IO[str] | None = None,
+    ) -> None:
+        """Run the tap's command line."""
+        if about:
+            cls.print_about(about_format)
+            return
+        cls.print_version(print_fn=cls.logger.info)
+        given = config or _ConfigInput()
+        run_safely(cls.name, lambda: cls._run(given, state, catalog))
+
+    @classmethod
+    def _run(cls, given: _ConfigInput, state: IO[str] | None, catalog: IO[str] | None) -> None:
+        tap = cls(
+            config=given.config,
+            state=_load(state, "--state"),
+            catalog=_load(catalog, "--catalog"),
+            parse_env_config=given.parse_env,
+        )
+        try:
+            tap.sync_all()
+        except StoppedError:
+            cls.logger.warning(
+                "Stopped by %s.", signal.Signals(tap.shutdown.exit_code - 128).name
+            )
+            tap.shutdown.finish()
+        if tap.skipped_lines:
+            cls.logger.error(
+                "%d broken line(s) or file(s) were skipped, as on_bad_line says; what they held "
+                "is missing.",
+                tap.skipped_lines,
+            )
+
+    @classmethod
+    def cb_discover(cls, ctx: click.Context, param: click.Option, value: bool) -> None:
+        """Run discovery; an error shows no values."""
+        _guard(cls.name, lambda: super(TapDidomi, cls).cb_discover(ctx, param, value))
+
+    @classmethod
+    def cb_test(cls, ctx: click.Context, param: click.Option, value: str) -> None:
+        """Run the connection test; an error shows no values."""
+        _guard(cls.name, lambda: super(TapDidomi, cls).cb_test(ctx, param, value))
+
+    def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
+        """Take note of SIGTERM or SIGINT; reading ends between two records.
+
+        The SDK's handler may write into the middle of a line, and exits with 0.
+        """
+        del frame
+        self.shutdown.request(signum)
+
+
+def _guard(plugin: str, main: Callable[[], None]) -> None:
+    from click.exceptions import Exit  # noqa: PLC0415 - click is the SDK's
+
+    finished: list[Exit] = []
+
+    def run() -> None:
+        try:
+            main()
+        except Exit as done:
+            finished.append(done)
+
+    run_safely(plugin, run)
+    if finished:
+        raise finished[0]
+
+
+def _load(file: IO[str] | None, option: str) -> dict[str, Any] | None:
+    if file is None:
+        return None
+    try:
+        loaded: dict[str, Any] = load_json(file.read())
+    except ValueError:
+        raise BadInputError(f"{option}: the file is no JSON.") from None
+    return loaded
+
+
+def _texts(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        return [text for part in value.values() for text in _texts(part)]
+    return [value] if isinstance(value, str) else []
+
+
+def _find_problems(config: dict[str, Any]) -> list[str]:
+    if config.get("export_root"):
+        return []
+    missing = [n for n in ("api_key", "api_secret", "organization_id") if not config.get(n)]
+    if not missing:
+        return []
+    return [
+        f"{', '.join(missing)} missing. Either set export_root to read batch exports, or api_key, "
+        "api_secret and organization_id to read through the API."
+    ]
+
+
