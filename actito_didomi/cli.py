@@ -12,7 +12,9 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--port", default=8700, show_default=True, help="Port on 127.0.0.1; 0 for a free one.")
+@click.option(
+    "--port", default=8700, show_default=True, help="Port on 127.0.0.1; 0 for a free one."
+)
 @click.option("--database", help="SQLite file to keep all data in.  [default: a temporary one]")
 @click.option("--people", default=0, show_default=True, help="Fill both sides with N people.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the people.")
@@ -24,7 +26,9 @@ def main() -> None:
 @click.option(
     "--calls-per-minute", default=100, show_default=True, help="Actito: calls before it slows down."
 )
-@click.option("--token-ttl", default=900.0, show_default=True, help="Actito: life of a token, in s.")
+@click.option(
+    "--token-ttl", default=900.0, show_default=True, help="Actito: life of a token, in s."
+)
 @click.option(
     "--latency", default=0.0, show_default=True, metavar="MS", help="Delay of each call, in ms."
 )
@@ -35,7 +39,7 @@ def main() -> None:
     metavar="NAME=VALUE",
     help="Any switch of SandboxOptions, e.g. put_replaces=true; may be repeated.",
 )
-def sandbox(
+def sandbox(  # noqa: PLR0917 - click passes options by name
     port: int,
     database: str | None,
     people: int,

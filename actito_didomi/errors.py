@@ -14,8 +14,8 @@
     ├── TooManyRejectsError         the run stops: its configuration is plainly wrong
     └── OptOutsRejectedError        all is written but opt-outs that the API refused
 
-Every text says what was found, what was expected and what to do, and is fit for a log: people appear
-as a short hash (`actito_didomi.privacy.hash_person`), secrets never.
+Every text says what was found, what was expected and what to do, and is fit for a log: people
+appear as a short hash (`actito_didomi.privacy.hash_person`), secrets never.
 """
 
 from __future__ import annotations

@@ -210,7 +210,9 @@ class ApiSession:
             while True:
                 own = headers if headers is not None else self._authenticator.headers(self)
                 tries += 1
-                response = self._send(method, path, call, params, json, own, retry=tries > 1)
+                response = self._send(
+                    method, path, call, params=params, json=json, headers=own, retry=tries > 1
+                )
                 action = action_for(response.status_code)
                 if action is Action.SUCCESS:
                     return Answer(response.status_code, _decode(response, call))
@@ -258,6 +260,14 @@ class ApiSession:
             asked = _retry_error(state).retry_after
             return asked is not None and asked > max(policy.seconds, policy.longest_wait)
 
+        enough = tenacity.stop_any(
+            tenacity.stop_when_event_set(self._stop),
+            tenacity.stop_all(
+                tenacity.stop_after_attempt(policy.tries),
+                tenacity.stop_after_delay(policy.seconds),
+            ),
+        )
+
         def announce(state: tenacity.RetryCallState) -> None:
             logger.warning(
                 "%s: %s answered %s; try %d follows in %.1f s.",
@@ -271,14 +281,7 @@ class ApiSession:
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_RetryError),
             wait=wait,
-            stop=tenacity.stop_any(
-                tenacity.stop_when_event_set(self._stop),
-                tenacity.stop_all(
-                    tenacity.stop_after_attempt(policy.tries),
-                    tenacity.stop_after_delay(policy.seconds),
-                ),
-                asks_too_long,
-            ),
+            stop=lambda state: enough(state) or asks_too_long(state),
             sleep=tenacity.sleep_using_event(self._stop),
             before_sleep=announce,
             reraise=True,
@@ -300,10 +303,10 @@ class ApiSession:
         method: str,
         path: str,
         call: str,
+        *,
         params: Mapping[str, Any] | None,
         json: Any,
         headers: dict[str, str],
-        *,
         retry: bool,
     ) -> requests.Response:
         self._take_turn()

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from actito_didomi.errors import MappingError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping as MappingABC, Sequence
+    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping as MappingABC
 
 logger = logging.getLogger(__name__)
 
@@ -56,38 +57,7 @@ def read_mappings(raw: Sequence[Any]) -> list[Mapping]:
     Raises:
         MappingError: A mapping lacks a part, holds an unknown one, or an `id` occurs twice.
     """
-    mappings: list[Mapping] = []
-    for number, item in enumerate(raw, start=1):
-        where = f"mappings, item {number}"
-        if not isinstance(item, dict):
-            raise MappingError(f'{where}: expected an object like {{"id": ..., "value": ...}}.')
-        for part in ("id", "value"):
-            if not isinstance(item.get(part), str) or not item[part]:
-                raise MappingError(f"{where}: {part!r} is missing or no text.")
-        if unknown := sorted(set(item) - _KEYS):
-            raise MappingError(
-                f"{where} ({item['id']}): unknown part {', '.join(unknown)}. "
-                f"Known: {', '.join(sorted(_KEYS))}."
-            )
-        kind = item.get("type") or "subscription"
-        if kind not in {"subscription", "attribute"}:
-            raise MappingError(
-                f"{where} ({item['id']}): type {kind!r} is neither 'subscription' nor 'attribute'."
-            )
-        path = item.get("path")
-        if path is not None and (
-            not isinstance(path, list) or not path or not all(isinstance(p, str) for p in path)
-        ):
-            raise MappingError(
-                f"{where} ({item['id']}): path must be a list of texts, such as "
-                '["consents", "purposes", "a_b", "enabled"].'
-            )
-        invert = item.get("invert") or False
-        if not isinstance(invert, bool):
-            raise MappingError(f"{where} ({item['id']}): invert must be true or false.")
-        mappings.append(
-            Mapping(item["id"], item["value"], kind, invert, tuple(path) if path else None)
-        )
+    mappings = [_read_mapping(item, f"mappings, item {n}") for n, item in enumerate(raw, start=1)]
     for mapping in mappings:
         same = [m.value for m in mappings if m.id == mapping.id]
         if len(same) > 1:
@@ -96,6 +66,34 @@ def read_mappings(raw: Sequence[Any]) -> list[Mapping]:
                 f"{' and '.join(same)}. Each id may have one value; keep one of them."
             )
     return mappings
+
+
+def _read_mapping(item: Any, where: str) -> Mapping:
+    if not isinstance(item, dict):
+        raise MappingError(f'{where}: expected an object like {{"id": ..., "value": ...}}.')
+    for part in ("id", "value"):
+        if not isinstance(item.get(part), str) or not item[part]:
+            raise MappingError(f"{where}: {part!r} is missing or no text.")
+    where = f"{where} ({item['id']})"
+    if unknown := sorted(set(item) - _KEYS):
+        raise MappingError(
+            f"{where}: unknown part {', '.join(unknown)}. Known: {', '.join(sorted(_KEYS))}."
+        )
+    kind: Kind = item.get("type") or "subscription"
+    if kind not in ("subscription", "attribute"):
+        raise MappingError(f"{where}: type {kind!r} is neither 'subscription' nor 'attribute'.")
+    path = item.get("path")
+    if path is not None and (
+        not isinstance(path, list) or not path or not all(isinstance(p, str) for p in path)
+    ):
+        raise MappingError(
+            f"{where}: path must be a list of texts, such as "
+            '["consents", "purposes", "a_b", "enabled"].'
+        )
+    invert = item.get("invert") or False
+    if not isinstance(invert, bool):
+        raise MappingError(f"{where}: invert must be true or false.")
+    return Mapping(item["id"], item["value"], kind, invert, tuple(path) if path else None)
 
 
 def flatten(tree: MappingABC[str, Any]) -> Iterator[tuple[Path, Any]]:

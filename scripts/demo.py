@@ -131,7 +131,11 @@ def show_people(before: dict[str, Any], after: dict[str, Any]) -> int:
         cells = []
         for name in SHOWN:
             old, new = before[person]["subscriptions"][name], after[person]["subscriptions"][name]
-            cells.append(f"[bold]{plain[old]} → {plain[new]}[/]" if old != new else f"[dim]{'yes' if old else 'no'}[/]")
+            cells.append(
+                f"[bold]{plain[old]} → {plain[new]}[/]"
+                if old != new
+                else f"[dim]{'yes' if old else 'no'}[/]"
+            )
         table.add_row(person, *cells)
     console.print(table)
     return len(changed)
@@ -145,9 +149,7 @@ def show_totals(before: dict[str, Any], after: dict[str, Any]) -> None:
     for name in after[next(iter(after))]["subscriptions"]:
         pairs = [(before[p]["subscriptions"][name], after[p]["subscriptions"][name]) for p in after]
         note = "  (no mapping names it)" if name not in SHOWN else ""
-        table.add_row(
-            name + note, str(pairs.count((False, True))), str(pairs.count((True, False)))
-        )
+        table.add_row(name + note, str(pairs.count((False, True))), str(pairs.count((True, False))))
     console.print(table)
 
 
@@ -181,7 +183,9 @@ def main() -> None:
         "NO_COLOR": "1",
     }
     console.rule("[bold]Consent from Didomi to Actito[/]")
-    console.print("[bold]1.[/] Installing the two plugins with Meltano (once; later runs are quick) ...")
+    console.print(
+        "[bold]1.[/] Installing the two plugins with Meltano (once; later runs are quick) ..."
+    )
     meltano(["install"], environment, DEMO / "install.log")
     console.print(f"[bold]2.[/] Starting a local Actito and Didomi with {PEOPLE} people ...")
     sandbox = start_sandbox(port)

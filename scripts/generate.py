@@ -72,9 +72,7 @@ def _meltano_setting(name: str, setting: dict[str, Any]) -> dict[str, Any]:
         "description": setting.get("description", ""),
     }
     if setting.get("enum"):
-        entry["options"] = [
-            {"label": str(v), "value": v} for v in setting["enum"] if v is not None
-        ]
+        entry["options"] = [{"label": str(v), "value": v} for v in setting["enum"] if v is not None]
     if setting.get("secret"):
         entry["sensitive"] = True
     if "default" in setting:
@@ -101,15 +99,12 @@ def meltano_yml() -> str:
         name: [c.value for c in plugin.capabilities] for name, (plugin, _) in _PLUGINS.items()
     }
     project = {
-        "version": 1,
         "requires_meltano": ">=4.0",
         "send_anonymous_usage_stats": False,
         "default_environment": "sandbox",
         "plugins": {
             "extractors": [
-                _plugin(
-                    "tap-didomi", capabilities["tap-didomi"], select=["consent_events.*"]
-                )
+                _plugin("tap-didomi", capabilities["tap-didomi"], select=["consent_events.*"])
             ],
             "loaders": [_plugin("target-actito", capabilities["target-actito"])],
         },
@@ -183,7 +178,11 @@ def settings_table(name: str) -> str:
     for setting, schema in schema_of(name)["properties"].items():
         kind = _type(schema) + (", secret" if schema.get("secret") else "")
         default = schema.get("default")
-        shown = "" if default is None else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        shown = (
+            ""
+            if default is None
+            else f"`{str(default).lower() if isinstance(default, bool) else default}`"
+        )
         text = schema.get("description", "").replace("|", "\\|").replace("\n", " ")
         if schema.get("enum"):
             text += f" One of {', '.join(f'`{v}`' for v in schema['enum'] if v is not None)}."

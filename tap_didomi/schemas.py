@@ -7,10 +7,12 @@ says boolean: null means that the person made none.
 
 from __future__ import annotations
 
+from typing import Any
+
 from singer_sdk import typing as th
 
 
-def _open(*properties: th.Property[object]) -> th.ObjectType:
+def _open(*properties: th.Property[Any]) -> th.ObjectType:
     return th.ObjectType(*properties, additional_properties=True)
 
 
@@ -76,9 +78,7 @@ _CONSENTS = _open(
 CONSENT_EVENTS = th.PropertiesList(
     th.Property("id", th.StringType, required=True, description="Event id, unique."),
     th.Property("organization_id", th.StringType, description="Organisation id."),
-    th.Property(
-        "created_at", th.DateTimeType, description="When the choices were made."
-    ),
+    th.Property("created_at", th.DateTimeType, description="When the choices were made."),
     th.Property("updated_at", th.DateTimeType, description="When the event last changed."),
     th.Property("version", th.NumberType, description="Version, where Didomi gives one."),
     th.Property("regulation", th.StringType, description="Regulation; gdpr when absent."),
@@ -145,8 +145,6 @@ CONSENT_USERS = th.PropertiesList(
     th.Property("metadata", _FREE, description="Free-form metadata."),
     th.Property("country", th.StringType, description="Country, two letters."),
     th.Property("last_seen_country", th.StringType, description="Country last seen."),
-    th.Property(
-        "consents", _CONSENTS, description="The whole status, under one regulation."
-    ),
+    th.Property("consents", _CONSENTS, description="The whole status, under one regulation."),
     additional_properties=True,
 ).to_dict()

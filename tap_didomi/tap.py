@@ -209,7 +209,7 @@ class TapDidomi(Tap):
 
     # Command line
 
-    cb_config = staticmethod(read_config_arguments)  # type: ignore[assignment]
+    cb_config = staticmethod(read_config_arguments)
 
     @classmethod
     def invoke(  # type: ignore[override]
@@ -240,9 +240,7 @@ class TapDidomi(Tap):
         try:
             tap.sync_all()
         except StoppedError:
-            cls.logger.warning(
-                "Stopped by %s.", signal.Signals(tap.shutdown.exit_code - 128).name
-            )
+            cls.logger.warning("Stopped by %s.", signal.Signals(tap.shutdown.exit_code - 128).name)
             tap.shutdown.finish()
         if tap.skipped_lines:
             cls.logger.error(
@@ -308,9 +306,5 @@ def _find_problems(config: dict[str, Any]) -> list[str]:
     missing = [n for n in ("api_key", "api_secret", "organization_id") if not config.get(n)]
     if not missing:
         return []
-    return [
-        f"{', '.join(missing)} missing. Either set export_root to read batch exports, or api_key, "
-        "api_secret and organization_id to read through the API."
-    ]
-
-
+    how = "Either set export_root to read batch exports, or all three to read through the API."
+    return [f"{', '.join(missing)} missing. {how}"]

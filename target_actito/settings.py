@@ -76,9 +76,7 @@ CONFIG = th.PropertiesList(
             th.ObjectType(
                 th.Property("id", th.StringType, required=True),
                 th.Property("value", th.StringType, required=True),
-                th.Property(
-                    "type", th.StringType, allowed_values=["subscription", "attribute"]
-                ),
+                th.Property("type", th.StringType, allowed_values=["subscription", "attribute"]),
                 th.Property("invert", th.BooleanType),
                 th.Property("path", th.ArrayType(th.StringType)),
             )
@@ -318,9 +316,7 @@ def _from_connector(source: dict[str, Any]) -> dict[str, Any]:
         or old_access.get("private_api_key")
         or old_access.get("api_key")
     )
-    found["mappings"] = (
-        source.get("mappings") or old.get("mappings") or _list(old, "properties")
-    )
+    found["mappings"] = source.get("mappings") or old.get("mappings") or _list(old, "properties")
     switches = ("upsert_mode", "enable_webhooks", "enable_emailing", "type_id")
     found |= {name: source.get(name) for name in switches}
     return found

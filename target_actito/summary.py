@@ -59,6 +59,7 @@ def to_dict(summary: Summary) -> dict[str, Any]:
 def to_text(summary: Summary) -> str:
     """Word the counts for the end of a log."""
     skipped = ", ".join(f"{n:,} {why}" for why, n in sorted(summary.skipped.items()))
+    opt_outs = f"{summary.rejected_opt_outs:,} with an opt-out"
     return "\n".join(
         [
             f"Summary ({summary.status}):",
@@ -70,8 +71,7 @@ def to_text(summary: Summary) -> str:
             f"    created      {summary.created:>9,}",
             f"    unmatched    {summary.unmatched:>9,}",
             f"    unchanged    {summary.unchanged:>9,}   (nothing but null or unmapped choices)",
-            f"  rejected       {summary.rejected:>9,}   "
-            f"({summary.rejected_opt_outs:,} with an opt-out)",
+            f"  rejected       {summary.rejected:>9,}   ({opt_outs})",
             f"  calls          {summary.calls:>9,}   ({summary.retries:,} of them repeated)",
             f"  time           {summary.seconds:>9,.1f} s",
         ]

@@ -129,7 +129,7 @@ class TargetActito(Target):
 
     # Command line
 
-    cb_config = staticmethod(read_config_arguments)  # type: ignore[assignment]
+    cb_config = staticmethod(read_config_arguments)
 
     @classmethod
     def invoke(  # type: ignore[override]
@@ -202,7 +202,7 @@ class TargetActito(Target):
         )
 
     def _handle_max_record_age(self) -> None:
-        """Nothing: the age of what waits is looked at by `_on_tick`, also while the tap is quiet."""
+        """Do nothing: `_on_tick` looks at the age of what waits, also while the tap is quiet."""
 
     def _write_state_message(self, state: dict[str, Any]) -> None:
         """Print nothing: STATE leaves through `_release` only, never from a drain of the SDK."""
@@ -427,7 +427,9 @@ class TargetActito(Target):
 
     def _report_metadata(self, translator: Translator) -> None:
         if names := sorted(translator.unknown_metadata):
-            logger.info("Metadata that is no attribute of the table, left out: %s.", ", ".join(names))
+            logger.info(
+                "Metadata that is no attribute of the table, left out: %s.", ", ".join(names)
+            )
         for name, count in sorted(translator.unusable_metadata.items()):
             logger.warning("Metadata %r could not be converted in %d records.", name, count)
 

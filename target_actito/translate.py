@@ -1,4 +1,4 @@
-"""From what a consent record says to values for a profile, by mappings and the table's structure."""
+"""From what a consent record says to values for a profile, by mappings and structure."""
 
 from __future__ import annotations
 

@@ -76,9 +76,7 @@ class Writer:
         self._max_concurrency = max_concurrency
         self._shutdown = shutdown
 
-    def write(
-        self, changes: Sequence[ProfileChange], on_result: Callable[[Result], None]
-    ) -> None:
+    def write(self, changes: Sequence[ProfileChange], on_result: Callable[[Result], None]) -> None:
         """Write changes in the order given, as far as calls at once allow.
 
         Args:
@@ -96,7 +94,9 @@ class Writer:
         pool = ThreadPoolExecutor(self._max_concurrency, thread_name_prefix="actito")
         try:
             while True:
-                while not failure and not self._stopping and len(running) < 2 * self._max_concurrency:
+                while (
+                    not failure and not self._stopping and len(running) < 2 * self._max_concurrency
+                ):
                     if (change := next(waiting, None)) is None:
                         break
                     running.add(pool.submit(self._write_one, change))

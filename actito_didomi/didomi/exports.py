@@ -127,7 +127,7 @@ class ExportFolder:
         number = 0
         try:
             with self._fs.open(file, "rb") as raw, gzip.GzipFile(fileobj=raw) as lines:
-                for number, line in enumerate(lines, start=1):  # noqa: B007 - used below
+                for number, line in enumerate(lines, start=1):
                     if line.strip():
                         yield decode_line(file, number, line)
         except (EOFError, zlib.error, gzip.BadGzipFile):

@@ -1,6 +1,7 @@
 """Consent records of Didomi, told apart by their shape, brought to one form.
 
-Three shapes arrive: consent events, consent users, and lines of batch exports (`{"user", "events"}`).
+Three shapes arrive: consent events, consent users, and lines of batch exports, which hold `user`
+and `events`.
 """
 
 from __future__ import annotations
@@ -200,9 +201,7 @@ def _moment(record: Mapping[str, Any], *names: str) -> int:
     for name in names:
         if (value := record.get(name)) is not None:
             return read_moment(value, name)
-    raise BadInputError(
-        f"`{names[0]}` is missing, so the order of the choices can't be told."
-    )
+    raise BadInputError(f"`{names[0]}` is missing, so the order of the choices can't be told.")
 
 
 def read_moment(value: Any, name: str) -> int:

@@ -133,9 +133,7 @@ class ActitoApi:
             raise Refusal(400, f"Unknown criteria: {', '.join(unknown)}")
         size = max(1, min(size, _LARGEST_PAGE))
         total, found = self.profiles.page(table, filters, max(0, page), size)
-        return JSONResponse(
-            {"profiles": found, "page": page, "pageSize": size, "total": total}
-        )
+        return JSONResponse({"profiles": found, "page": page, "pageSize": size, "total": total})
 
     async def _get_profile(self, request: Request) -> Response:
         answer = self.profiles.read(self._existing(request))

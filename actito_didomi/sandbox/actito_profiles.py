@@ -136,9 +136,7 @@ class Profiles:
         """
         attributes = self._checked(table, attributes, subscriptions)
         self._check_unique(table, attributes, profile_id)
-        row = self._db.one(
-            "SELECT attributes, subscriptions FROM profile WHERE id = ?", profile_id
-        )
+        row = self._db.one("SELECT attributes, subscriptions FROM profile WHERE id = ?", profile_id)
         if row is None:
             raise Refusal(404, "No such profile")
         before, subscribed = json.loads(row[0]), json.loads(row[1])
@@ -189,9 +187,7 @@ class Profiles:
                 continue
             found = self.find_by(table, name, value)
             if found is not None and found != own:
-                raise Refusal(
-                    self._options.conflict_status, f"{name} belongs to another profile"
-                )
+                raise Refusal(self._options.conflict_status, f"{name} belongs to another profile")
 
     def _store(
         self,

@@ -17,7 +17,7 @@ from actito_didomi.sandbox.didomi_api import DidomiApi
 from actito_didomi.sandbox.exports import write_exports
 from actito_didomi.sandbox.options import ORGANIZATION, SandboxOptions
 from actito_didomi.sandbox.people import populate
-from actito_didomi.sandbox.traffic import Fault, Traffic, refusal
+from actito_didomi.sandbox.traffic import Fault, Side, Traffic, refusal
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -95,7 +95,7 @@ class Sandbox:
         return Response(status_code=204)
 
     async def _exports(self, request: Request) -> Response:
-        """Write batch exports: `root`, `export_id`, and at will `days`, `organization`, `success`."""
+        """Write batch exports to `root`; at will `export_id`, `days`, `organization`, `success`."""
         body = await _body(request)
         if not body.get("root"):
             raise ValueError("root is required: the folder to write to")
@@ -130,7 +130,7 @@ async def _body(request: Request) -> Any:
 
 async def _not_routed(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    side = "didomi" if request.url.path.startswith("/didomi") else "actito"
+    side: Side = "didomi" if request.url.path.startswith("/didomi") else "actito"
     return refusal(side, status, "No such call" if status == 404 else "Method not allowed")  # noqa: PLR2004
 
 

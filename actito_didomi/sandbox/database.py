@@ -66,7 +66,9 @@ class Database:
         self.path = path
         self.connection = sqlite3.connect(path, isolation_level=None)
         self.connection.execute("PRAGMA journal_mode = MEMORY")
-        self.connection.execute("PRAGMA synchronous = OFF")  # a sandbox need not outlive the machine
+        self.connection.execute(
+            "PRAGMA synchronous = OFF"
+        )  # a sandbox need not outlive the machine
         self.connection.executescript(_SCHEMA)
 
     def clear(self) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from actito_didomi.sandbox.didomi_consents import Consents, DuplicateEventError
+from actito_didomi.sandbox.didomi_consents import Consents
 from actito_didomi.sandbox.didomi_organizations import ORGANIZATIONS, REGULATIONS, Organization
 from actito_didomi.sandbox.options import DIDOMI_KEY, DIDOMI_SECRET
 from actito_didomi.sandbox.traffic import Guarded, Traffic, refusal
@@ -150,7 +150,9 @@ class DidomiApi:
         events = body if isinstance(body, list) else [body]
         if not 1 <= len(events) <= MOST_EVENTS:
             raise _RefusalError(400, f"An array holds 1 to {MOST_EVENTS} events")
-        problems = [self._problem(organization, event, events[:n]) for n, event in enumerate(events)]
+        problems = [
+            self._problem(organization, event, events[:n]) for n, event in enumerate(events)
+        ]
         bad = [p for p in problems if p]
         if bad and not (isinstance(body, list) and self._options.array_per_item):
             raise bad[0]

@@ -78,7 +78,8 @@ class Consents:
         }
         self._db.run(
             "INSERT INTO consent_event "
-            "(organization_id, id, user_id, regulation, created_at, body) VALUES (?, ?, ?, ?, ?, ?)",
+            "(organization_id, id, user_id, regulation, created_at, body) "
+            "VALUES (?, ?, ?, ?, ?, ?)",
             organization,
             event_id,
             user["id"],

@@ -38,7 +38,7 @@ class SandboxOptions:
         patch_status: Answer to a successful PATCH: 200 with `profileId`, or 204 without a body
             (unknown).
         put_update_status: The same for a PUT that updated.
-        conflict_status: Answer when a unique value belongs to another profile: 409 or 400 (unknown).
+        conflict_status: Answer when a unique value belongs to another profile (unknown).
         strict_technical: Technical attributes in a body are refused; else ignored (unknown).
         unprefixed_urls: The old URLs without a category are served as well (announced to end).
         page_size: Profiles a page when the caller names no size (unknown).

@@ -83,9 +83,7 @@ def _profile(
     return attributes, {name: rng.random() < 0.5 for name in actito_tables.SUBSCRIPTIONS}
 
 
-def _consent_history(
-    rng: random.Random, consents: Consents, number: int, person: str
-) -> None:
+def _consent_history(rng: random.Random, consents: Consents, number: int, person: str) -> None:
     user_id = _uuid(rng)
     events = []
     for turn in range(rng.choice([1, 1, 2, 3, 4])):

@@ -24,6 +24,8 @@ from actito_didomi.sandbox.options import (
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from typing_extensions import Self
+
 HOST = "127.0.0.1"
 
 
@@ -110,7 +112,7 @@ class BackgroundSandbox:
         finally:
             sandbox.database.close()
 
-    def __enter__(self) -> BackgroundSandbox:
+    def __enter__(self) -> Self:
         """Start it, and wait until calls are taken."""
         self._thread.start()
         self._ready.wait(30)

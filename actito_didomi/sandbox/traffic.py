@@ -202,7 +202,9 @@ class Guarded:
             and options.limits
             and traffic.stats[side].at_once > options.max_concurrency
         ):
-            return await _send(refusal(side, 429, "Too many requests at once"), scope, receive, send)
+            return await _send(
+                refusal(side, 429, "Too many requests at once"), scope, receive, send
+            )
         if delay := traffic.throttle(side):
             await asyncio.sleep(delay)
         if fault and action == "stall":

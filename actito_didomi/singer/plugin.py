@@ -62,14 +62,17 @@ def read_lenient_json(text: str, source: str) -> dict[str, Any]:
 
 def config_error(errors: list[str], schema: Mapping[str, Any] | None = None) -> Exception:
     """Make the SDK's error for wrong settings, which its command line prints one a line."""
-    return ConfigValidationError("Config validation failed", errors=errors, schema=dict(schema or {}))
+    return ConfigValidationError(
+        "Config validation failed", errors=errors, schema=dict(schema or {})
+    )
 
 
 def read_config_arguments(
     ctx: click.Context, param: click.Option, value: tuple[str, ...]
 ) -> _ConfigInput:
-    """Read the files given with `--config`, later ones over earlier ones; `ENV` stands for the
-    environment.
+    """Read the files given with `--config`, later ones over earlier ones.
+
+    `ENV` among them stands for the environment.
     """
     del ctx, param
     config: dict[str, Any] = {}

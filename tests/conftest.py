@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from support import Actito, target_config
+
+from actito_didomi.sandbox.options import SandboxOptions
+from actito_didomi.sandbox.server import BackgroundSandbox
+
+# Machines are noisy: no test fails for being slow.
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside() -> None:
+    for name in list(os.environ):
+        if name.startswith(("TAP_", "TARGET_", "MELTANO_", "LOGLEVEL")):
+            del os.environ[name]
+
+
+@pytest.fixture(autouse=True)
+def _keep_signals_and_logging() -> Iterator[None]:
+    """Plugins set signal handlers and filters when they are made in this process."""
+    handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+    filters = {h: list(h.filters) for h in logging.getLogger().handlers}
+    yield
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+    for log_handler, kept in filters.items():
+        log_handler.filters[:] = kept
+
+
+@pytest.fixture
+def options() -> SandboxOptions:
+    """Switches of the sandbox; a module may override this."""
+    return SandboxOptions(limits=False)
+
+
+@pytest.fixture
+def url(options: SandboxOptions) -> Iterator[str]:
+    """A sandbox of the test's own."""
+    with BackgroundSandbox(options) as sandbox:
+        yield sandbox.url
+
+
+@pytest.fixture
+def actito(url: str) -> Actito:
+    """The sandbox's Actito."""
+    return Actito(url)
+
+
+@pytest.fixture
+def config(url: str, tmp_path: Path) -> dict[str, Any]:
+    """Settings of target-actito for the sandbox."""
+    return target_config(url, tmp_path)

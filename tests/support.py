@@ -1,0 +1,288 @@
+"""What several tests need: messages, settings for the sandbox, and plugins as real processes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from actito_didomi.sandbox.options import ACTITO_KEY, DIDOMI_KEY, DIDOMI_SECRET, ORGANIZATION
+from target_actito.target import TargetActito
+
+BIN = Path(sys.executable).parent
+MAPPINGS = [
+    {"id": "Newsletter", "value": "consents_channels_email_enabled"},
+    {"id": "SmsAlerts", "value": "consents_channels_sms_enabled"},
+    {"id": "PartnerOffers", "value": "consents_purposes_partner_offers_enabled"},
+    {"id": "Loyalty_Club", "value": "consents_purposes_loyalty_club-R4_enabled"},
+]
+EVENT_SCHEMA = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "string"},
+        "created_at": {"type": ["string", "null"]},
+        "user": {"type": ["object", "null"]},
+        "consents": {"type": ["object", "null"]},
+    },
+}
+
+
+def event(
+    person: str | None,
+    when: str = "2026-10-01T10:00:00Z",
+    *,
+    channels: dict[str, Any] | None = None,
+    purposes: dict[str, Any] | None = None,
+    metadata: dict[str, Any] | None = None,
+    **more: Any,
+) -> dict[str, Any]:
+    """Make a consent event: choices by channel id and by purpose id."""
+    user: dict[str, Any] = {"id": f"user-{person}"}
+    if person is not None:
+        user["organization_user_id"] = person
+    if metadata is not None:
+        user["metadata"] = metadata
+    return {
+        "id": f"event-{person}-{when}",
+        "created_at": when,
+        "user": user,
+        "consents": {
+            "channels": [{"id": k, "enabled": v} for k, v in (channels or {}).items()],
+            "purposes": [
+                {"id": k, **(v if isinstance(v, dict) else {"enabled": v})}
+                for k, v in (purposes or {}).items()
+            ],
+        },
+        **more,
+    }
+
+
+def schema(stream: str = "consent_events", **extra: Any) -> dict[str, Any]:
+    """Make a SCHEMA message."""
+    return {
+        "type": "SCHEMA",
+        "stream": stream,
+        "schema": EVENT_SCHEMA,
+        "key_properties": ["id"],
+        **extra,
+    }
+
+
+def record(value: Any, stream: str = "consent_events") -> dict[str, Any]:
+    """Make a RECORD message."""
+    return {"type": "RECORD", "stream": stream, "record": value}
+
+
+def state(value: Any) -> dict[str, Any]:
+    """Make a STATE message."""
+    return {"type": "STATE", "value": value}
+
+
+def stream_of(*events: Any) -> list[dict[str, Any]]:
+    """Make a whole input: SCHEMA, RECORDs, and a STATE that says how many."""
+    return [schema(), *map(record, events), state({"read": len(events)})]
+
+
+def lines(messages: Iterable[Any]) -> str:
+    """Write messages as a tap does; texts go in as they are."""
+    return "".join((m if isinstance(m, str) else json.dumps(m)) + "\n" for m in messages)
+
+
+def target_config(url: str, folder: Path, **changes: Any) -> dict[str, Any]:
+    """Settings of target-actito for a sandbox, quick to give up."""
+    return {
+        "api_key": ACTITO_KEY,
+        "api_url": f"{url}/actito",
+        "entity_id": "demo",
+        "table_name": "Profiles",
+        "user_unique_key": "customerId",
+        "mappings": MAPPINGS,
+        "calls_per_minute": 1_000_000,
+        "retry_tries": 3,
+        "retry_seconds": 0,
+        "rejects_path": str(folder / "rejects.jsonl"),
+        "report_path": str(folder / "report.json"),
+        **changes,
+    }
+
+
+def tap_config(url: str, **changes: Any) -> dict[str, Any]:
+    """Settings of tap-didomi for a sandbox's API, quick to give up."""
+    return {
+        "api_key": DIDOMI_KEY,
+        "api_secret": DIDOMI_SECRET,
+        "organization_id": ORGANIZATION,
+        "api_url": f"{url}/didomi/v1",
+        "retry_tries": 3,
+        "retry_seconds": 0,
+        **changes,
+    }
+
+
+@dataclass
+class Actito:
+    """Looks into, and changes, a sandbox's Actito, past all limits and counts that matter."""
+
+    url: str
+
+    def _headers(self) -> dict[str, str]:
+        token = requests.get(
+            f"{self.url}/actito/auth/token", headers={"Authorization": ACTITO_KEY}, timeout=30
+        ).json()["accessToken"]
+        return {"Authorization": f"Bearer {token}"}
+
+    def _profiles(self, table: str = "Profiles") -> str:
+        return f"{self.url}/actito/profiles/v5/entities/demo/profile-tables/{table}/profiles"
+
+    def create(self, person: str, **given: Any) -> None:
+        """Create a profile with all subscriptions off unless given."""
+        attributes = {"customerId": person, "lastName": "Doe", **given.pop("attributes", {})}
+        body = {"attributes": attributes, "subscriptions": given}
+        answer = requests.post(self._profiles(), json=body, headers=self._headers(), timeout=30)
+        assert answer.status_code == 201, answer.text
+
+    def create_many(self, people: Iterable[str]) -> None:
+        """Create many profiles over one connection."""
+        with requests.Session() as session:
+            session.headers.update(self._headers())
+            for person in people:
+                body = {"attributes": {"customerId": person, "lastName": "Doe"}}
+                session.post(self._profiles(), json=body, timeout=30).raise_for_status()
+
+    def delete(self, profile_id: int) -> None:
+        """Delete a profile."""
+        requests.delete(
+            f"{self._profiles()}/{profile_id}", headers=self._headers(), timeout=30
+        ).raise_for_status()
+
+    def all(self) -> dict[str, dict[str, Any]]:
+        """Read all profiles, by customer id."""
+        headers, found, page = self._headers(), {}, 0
+        while True:
+            answer = requests.get(
+                self._profiles(),
+                params={"page": page, "pageSize": 1000},
+                headers=headers,
+                timeout=30,
+            ).json()
+            found |= {p["attributes"]["customerId"]: p for p in answer["profiles"]}
+            if not answer["profiles"] or len(found) >= answer["total"]:
+                return found
+            page += 1
+
+    def subscriptions(self, person: str) -> dict[str, bool]:
+        """Read one person's subscriptions."""
+        result: dict[str, bool] = self.all()[person]["subscriptions"]
+        return result
+
+    def attributes(self, person: str) -> dict[str, Any]:
+        """Read one person's attributes."""
+        result: dict[str, Any] = self.all()[person]["attributes"]
+        return result
+
+    def stats(self, side: str = "actito") -> dict[str, Any]:
+        """Read the sandbox's counts."""
+        result: dict[str, Any] = requests.get(f"{self.url}/sandbox/stats", timeout=30).json()[side]
+        return result
+
+    def calls(self, route: str) -> int:
+        """Count the calls of one route."""
+        return int(self.stats()["routes"].get(route, {}).get("calls", 0))
+
+    def steer(self, what: str, body: Any) -> Any:
+        """Steer the sandbox: `faults`, `options`, `reset` or `exports`."""
+        answer = requests.post(f"{self.url}/sandbox/{what}", json=body, timeout=60)
+        assert answer.ok, answer.text
+        return answer.json() if answer.content else None
+
+
+@dataclass
+class Run:
+    """What a plugin's process did."""
+
+    exit_code: int
+    out: str
+    err: str
+
+    @property
+    def states(self) -> list[Any]:
+        """What a target printed."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """What a tap printed."""
+        return [json.loads(line) for line in self.out.splitlines()]
+
+    def records(self, stream: str) -> list[dict[str, Any]]:
+        """The records of one stream of a tap."""
+        found = [m for m in self.messages if m["type"] == "RECORD" and m["stream"] == stream]
+        return [m["record"] for m in found]
+
+
+def clean_environment(**more: str) -> dict[str, str]:
+    """Give the environment without settings of plugins."""
+    kept = {
+        k: v
+        for k, v in os.environ.items()
+        if not k.startswith(("TAP_", "TARGET_", "MELTANO_", "LOGLEVEL"))
+    }
+    return {**kept, **more}
+
+
+def run_plugin(
+    name: str,
+    config: dict[str, Any] | str,
+    folder: Path,
+    *arguments: str,
+    stdin: str = "",
+    **environment: str,
+) -> Run:
+    """Run a plugin as a process of its own."""
+    path = folder / f"{name}.json"
+    path.write_text(config if isinstance(config, str) else json.dumps(config))
+    done = subprocess.run(
+        [str(BIN / name), "--config", str(path), *arguments],
+        input=stdin,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        cwd=folder,
+        env=clean_environment(**environment),
+    )
+    return Run(done.returncode, done.stdout, done.stderr)
+
+
+def run_target(
+    config: dict[str, Any], folder: Path, messages: Iterable[Any], *arguments: str, **env: str
+) -> Run:
+    """Run target-actito over messages, as a process."""
+    return run_plugin("target-actito", config, folder, *arguments, stdin=lines(messages), **env)
+
+
+def listen(config: dict[str, Any], messages: Iterable[Any]) -> TargetActito:
+    """Run target-actito over messages in this process; give the target."""
+    target = TargetActito(config=dict(config))
+    target.listen(io.StringIO(lines(messages)))
+    return target
+
+
+def report(config: dict[str, Any]) -> dict[str, Any]:
+    """Read the report of the last run."""
+    result: dict[str, Any] = json.loads(Path(config["report_path"]).read_text())
+    return result
+
+
+def rejects(config: dict[str, Any]) -> list[dict[str, Any]]:
+    """Read the rejects file."""
+    path = Path(config["rejects_path"])
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
