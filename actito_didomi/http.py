@@ -248,7 +248,7 @@ class ApiSession:
         """Assemble the retry rules; a pause ends at once when the process is told to stop."""
         policy = self._retry
         backoff = tenacity.wait_exponential_jitter(
-            initial=min(1.0, policy.longest_wait),
+            multiplier=min(1.0, policy.longest_wait),
             max=policy.longest_wait,
             jitter=min(1.0, policy.longest_wait),
         )

@@ -99,7 +99,8 @@ class ApiUsers(DidomiStream):
 class ApiEvents(DidomiStream):
     """Consent events, a call a user; they follow the users that changed.
 
-    Not selected unless asked for, since so many calls are practical for small organisations only.
+    Read only when a catalog selects them, since so many calls are practical for small organisations
+    only.
     """
 
     name = "consent_events"
@@ -108,7 +109,7 @@ class ApiEvents(DidomiStream):
     state_partitioning_keys = ()
     primary_keys = ("id",)
     schema = schemas.CONSENT_EVENTS
-    selected_by_default = False
+    off_without_catalog = True
 
     def get_records(self, context: Context | None) -> Iterable[dict[str, Any]]:
         """Give one user's events that came or changed since the bookmark."""

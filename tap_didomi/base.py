@@ -23,6 +23,8 @@ class DidomiStream(Stream):
 
     TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
     STATE_MSG_FREQUENCY = sys.maxsize
+    off_without_catalog = False
+    """Whether the stream is read only when a catalog selects it."""
 
     @property
     def didomi(self) -> TapDidomi:

@@ -115,14 +115,14 @@ class ExportEvents(ExportStream):
 class ExportUsers(ExportStream):
     """Users of batch exports, each with the whole status of that day.
 
-    Not selected unless asked for: written to Actito, a whole status would overwrite newer choices
+    Read only when a catalog selects it: written to Actito, a whole status would overwrite newer choices
     that were made there.
     """
 
     name = "consent_users"
     primary_keys = ("id",)
     schema = schemas.CONSENT_USERS
-    selected_by_default = False
+    off_without_catalog = True
 
     def records_of(self, line: dict[str, Any]) -> Iterable[dict[str, Any]]:
         """Give the user of a line."""

@@ -80,7 +80,6 @@ CONSENT_EVENTS = th.PropertiesList(
     th.Property("organization_id", th.StringType, description="Organisation id."),
     th.Property("created_at", th.DateTimeType, description="When the choices were made."),
     th.Property("updated_at", th.DateTimeType, description="When the event last changed."),
-    th.Property("version", th.NumberType, description="Version, where Didomi gives one."),
     th.Property("regulation", th.StringType, description="Regulation; gdpr when absent."),
     th.Property(
         "status",

@@ -26,6 +26,7 @@ from actito_didomi.singer.plugin import (
 )
 from actito_didomi.singer.shutdown import Shutdown
 from tap_didomi.api import ApiEvents, ApiUsers
+from tap_didomi.base import DidomiStream
 from tap_didomi.exports import ExportEvents, ExportUsers
 
 if TYPE_CHECKING:
@@ -131,6 +132,13 @@ CONFIG = th.PropertiesList(
         description="Shortest time to go on trying, in seconds. `retry_tries` and this must both "
         "be used up.",
     ),
+    th.Property(
+        "retry_max_wait",
+        th.NumberType(exclusive_minimum=0),
+        default=60,
+        title="Longest pause (s)",
+        description="Longest pause between two tries, in seconds. Pauses double from one second.",
+    ),
 ).to_dict()
 
 GROUPS = [["export_root"], ["api_key", "api_secret", "organization_id"]]
@@ -178,7 +186,11 @@ class TapDidomi(Tap):
             self.config["api_secret"],
             base_url=self.config["api_url"],
             timeout=float(self.config["request_timeout"]),
-            retry=RetryPolicy(self.config["retry_tries"], float(self.config["retry_seconds"])),
+            retry=RetryPolicy(
+                tries=self.config["retry_tries"],
+                seconds=float(self.config["retry_seconds"]),
+                longest_wait=float(self.config["retry_max_wait"]),
+            ),
             stop=self.shutdown.requested,
         )
 
@@ -237,6 +249,10 @@ class TapDidomi(Tap):
             catalog=_load(catalog, "--catalog"),
             parse_env_config=given.parse_env,
         )
+        if catalog is None:
+            for stream in tap.streams.values():
+                if isinstance(stream, DidomiStream) and stream.off_without_catalog:
+                    stream.selected = False
         try:
             tap.sync_all()
         except StoppedError:

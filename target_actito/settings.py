@@ -153,6 +153,13 @@ CONFIG = th.PropertiesList(
         "be used up.",
     ),
     th.Property(
+        "retry_max_wait",
+        th.NumberType(exclusive_minimum=0),
+        default=60,
+        title="Longest pause (s)",
+        description="Longest pause between two tries, in seconds. Pauses double from one second.",
+    ),
+    th.Property(
         "max_buffered_people",
         th.IntegerType(minimum=1),
         default=200_000,
@@ -399,7 +406,11 @@ def read_settings(config: dict[str, Any]) -> Settings:
         calls_per_minute=config["calls_per_minute"],
         max_concurrency=config["max_concurrency"],
         request_timeout=float(config["request_timeout"]),
-        retry=RetryPolicy(tries=config["retry_tries"], seconds=float(config["retry_seconds"])),
+        retry=RetryPolicy(
+            tries=config["retry_tries"],
+            seconds=float(config["retry_seconds"]),
+            longest_wait=float(config["retry_max_wait"]),
+        ),
         max_buffered_people=config["max_buffered_people"],
         flush_interval=float(config["flush_interval"]),
         rejects_path=config["rejects_path"],

@@ -108,6 +108,7 @@ def target_config(url: str, folder: Path, **changes: Any) -> dict[str, Any]:
         "calls_per_minute": 1_000_000,
         "retry_tries": 3,
         "retry_seconds": 0,
+        "retry_max_wait": 0.05,
         "rejects_path": str(folder / "rejects.jsonl"),
         "report_path": str(folder / "report.json"),
         **changes,
@@ -123,6 +124,7 @@ def tap_config(url: str, **changes: Any) -> dict[str, Any]:
         "api_url": f"{url}/didomi/v1",
         "retry_tries": 3,
         "retry_seconds": 0,
+        "retry_max_wait": 0.05,
         **changes,
     }
 

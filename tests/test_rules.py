@@ -200,7 +200,6 @@ def test_rule_4_a_profile_that_vanishes_between_get_and_put_is_not_made_again(
     actito.create("ann")
     profile_id = actito.attributes("ann")["profileId"]
 
-
     def vanish() -> None:
         while not actito.calls("put_profile"):
             time.sleep(0.02)
@@ -304,9 +303,7 @@ def test_rule_6_a_table_can_be_given_by_id_and_unmapped_subscriptions_are_told(
     """Subscriptions that no mapping names are reported."""
     actito.create("ann")
     caplog.set_level("INFO")
-    listen(
-        {**config, "table_name": "16"}, stream_of(event("ann", channels={"email": True}))
-    )
+    listen({**config, "table_name": "16"}, stream_of(event("ann", channels={"email": True})))
     assert actito.subscriptions("ann")["Newsletter"]
     assert any("LegacyMagazine" in r.getMessage() for r in caplog.records)
 
@@ -438,9 +435,7 @@ def test_mappings_to_attributes_and_inverted_ones(actito: Actito, config: dict[s
         {"id": "loyaltyPoints", "value": "metadata_points", "type": "attribute"},
     ]
     metadata = {"frequency": "weekly", "since": "2020-01-05T12:00:00Z", "points": "41"}
-    choices = event(
-        "ann", channels={"email": False}, purposes={"surveys": True}, metadata=metadata
-    )
+    choices = event("ann", channels={"email": False}, purposes={"surveys": True}, metadata=metadata)
     listen({**config, "mappings": mappings}, stream_of(choices))
     assert actito.subscriptions("ann")["LegacyMagazine"]
     after = actito.attributes("ann")
@@ -477,7 +472,7 @@ def test_a_value_that_is_no_boolean_is_rejected_by_name(
 def test_too_many_rejects_stop_the_run(
     actito: Actito, config: dict[str, Any], tmp_path: Path
 ) -> None:
-    """`max_rejects` ends a run whose configuration is plainly wrong; no STATE passes what is left."""
+    """`max_rejects` ends a run that is plainly wrong; no STATE passes what is left."""
     people = [f"p{n}" for n in range(40)]
     actito.create_many(people)
     fault = {"side": "actito", "route": "patch_profile", "action": "status", "count": 1000}

@@ -121,12 +121,18 @@ def _event(
         user["organization_user_id"] = person
     if rng.random() < 0.4:
         user["metadata"] = _metadata(rng)
+    more: dict[str, Any] = {}
+    if rng.random() < 0.2:
+        more = {"metadata": {"booking_id": rng.randrange(1000)}, "domain": "shop.example.com"}
+    if rng.random() < 0.1:
+        more |= {"proofs_id": [_uuid(rng)], "delegate": {"id": "call-centre", "name": "Calls"}}
     consents = _current_choices(rng) if organization == ORGANIZATION else _legacy_choices(rng)
     return {
         "id": _uuid(rng),
         "created_at": moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z",
         "user": user,
         "consents": consents,
+        **more,
     }
 
 
