@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BODY_LIMIT = 2_000
+_PATIENCE = 60.0
+"""Seconds that `Retry-After` may ask for in any case; beyond, no more than all tries may take."""
 _WINDOW_MS = 60_500
 """A minute and a little: the server's clock starts when a call arrives, ours when it leaves."""
 
@@ -258,7 +260,7 @@ class ApiSession:
 
         def asks_too_long(state: tenacity.RetryCallState) -> bool:
             asked = _retry_error(state).retry_after
-            return asked is not None and asked > max(policy.seconds, policy.longest_wait)
+            return asked is not None and asked > max(policy.seconds, _PATIENCE)
 
         enough = tenacity.stop_any(
             tenacity.stop_when_event_set(self._stop),

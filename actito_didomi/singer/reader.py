@@ -88,6 +88,11 @@ class SafeReader(GenericSingerReader[str]):
             raise InvalidInputLine(
                 f"Line {self.line_number} of the input is no Singer message: it has no `type`."
             )
+        if message["type"] == "RECORD" and not isinstance(message.get("record", {}), dict):
+            raise InvalidInputLine(
+                f"Line {self.line_number} of the input is a RECORD message whose `record` is no "
+                "object."
+            )
         return message
 
     @staticmethod

@@ -1,0 +1,447 @@
+"""tap-didomi: batch exports and the API, as processes."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import signal
+import subprocess
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support import BIN, Actito, Run, clean_environment, event, run_plugin, tap_config
+
+from actito_didomi.didomi.exports import ExportFolder
+from actito_didomi.didomi.lists import read_page
+from actito_didomi.errors import BadInputError
+
+
+def line(person: str, *events: dict[str, Any]) -> dict[str, Any]:
+    """Make a line of an export."""
+    user = {"id": f"user-{person}", "organization_user_id": person, "consents": {}}
+    return {"user": user, "events": list(events)}
+
+
+def write_partition(
+    root: Path,
+    date: str,
+    lines: list[Any],
+    *,
+    export: str = "e1",
+    success: bool = True,
+    name: str = "part-0.json.gz",
+) -> Path:
+    """Write one file of a partition; texts go in as they are."""
+    folder = root / "data" / f"export-id={export}" / f"date={date}" / "users"
+    folder.mkdir(parents=True, exist_ok=True)
+    with gzip.open(folder / name, "wt", encoding="utf-8") as file:
+        for item in lines:
+            file.write((item if isinstance(item, str) else json.dumps(item)) + "\n")
+    if success:
+        (folder.parent / "_SUCCESS").touch()
+    return folder / name
+
+
+def tap(folder: Path, root: Path, *arguments: str, state: Any = None, **config: Any) -> Run:
+    """Run the tap over exports."""
+    if state is not None:
+        path = folder / "state.json"
+        path.write_text(json.dumps(state))
+        arguments = (*arguments, "--state", str(path))
+    return run_plugin("tap-didomi", {"export_root": f"file://{root}", **config}, folder, *arguments)
+
+
+def last_state(run: Run) -> Any:
+    """Give the last STATE."""
+    return [m["value"] for m in run.messages if m["type"] == "STATE"][-1]
+
+
+def ids(run: Run, stream: str = "consent_events") -> list[str]:
+    """Give the ids of the records."""
+    return [r["id"] for r in run.records(stream)]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three days of one export, in a folder of their own."""
+    folder = tmp_path / "exports"
+    for day in (3, 1, 2):
+        date = f"2026-10-0{day}"
+        write_partition(folder, date, [line("ann", event("ann", f"{date}T10:00:00Z"))])
+    return folder
+
+
+def test_partitions_are_read_in_order_of_their_dates_and_once(tmp_path: Path, root: Path) -> None:
+    """The state is the last finished date of each export; a second run finds nothing."""
+    run = tap(tmp_path, root)
+    assert run.exit_code == 0
+    assert [r["created_at"][:10] for r in run.records("consent_events")] == [
+        "2026-10-01",
+        "2026-10-02",
+        "2026-10-03",
+    ]
+    assert last_state(run) == {
+        "bookmarks": {"consent_events": {"exports": {"e1": "2026-10-03"}}}
+    }
+    assert ids(tap(tmp_path, root, state=last_state(run))) == []
+
+
+def test_reading_stops_before_an_unfinished_partition(tmp_path: Path, root: Path) -> None:
+    """None is skipped: what comes behind it waits, and is read when it is finished."""
+    (root / "data/export-id=e1/date=2026-10-02/_SUCCESS").unlink()
+    run = tap(tmp_path, root)
+    assert run.exit_code == 0
+    assert len(ids(run)) == 1
+    assert last_state(run)["bookmarks"]["consent_events"]["exports"] == {"e1": "2026-10-01"}
+    assert "2026-10-02 has no _SUCCESS yet" in run.err
+    (root / "data/export-id=e1/date=2026-10-02/_SUCCESS").touch()
+    assert len(ids(tap(tmp_path, root, state=last_state(run)))) == 2
+
+
+def test_exports_are_read_each_for_itself(tmp_path: Path, root: Path) -> None:
+    """An unfinished partition of one export holds up no other; `export_ids` limits them."""
+    second = [line("bob", event("bob"))]
+    write_partition(root, "2026-10-01", second, export="e2", success=False)
+    write_partition(root, "2026-10-01", second, export="e3")
+    run = tap(tmp_path, root)
+    assert last_state(run)["bookmarks"]["consent_events"]["exports"] == {
+        "e1": "2026-10-03",
+        "e3": "2026-10-01",
+    }
+    assert len(ids(tap(tmp_path, root, export_ids=["e3"]))) == 1
+    run = tap(tmp_path, root, export_ids=["e9"])
+    assert run.exit_code == 1
+    assert "no export e9" in run.err
+    assert "e1, e2, e3" in run.err
+
+
+def test_start_date_leaves_out_earlier_days(tmp_path: Path, root: Path) -> None:
+    """The first day is part of it."""
+    assert len(ids(tap(tmp_path, root, start_date="2026-10-02"))) == 2
+
+
+def test_events_carry_their_user(tmp_path: Path) -> None:
+    """An event of a line that doesn't say whose it is gets the line's user."""
+    root = tmp_path / "exports"
+    bare = event("ann")
+    del bare["user"]
+    partly = {**event("ann"), "id": "second", "user": {"id": "user-ann"}}
+    entry = line("ann", bare, partly)
+    entry["user"]["metadata"] = {"shop": "Gent"}
+    write_partition(root, "2026-10-01", [entry])
+    first, second = tap(tmp_path, root).records("consent_events")
+    owner = {"id": "user-ann", "organization_user_id": "ann"}
+    assert first["user"] == {**owner, "metadata": {"shop": "Gent"}}
+    assert second["user"] == owner
+
+
+def test_records_go_out_as_they_came(tmp_path: Path) -> None:
+    """Nulls, unknown fields, metadata and values of any form are kept."""
+    root = tmp_path / "exports"
+    odd = event("ann", channels={"email": None}, metadata={"a": {"b": [1, 2.5, None]}})
+    odd["future_field"] = {"x": 1}
+    odd["consents"]["purposes"] = [{"id": "p", "enabled": None, "values": {"q": {"value": "1,2"}}}]
+    write_partition(root, "2026-10-01", [line("ann", odd)])
+    assert tap(tmp_path, root).records("consent_events") == [odd]
+
+
+def test_users_are_read_when_a_catalog_selects_them(tmp_path: Path, root: Path) -> None:
+    """Without a catalog only events are read; a discovered catalog offers both."""
+    assert ids(tap(tmp_path, root), "consent_users") == []
+    catalog = tap(tmp_path, root, "--discover").out
+    path = tmp_path / "catalog.json"
+    path.write_text(catalog)
+    run = tap(tmp_path, root, "--catalog", str(path))
+    assert ids(run, "consent_users") == ["user-ann"] * 3
+    assert len(ids(run)) == 3
+
+
+@pytest.mark.parametrize("damage", ["no JSON", "no user", "truncated", "not gzip"])
+def test_a_broken_line_names_the_file_and_the_line(tmp_path: Path, damage: str) -> None:
+    """`fail` ends there with the state before it; `skip` counts, reports and goes on."""
+    root = tmp_path / "exports"
+    write_partition(root, "2026-10-01", [line("ann", event("ann"))])
+    good = [line(f"p{n}", event(f"p{n}")) for n in range(300)]
+    broken = {"no JSON": '{"user": ', "no user": '{"events": []}'}.get(damage)
+    items = [*good[:2], broken, *good[2:]] if broken else good
+    path = write_partition(root, "2026-10-02", items)
+    write_partition(root, "2026-10-03", [line("zoe", event("zoe"))])
+    if damage == "truncated":
+        path.write_bytes(path.read_bytes()[:-200])
+    if damage == "not gzip":
+        path.write_bytes(b"plain text\n")
+    run = tap(tmp_path, root)
+    assert run.exit_code == 1
+    assert "part-0.json.gz" in run.err
+    if broken:
+        assert "part-0.json.gz, line 3:" in run.err
+    assert "on_bad_line" in run.err
+    assert last_state(run)["bookmarks"]["consent_events"]["exports"] == {"e1": "2026-10-01"}
+    run = tap(tmp_path, root, on_bad_line="skip")
+    assert run.exit_code == 0
+    assert "1 broken line(s) or file(s) were skipped" in run.err
+    assert "event-zoe-2026-10-01T10:00:00Z" in ids(run)
+    if broken:
+        assert len(ids(run)) == 302
+
+
+def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+    """The setting is named."""
+    run = tap(tmp_path, tmp_path / "nowhere")
+    assert run.exit_code == 1
+    assert "export_root: there is nothing at" in run.err
+
+
+def test_a_file_system_without_its_library_names_the_extra(tmp_path: Path) -> None:
+    """The base package brings no cloud libraries."""
+    run = run_plugin("tap-didomi", {"export_root": "s3://bucket/x"}, tmp_path)
+    assert run.exit_code == 1
+    assert "pip install 'actito-didomi[s3]'" in run.err
+
+
+def test_any_file_system_of_fsspec_can_hold_exports() -> None:
+    """Here one in memory stands for a bucket."""
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.makedirs("/bucket/data/export-id=e/date=2026-10-01/users", exist_ok=True)
+    path = "/bucket/data/export-id=e/date=2026-10-01/users/a.json.gz"
+    memory.pipe(path, gzip.compress(json.dumps(line("ann")).encode()))
+    memory.pipe("/bucket/data/export-id=e/date=2026-10-01/_SUCCESS", b"")
+    folder = ExportFolder("memory://bucket")
+    (partition,) = folder.partitions()["e"]
+    assert partition.complete
+    (read,) = folder.lines(partition.files[0])
+    assert read.value
+    assert read.value["user"]["organization_user_id"] == "ann"
+
+
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    """A file of ten times the lines is read in the same memory."""
+    padding = "x" * 2000
+    peaks = []
+    for count in (500, 5000):
+        entry = line("ann", {**event("ann"), "padding": padding})
+        path = write_partition(tmp_path / str(count), "2026-10-01", [entry] * count)
+        folder = ExportFolder(f"file://{tmp_path / str(count)}")
+        tracemalloc.start()
+        assert sum(1 for _ in folder.lines(str(path))) == count
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert peaks[1] < peaks[0] * 1.5
+
+
+def test_a_killed_run_reads_its_partition_again(tmp_path: Path, root: Path) -> None:
+    """The state of a run that broke off inside a partition is that of the one before."""
+    path = root / "data/export-id=e1/date=2026-10-02/users/part-0.json.gz"
+    whole = path.read_bytes()
+    path.write_bytes(whole[:-10])
+    run = tap(tmp_path, root)
+    path.write_bytes(whole)
+    assert [r["created_at"][:10] for r in tap(tmp_path, root, state=last_state(run)).records(
+        "consent_events"
+    )] == ["2026-10-02", "2026-10-03"]  # fmt: skip
+
+
+def test_sigterm_ends_the_tap_between_two_records(tmp_path: Path) -> None:
+    """Exit 143, whole lines only, and no state of a partition that wasn't read to its end."""
+    root = tmp_path / "exports"
+    entries = [line(f"p{n}", event(f"p{n}")) for n in range(20_000)]
+    write_partition(root, "2026-10-01", entries)
+    config = tmp_path / "tap.json"
+    config.write_text(json.dumps({"export_root": f"file://{root}"}))
+    with subprocess.Popen(
+        [str(BIN / "tap-didomi"), "--config", str(config)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=clean_environment(),
+    ) as process:
+        assert process.stdout
+        first = [process.stdout.readline() for _ in range(20)]
+        process.send_signal(signal.SIGTERM)
+        rest = process.stdout.read().splitlines()
+    assert process.returncode == 143
+    messages = [json.loads(text) for text in [*first, *rest]]
+    assert len(messages) < 20_000
+    assert not any(m["type"] == "STATE" and m["value"].get("bookmarks", {}).get(
+        "consent_events", {}).get("exports") for m in messages)  # fmt: skip
+
+
+# Through the API
+
+
+@pytest.fixture
+def people(actito: Actito) -> Actito:
+    """A sandbox with 250 persons: three pages of Didomi users."""
+    actito.steer("reset", {"people": 250})
+    return actito
+
+
+def every(url: str, folder: Path, state: Any = None, **config: Any) -> Run:
+    """Run the tap through the API with both streams selected."""
+    settings = tap_config(url, **config)
+    path = folder / "catalog.json"
+    path.write_text(run_plugin("tap-didomi", settings, folder, "--discover").out)
+    arguments = ["--catalog", str(path)]
+    if state is not None:
+        (folder / "state.json").write_text(json.dumps(state))
+        arguments += ["--state", str(folder / "state.json")]
+    return run_plugin("tap-didomi", settings, folder, *arguments)
+
+
+@pytest.mark.parametrize("form", ["envelope", "total", "list"])
+def test_all_three_forms_of_lists_are_read(
+    url: str, people: Actito, tmp_path: Path, form: str
+) -> None:
+    """Whatever envelope Didomi answers with, all users and their events come."""
+    people.steer("options", {"user_list_form": form, "event_list_form": form})
+    run = every(url, tmp_path)
+    assert run.exit_code == 0
+    users = run.records("consent_users")
+    assert len(users) > 230
+    assert len({u["id"] for u in users}) == len(users)
+    events = run.records("consent_events")
+    assert len(events) > len(users)
+    assert {e["user"]["id"] for e in events} == {u["id"] for u in users}
+    assert {e["status"] for e in events} == {"confirmed", "pending_approval"}
+
+
+def test_without_a_catalog_users_only_are_read(url: str, people: Actito, tmp_path: Path) -> None:
+    """Events cost a call a user; they come when a catalog selects them."""
+    run = run_plugin("tap-didomi", tap_config(url), tmp_path)
+    assert len(run.records("consent_users")) > 230
+    assert run.records("consent_events") == []
+    assert "list_events" not in people.stats("didomi")["routes"]
+
+
+def test_several_users_of_one_person_are_all_given(
+    url: str, people: Actito, tmp_path: Path
+) -> None:
+    """The person's id ties them together."""
+    users = run_plugin("tap-didomi", tap_config(url), tmp_path).records("consent_users")
+    persons = [u["organization_user_id"] for u in users if "organization_user_id" in u]
+    assert len(persons) > len(set(persons))
+    assert any("organization_user_id" not in u for u in users)  # guests
+
+
+def test_with_a_bookmark_only_changed_users_are_given(
+    url: str, people: Actito, tmp_path: Path
+) -> None:
+    """The scan is whole; what hasn't changed since is left out on our side, events as well."""
+    first = every(url, tmp_path)
+    state = last_state(first)
+    # The seeded people date from before; the bookmark is the newest of their moments.
+    again = every(url, tmp_path, state=state)
+    newest = max(u["updated_at"] for u in first.records("consent_users"))
+    assert state["bookmarks"]["consent_users"]["replication_key_value"] == newest
+    assert {u["updated_at"] for u in again.records("consent_users")} == {newest}
+    assert len(again.records("consent_events")) <= 2
+    assert "scan" not in last_state(again)["bookmarks"]["consent_users"]
+
+
+def test_the_bookmark_never_passes_the_start_of_the_scan(url: str, tmp_path: Path) -> None:
+    """A user that changed behind the scan is given by the next one."""
+    import requests
+
+    session = requests.post(
+        f"{url}/didomi/v1/sessions",
+        json={"type": "api-key", "key": "sandbox-didomi-key", "secret": "sandbox-didomi-secret"},
+        timeout=10,
+    ).json()
+    for person in ("ann", "bob"):
+        requests.post(
+            f"{url}/didomi/v1/consents/events?organization_id=org-current",
+            json={"user": {"organization_user_id": person}, "consents": {}},
+            headers={"Authorization": f"Bearer {session['access_token']}"},
+            timeout=10,
+        ).raise_for_status()
+    first = run_plugin("tap-didomi", tap_config(url), tmp_path)
+    bookmark = last_state(first)["bookmarks"]["consent_users"]["replication_key_value"]
+    assert bookmark < min(u["updated_at"] for u in first.records("consent_users"))
+    (tmp_path / "state.json").write_text(json.dumps(last_state(first)))
+    again = run_plugin(
+        "tap-didomi", tap_config(url), tmp_path, "--state", str(tmp_path / "state.json")
+    )
+    assert len(again.records("consent_users")) == 2
+
+
+def test_a_scan_that_broke_off_is_taken_up_again(
+    url: str, people: Actito, tmp_path: Path
+) -> None:
+    """After the failure of the third page the next run reads from there, and misses no one."""
+    fault = {"side": "didomi", "route": "list_users", "action": "status", "status": 500}
+    people.steer("faults", {**fault, "skip": 2, "count": 100})
+    broken = run_plugin("tap-didomi", tap_config(url), tmp_path)
+    assert broken.exit_code == 1
+    assert len(broken.records("consent_users")) == 200
+    people.steer("reset", {})
+    (tmp_path / "state.json").write_text(json.dumps(last_state(broken)))
+    rest = run_plugin(
+        "tap-didomi", tap_config(url), tmp_path, "--state", str(tmp_path / "state.json")
+    )
+    seen = [u["id"] for u in [*broken.records("consent_users"), *rest.records("consent_users")]]
+    whole = run_plugin("tap-didomi", tap_config(url), tmp_path).records("consent_users")
+    assert seen == [u["id"] for u in whole]
+    assert people.stats("didomi")["routes"]["list_users"]["calls"] == 1 + 3
+
+
+def test_a_cursor_that_is_no_longer_taken_starts_the_scan_anew(
+    url: str, people: Actito, tmp_path: Path
+) -> None:
+    """Nothing is missed for it."""
+    scan = {"next": {"$cursor": "stale"}, "started_at": "2026-10-01T00:00:00+00:00", "newest": None}
+    (tmp_path / "state.json").write_text(
+        json.dumps({"bookmarks": {"consent_users": {"scan": scan}}})
+    )
+    run = run_plugin(
+        "tap-didomi", tap_config(url), tmp_path, "--state", str(tmp_path / "state.json")
+    )
+    assert run.exit_code == 0
+    assert "starts anew" in run.err
+    assert len(run.records("consent_users")) > 230
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"api_secret": "wrong-secret"}, "refuses api_key and api_secret"),
+        ({"organization_id": "other"}, "status 403"),
+        ({"api_key": None}, "api_key missing"),
+        ({"on_bad_line": "ignore"}, "on_bad_line: expected one of fail, skip"),
+    ],
+)
+def test_wrong_settings_say_what_to_do(
+    url: str, tmp_path: Path, changes: dict[str, Any], words: str
+) -> None:
+    """The message names the setting."""
+    run = run_plugin("tap-didomi", tap_config(url, **changes), tmp_path)
+    assert run.exit_code == 1
+    assert words in run.err
+
+
+def test_a_list_of_no_known_form_is_refused() -> None:
+    """Rather than take it for an empty one."""
+    with pytest.raises(BadInputError, match="neither a list"):
+        read_page({"users": []}, "users")
+
+
+def test_discovery_needs_no_settings(tmp_path: Path) -> None:
+    """The streams are always the same two."""
+    run = run_plugin("tap-didomi", {}, tmp_path, "--discover")
+    assert run.exit_code == 0
+    assert [s["stream"] for s in json.loads(run.out)["streams"]] == [
+        "consent_events",
+        "consent_users",
+    ]
+
+
+def test_the_connection_test_reads_a_record_of_each_stream(
+    url: str, people: Actito, tmp_path: Path
+) -> None:
+    """`--test` works, and fails clearly with wrong credentials."""
+    assert run_plugin("tap-didomi", tap_config(url), tmp_path, "--test").exit_code == 0
+    run = run_plugin("tap-didomi", tap_config(url, api_secret="wrong-one"), tmp_path, "--test")
+    assert run.exit_code == 1
+    assert "refuses api_key" in run.err
