@@ -152,9 +152,7 @@ def test_a_record_without_its_key_property_is_rejected_in_a_consent_stream(
     actito.create("ann")
     keyless = event("bob", channels={"email": True})
     del keyless["id"]
-    run = run_target(
-        config, tmp_path, stream_of(keyless, event("ann", channels={"email": True}))
-    )
+    run = run_target(config, tmp_path, stream_of(keyless, event("ann", channels={"email": True})))
     assert run.exit_code == 0
     assert "key properties" in rejects(config)[0]["reason"]
     assert actito.subscriptions("ann")["Newsletter"]

@@ -82,9 +82,7 @@ def test_partitions_are_read_in_order_of_their_dates_and_once(tmp_path: Path, ro
         "2026-10-02",
         "2026-10-03",
     ]
-    assert last_state(run) == {
-        "bookmarks": {"consent_events": {"exports": {"e1": "2026-10-03"}}}
-    }
+    assert last_state(run) == {"bookmarks": {"consent_events": {"exports": {"e1": "2026-10-03"}}}}
     assert ids(tap(tmp_path, root, state=last_state(run))) == []
 
 
@@ -367,9 +365,7 @@ def test_the_bookmark_never_passes_the_start_of_the_scan(url: str, tmp_path: Pat
     assert len(again.records("consent_users")) == 2
 
 
-def test_a_scan_that_broke_off_is_taken_up_again(
-    url: str, people: Actito, tmp_path: Path
-) -> None:
+def test_a_scan_that_broke_off_is_taken_up_again(url: str, people: Actito, tmp_path: Path) -> None:
     """After the failure of the third page the next run reads from there, and misses no one."""
     fault = {"side": "didomi", "route": "list_users", "action": "status", "status": 500}
     people.steer("faults", {**fault, "skip": 2, "count": 100})

@@ -17,7 +17,7 @@ from actito_didomi.sandbox.didomi_api import DidomiApi
 from actito_didomi.sandbox.exports import write_exports
 from actito_didomi.sandbox.options import ORGANIZATION, SandboxOptions
 from actito_didomi.sandbox.people import populate
-from actito_didomi.sandbox.traffic import Fault, Side, Traffic, refusal
+from actito_didomi.sandbox.traffic import TRANSPORT, Fault, Side, Traffic, refusal
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -59,7 +59,7 @@ class Sandbox:
             routes=[*self.actito.routes(), *self.didomi.routes(), *steering],
             exception_handlers={HTTPException: _not_routed, ValueError: _bad_steering},
         )
-        return _KeepSlashes(app)
+        return _AsSent(app)
 
     async def _stats(self, request: Request) -> Response:
         del request
@@ -111,15 +111,23 @@ class Sandbox:
         return JSONResponse(written)
 
 
-class _KeepSlashes:
-    """Routes by the path as it was sent: an encoded `/` in a profile key is no separator."""
+class _AsSent:
+    """Routes by the path as it was sent, and hands on the connection that it came by.
+
+    An encoded `/` in a profile key is no separator. The server's `send` is the method of an object
+    that knows the connection; faults need it to cut calls off.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            scope = {**scope, "path": scope["raw_path"].decode("latin-1").partition("?")[0]}
+            scope = {
+                **scope,
+                "path": scope["raw_path"].decode("latin-1").partition("?")[0],
+                TRANSPORT: send.__self__.transport,  # type: ignore[attr-defined]
+            }
         await self._app(scope, receive, send)
 
 

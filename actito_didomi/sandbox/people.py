@@ -30,7 +30,7 @@ _ODD = [
     "a=b;{n}@example.com",
     'say "hi" {n}',
     "Anne Marie, {n}",
-    "zoë.{n}@exämple.be",
+    "zoé.{n}@exämple.be",
     "emoji-😀-{n}",
     "C-{n}&x#y?z",
     "{n}\\back:slash",

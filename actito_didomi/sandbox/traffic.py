@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from actito_didomi.sandbox.options import SandboxOptions
 
 Side = Literal["actito", "didomi"]
+TRANSPORT = "sandbox.transport"
+"""Key of the scope under which the connection of a call is found."""
 _MINUTE = 60.0
 _REFUSAL = 400
 
@@ -215,14 +217,15 @@ class Guarded:
                 response.headers["Retry-After"] = f"{fault.retry_after:g}"
             return await _send(response, scope, receive, send)
         if action == "drop_before":
-            _cut(send)
+            scope[TRANSPORT].abort()
             return 0
         response = await self._handler(Request(scope, receive))
         if action == "drop_after":
-            _cut(send)
+            scope[TRANSPORT].abort()
             return 0
         if action == "half_body":
             await _send_half(response, send)
+            scope[TRANSPORT].close()
             return 0
         return await _send(response, scope, receive, send)
 
@@ -233,7 +236,7 @@ async def _send(response: Response, scope: Scope, receive: Receive, send: Send) 
 
 
 async def _send_half(response: Response, send: Send) -> None:
-    """Announce the whole body, send half of it, and hang up."""
+    """Announce the whole body and send half of it."""
     body = bytes(response.body) or b"{}"
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     start: Message = {
@@ -243,19 +246,6 @@ async def _send_half(response: Response, send: Send) -> None:
     }
     await send(start)
     await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
-    _cut(send, flush=True)
-
-
-def _cut(send: Send, *, flush: bool = False) -> None:
-    """Cut the connection under the server, as a failing network does.
-
-    The server hands each call the method of an object that knows the connection.
-    """
-    transport = send.__self__.transport  # type: ignore[attr-defined]
-    if flush:
-        transport.close()
-    else:
-        transport.abort()
 
 
 def refusal(side: Side, status: int, message: str) -> Response:
