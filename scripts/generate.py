@@ -61,22 +61,23 @@ def _kind(name: str, setting: dict[str, Any]) -> str:
         return "options"
     if name == "start_date":
         return "date_iso8601"
-    return {"number": "decimal"}.get(_type(setting), _type(setting))
+    # Meltano 4.4 can't hand a setting of kind `decimal` on when it comes from the environment, so
+    # numbers with decimals go as texts, which the plugins read as numbers.
+    return {"number": "string"}.get(_type(setting), _type(setting))
 
 
 def _meltano_setting(name: str, setting: dict[str, Any]) -> dict[str, Any]:
-    entry: dict[str, Any] = {
-        "name": name,
+    entry: dict[str, Any] = {"name": name, "kind": _kind(name, setting)}
+    if "default" in setting:
+        entry["value"] = setting["default"]
+    entry |= {
         "label": setting.get("title") or name,
-        "kind": _kind(name, setting),
         "description": setting.get("description", ""),
     }
     if setting.get("enum"):
         entry["options"] = [{"label": str(v), "value": v} for v in setting["enum"] if v is not None]
     if setting.get("secret"):
         entry["sensitive"] = True
-    if "default" in setting:
-        entry["value"] = setting["default"]
     return entry
 
 
@@ -102,6 +103,8 @@ def meltano_yml() -> str:
         "requires_meltano": ">=4.0",
         "send_anonymous_usage_stats": False,
         "default_environment": "sandbox",
+        # Without an id Meltano makes one up and rewrites this file.
+        "project_id": "actito-didomi",
         "plugins": {
             "extractors": [
                 _plugin("tap-didomi", capabilities["tap-didomi"], select=["consent_events.*"])

@@ -22,6 +22,7 @@ from actito_didomi.singer.plugin import (
     check_against_schema,
     config_error,
     read_config_arguments,
+    read_numbers,
     run_safely,
 )
 from actito_didomi.singer.shutdown import Shutdown
@@ -207,7 +208,8 @@ class TapDidomi(Tap):
 
     def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
         """Check all settings, and fill in defaults."""
-        self._config = {k: v for k, v in self._config.items() if v is not None}
+        given = {k: v for k, v in self._config.items() if v is not None}
+        self._config = read_numbers(given, self.config_jsonschema)
         privacy.protect(str(self._config[n]) for n in _SECRETS if self._config.get(n))
         privacy.protect(_texts(self._config.get("storage_options")))
         self.append_builtin_config(self.config_jsonschema)

@@ -33,6 +33,7 @@ from actito_didomi.singer.plugin import (
     check_against_schema,
     config_error,
     read_config_arguments,
+    read_numbers,
     run_safely,
 )
 from actito_didomi.singer.reader import SafeReader
@@ -113,7 +114,7 @@ class TargetActito(Target):
 
     def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
         """Unfold a pasted connector object, check all settings, and fill in defaults."""
-        self._config = setting.unfold_connector(self._config)
+        self._config = read_numbers(setting.unfold_connector(self._config), self.config_jsonschema)
         privacy.protect(setting.secrets_of(self._config))
         self.append_builtin_config(self.config_jsonschema)
         validator = JSONSchemaValidator(self.config_jsonschema)

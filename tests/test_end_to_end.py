@@ -184,8 +184,6 @@ def test_meltano_run(
     assert again.returncode == 0
     assert actito.stats()["writes"] == writes
     # With the state cleared, an opt-out that Actito refuses fails the run, but the state moves.
-    cleared = "dev:none"
-    assert cleared
     meltano(meltano_environment, "state", "clear", "--force", "sandbox:tap-didomi-to-target-actito")
     actito.steer("faults", {**fault, "status": 400, "count": 1})
     refused = meltano(meltano_environment, "run", "didomi-to-actito")
@@ -209,34 +207,28 @@ def test_meltano_lists_job_and_schedule(meltano_environment: dict[str, str]) -> 
 
 def test_the_sandbox_command_serves_and_stops(tmp_path: Path) -> None:
     """It says where it is, writes exports, and ends on SIGINT; its errors are clear."""
-    with subprocess.Popen(
-        [
-            str(BIN / "actito-didomi"),
-            "sandbox",
-            "--port=0",
-            "--people=20",
-            f"--exports={tmp_path / 'exports'}",
-            "--switch=put_replaces=true",
-        ],
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        assert process.stderr
-        said = "".join(process.stderr.readline() for _ in range(4))
-        url = said.split("Actito")[1].split()[0].removesuffix("/actito")
-        assert len(Actito(url).all()) == 18
-        assert list((tmp_path / "exports").rglob("_SUCCESS"))
-        port = url.rsplit(":", 1)[1]
-        taken = subprocess.run(
-            [str(BIN / "actito-didomi"), "sandbox", f"--port={port}"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert taken.returncode == 1
-        assert "can't be used" in taken.stderr
-        process.send_signal(signal.SIGINT)
-        assert process.wait(10) is not None
+    command = [str(BIN / "actito-didomi"), "sandbox", "--port=0", "--people=20"]
+    command += [f"--exports={tmp_path / 'exports'}", "--switch=put_replaces=true"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr
+            said = "".join(process.stderr.readline() for _ in range(4))
+            url = said.split("Actito")[1].split()[0].removesuffix("/actito")
+            assert len(Actito(url).all()) == 18
+            assert list((tmp_path / "exports").rglob("_SUCCESS"))
+            port = url.rsplit(":", 1)[1]
+            taken = subprocess.run(
+                [str(BIN / "actito-didomi"), "sandbox", f"--port={port}"],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            assert taken.returncode == 1
+            assert "can't be used" in taken.stderr
+            process.send_signal(signal.SIGINT)
+            assert process.wait(10) is not None
+        finally:
+            process.kill()
     wrong = subprocess.run(
         [str(BIN / "actito-didomi"), "sandbox", "--switch=nonsense=1"],
         capture_output=True,

@@ -47,6 +47,7 @@ def _listen(port: int) -> socket.socket:
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((HOST, port))
+    listener.listen(128)
     return listener
 
 
@@ -107,7 +108,6 @@ class BackgroundSandbox:
     def _run(self) -> None:
         sandbox = Sandbox(self._options)
         self._server = uvicorn.Server(_config(sandbox))
-        self._listener.listen(128)
         self._ready.set()
         try:
             self._server.run(sockets=[self._listener])

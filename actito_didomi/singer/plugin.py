@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 import re
@@ -89,6 +90,20 @@ def read_config_arguments(
             logger.error(line)  # noqa: TRY400
         sys.exit(1)
     return _ConfigInput(config=config, parse_env="ENV" in value)
+
+
+def read_numbers(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn texts into numbers where a setting is one.
+
+    Settings from the environment are texts; the SDK converts whole numbers and booleans only.
+    """
+    result = dict(config)
+    for name, value in config.items():
+        kinds = schema.get("properties", {}).get(name, {}).get("type", ())
+        if isinstance(value, str) and "number" in kinds:
+            with contextlib.suppress(ValueError):
+                result[name] = float(value)
+    return result
 
 
 def check_against_schema(
