@@ -115,8 +115,8 @@ class ExportEvents(ExportStream):
 class ExportUsers(ExportStream):
     """Users of batch exports, each with the whole status of that day.
 
-    Read only when a catalog selects it: written to Actito, a whole status would overwrite newer choices
-    that were made there.
+    Read only when a catalog selects it: written to Actito, a whole status would overwrite newer
+    choices that were made there.
     """
 
     name = "consent_users"

@@ -161,7 +161,7 @@ def test_a_record_without_its_key_property_is_rejected_in_a_consent_stream(
 def test_a_half_written_reject_spoils_no_later_one(
     actito: Actito, config: dict[str, Any], tmp_path: Path
 ) -> None:
-    """After a run that was killed in the middle of a line, the next reject has a line of its own."""
+    """After a run that was killed within a line, the next reject has a line of its own."""
     Path(config["rejects_path"]).write_text('{"person": "x", "rea')
     run_target(config, tmp_path, stream_of({**event("ann"), "created_at": "?"}))
     lines = Path(config["rejects_path"]).read_text().splitlines()

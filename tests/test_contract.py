@@ -1,7 +1,7 @@
 """The sandbox's Didomi held against the vendor's OpenAPI document.
 
-The document lies beside the project and not in it. Where it is absent the tests are skipped, but not
-in continuous integration, where it must be.
+The document lies beside the project and not in it. Where it is absent the tests are skipped, but
+not in continuous integration, where it must be.
 """
 
 from __future__ import annotations
