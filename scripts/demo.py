@@ -175,7 +175,9 @@ def main() -> None:
     environment |= {
         "MELTANO_DATABASE_URI": f"sqlite:///{DEMO / 'meltano.db'}",
         "MELTANO_SEND_ANONYMOUS_USAGE_STATS": "false",
-        "UV_CONSTRAINT": str(ROOT / "constraints.txt"),
+        # Install as `make` does: with pip, and what the machine's pip is set up to use.
+        "MELTANO_VENV_BACKEND": "virtualenv",
+        "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
         "TARGET_ACTITO_API_URL": f"http://127.0.0.1:{port}/actito",
         "TARGET_ACTITO_CALLS_PER_MINUTE": str(CALLS_PER_MINUTE),
         "TARGET_ACTITO_REJECTS_PATH": str(DEMO / "rejects.jsonl"),

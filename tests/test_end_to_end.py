@@ -131,7 +131,8 @@ def meltano_environment(url: str, exports: Path, tmp_path: Path) -> dict[str, st
     config = target_config(url, tmp_path)
     return clean_environment(
         MELTANO_DATABASE_URI=f"sqlite:///{tmp_path / 'meltano.db'}",
-        UV_CONSTRAINT=str(ROOT / "constraints.txt"),
+        MELTANO_VENV_BACKEND="virtualenv",
+        PIP_CONSTRAINT=str(ROOT / "constraints.txt"),
         TAP_DIDOMI_EXPORT_ROOT=f"file://{exports}",
         TAP_DIDOMI_EXPORT_IDS='["sandbox"]',
         TARGET_ACTITO_API_URL=config["api_url"],
