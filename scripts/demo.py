@@ -60,10 +60,12 @@ def start_sandbox(port: int) -> subprocess.Popen[bytes]:
             break
         try:
             requests.get(f"http://127.0.0.1:{port}/sandbox/stats", timeout=1)
-        except requests.ConnectionError:
+        except requests.RequestException:
             time.sleep(0.1)
         else:
             return process
+    process.kill()
+    process.wait()
     raise SystemExit(f"The sandbox did not start:\n{(DEMO / 'sandbox.log').read_text()}")
 
 

@@ -42,12 +42,11 @@ def _config(sandbox: Sandbox) -> uvicorn.Config:
     )
 
 
-def _listen(port: int) -> socket.socket:
+def _take_port(port: int) -> socket.socket:
     # With the protocol named, asyncio sends small answers at once; without, each waits for 40 ms.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((HOST, port))
-    listener.listen(128)
     return listener
 
 
@@ -62,7 +61,7 @@ def serve(options: SandboxOptions, port: int, exports: str | None = None) -> Non
     Raises:
         OSError: The port is taken.
     """
-    listener = _listen(port)
+    listener = _take_port(port)
     sandbox = Sandbox(options)
     if exports:
         for organization in (ORGANIZATION, LEGACY_ORGANIZATION):
@@ -73,6 +72,7 @@ def serve(options: SandboxOptions, port: int, exports: str | None = None) -> Non
                 export_id=organization,
                 pending=options.export_pending,
             )
+    listener.listen(128)
     url = f"http://{HOST}:{listener.getsockname()[1]}"
     sys.stderr.write(
         f"Sandbox ready.\n"
@@ -102,12 +102,13 @@ class BackgroundSandbox:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._server: uvicorn.Server | None = None
-        self._listener = _listen(0)
+        self._listener = _take_port(0)
         self.url = f"http://{HOST}:{self._listener.getsockname()[1]}"
 
     def _run(self) -> None:
         sandbox = Sandbox(self._options)
         self._server = uvicorn.Server(_config(sandbox))
+        self._listener.listen(128)
         self._ready.set()
         try:
             self._server.run(sockets=[self._listener])
