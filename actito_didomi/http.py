@@ -6,6 +6,7 @@ name a person, so only its `route` (the path with placeholders) is ever printed.
 
 from __future__ import annotations
 
+import abc
 import email.utils
 import enum
 import logging
@@ -13,7 +14,7 @@ import threading
 import time
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import requests
@@ -116,14 +117,51 @@ class CallCount:
             self.retries += retry
 
 
-class Authenticator(Protocol):
-    """Supplies the header of a call, and a new one when the old is refused."""
+class Authenticator(abc.ABC):
+    """Keeps one bearer token for all threads, and renews it before its end.
+
+    Args:
+        secrets: What must never be shown in a log.
+    """
+
+    def __init__(self, *secrets: str) -> None:
+        self._lock = threading.Lock()
+        self._token: str | None = None
+        self._renew_at = 0.0
+        privacy.protect(secrets)
+
+    @abc.abstractmethod
+    def fetch(self, session: ApiSession) -> tuple[object, float]:
+        """Fetch a token by a call of the session.
+
+        Returns:
+            The token, and the seconds for which to use it.
+        """
 
     def headers(self, session: ApiSession) -> dict[str, str]:
-        """Return the headers for the next call, fetching a token when needed."""
+        """Give the headers of the next call, with a new token where one is needed.
+
+        Raises:
+            AuthenticationError: The answer holds no token.
+        """
+        with self._lock:
+            if self._token is None or time.monotonic() >= self._renew_at:
+                asked_at = time.monotonic()
+                token, use_for = self.fetch(session)
+                if not isinstance(token, str) or not token:
+                    raise AuthenticationError(
+                        f"The answer of {session.api} holds no token. Check `api_url`."
+                    )
+                privacy.protect([token])
+                self._token, self._renew_at = token, asked_at + use_for
+            return {"Authorization": f"Bearer {self._token}"}
 
     def expire(self, headers: dict[str, str]) -> None:
         """Forget the token in these headers: the server refused it."""
+        with self._lock:
+            # Another thread may have renewed it already: its new token must stay.
+            if headers.get("Authorization") == f"Bearer {self._token}":
+                self._token = None
 
 
 class _RetryError(Exception):

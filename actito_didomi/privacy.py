@@ -88,8 +88,9 @@ class PrivacyFilter(logging.Filter):
 
 
 def install() -> None:
-    """Guard every handler of the root logger, and quiet libraries that log addresses of calls."""
-    for handler in logging.getLogger().handlers:
+    """Guard every handler of every logger, and quiet libraries that log addresses of calls."""
+    loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]
+    for handler in {handler for logger in loggers for handler in logger.handlers}:
         if not any(isinstance(f, PrivacyFilter) for f in handler.filters):
             handler.addFilter(PrivacyFilter())
     # Paths of calls name people: urllib3 prints each at debug level, and some in warnings.

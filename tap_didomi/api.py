@@ -45,7 +45,7 @@ class ApiUsers(DidomiStream):
         read = 0
         for number, page in enumerate(self._pages(scan), start=1):
             for user in page.items:
-                self.didomi.check_stop()
+                self.didomi.shutdown.check()
                 moment = user.get("updated_at")
                 if isinstance(moment, str):
                     scan["newest"] = _later(scan["newest"], moment)
@@ -123,7 +123,7 @@ class ApiEvents(DidomiStream):
         }
         for page in pages(self.didomi.session, "/consents/events", params):
             for event in page.items:
-                self.didomi.check_stop()
+                self.didomi.shutdown.check()
                 moments = [event.get("updated_at"), event.get("created_at")]
                 known = [_read(m) for m in moments if isinstance(m, str)]
                 if since and known and max(known) < since:

@@ -69,7 +69,7 @@ class ExportStream(DidomiStream):
         lines, last = 0, time.monotonic()
         for number, file in enumerate(partition.files, start=1):
             for line in folder.lines(file):
-                self.didomi.check_stop()
+                self.didomi.shutdown.check()
                 lines += 1
                 if line.value is None:
                     self._broken(line)

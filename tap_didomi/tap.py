@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
@@ -11,31 +10,25 @@ from singer_sdk import typing as th
 from singer_sdk.contrib.msgspec import MsgSpecWriter
 from singer_sdk.helpers._util import load_json
 from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities, TapCapabilities
-from singer_sdk.plugin_base import JSONSchemaValidator, _ConfigInput
+from singer_sdk.plugin_base import _ConfigInput
 
-from actito_didomi import privacy
 from actito_didomi.didomi.exports import ExportFolder
 from actito_didomi.didomi.session import API_URL, open_session
 from actito_didomi.errors import BadInputError, StoppedError
-from actito_didomi.http import ApiSession, RetryPolicy
-from actito_didomi.singer.plugin import (
-    check_against_schema,
-    config_error,
-    read_config_arguments,
-    read_numbers,
-    run_safely,
-)
+from actito_didomi.singer.plugin import RETRY_SETTINGS, CheckedPlugin, read_retry, run_safely
 from actito_didomi.singer.shutdown import Shutdown
 from tap_didomi.api import ApiEvents, ApiUsers
 from tap_didomi.base import DidomiStream
 from tap_didomi.exports import ExportEvents, ExportUsers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import FrameType
 
     import click
     from singer_sdk import Stream
+
+    from actito_didomi.http import ApiSession
 
 _GRACE = 10.0
 _SECRETS = ("api_key", "api_secret")
@@ -111,42 +104,14 @@ CONFIG = th.PropertiesList(
         description="What to do about a broken line or file of an export: `fail` ends the run "
         "there, `skip` counts it, reports it and goes on.",
     ),
-    th.Property(
-        "request_timeout",
-        th.NumberType(exclusive_minimum=0),
-        default=60,
-        title="Timeout (s)",
-        description="Seconds to wait for an answer of the API.",
-    ),
-    th.Property(
-        "retry_tries",
-        th.IntegerType(minimum=1),
-        default=5,
-        title="Tries",
-        description="Fewest tries of a call before the run fails.",
-    ),
-    th.Property(
-        "retry_seconds",
-        th.NumberType(minimum=0),
-        default=300,
-        title="Time for tries (s)",
-        description="Shortest time to go on trying, in seconds. `retry_tries` and this must both "
-        "be used up.",
-    ),
-    th.Property(
-        "retry_max_wait",
-        th.NumberType(exclusive_minimum=0),
-        default=60,
-        title="Longest pause (s)",
-        description="Longest pause between two tries, in seconds. Pauses double from one second.",
-    ),
+    *RETRY_SETTINGS,
 ).to_dict()
 
 GROUPS = [["export_root"], ["api_key", "api_secret", "organization_id"]]
 """Settings that are complete together, each list by itself."""
 
 
-class TapDidomi(Tap):
+class TapDidomi(CheckedPlugin, Tap):
     """Singer tap for Didomi: consent events and consent users, from batch exports or the API."""
 
     name = "tap-didomi"
@@ -187,43 +152,28 @@ class TapDidomi(Tap):
             self.config["api_secret"],
             base_url=self.config["api_url"],
             timeout=float(self.config["request_timeout"]),
-            retry=RetryPolicy(
-                tries=self.config["retry_tries"],
-                seconds=float(self.config["retry_seconds"]),
-                longest_wait=float(self.config["retry_max_wait"]),
-            ),
+            retry=read_retry(self.config),
             stop=self.shutdown.requested,
         )
 
-    def check_stop(self) -> None:
-        """End reading between two records when the process is to stop.
-
-        Raises:
-            StoppedError: It is.
-        """
-        if self.shutdown.requested.is_set():
-            raise StoppedError("Stopped while reading.")
-
     # Settings
 
-    def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
-        """Check all settings, and fill in defaults."""
-        given = {k: v for k, v in self._config.items() if v is not None}
-        self._config = read_numbers(given, self.config_jsonschema)
-        privacy.protect(str(self._config[n]) for n in _SECRETS if self._config.get(n))
-        privacy.protect(_texts(self._config.get("storage_options")))
-        self.append_builtin_config(self.config_jsonschema)
-        found = list(JSONSchemaValidator(self.config_jsonschema).iter_errors(self._config))
-        errors = check_against_schema(self._config, self.config_jsonschema, found)
-        if not errors:
-            errors = _find_problems(self._config)
-        if errors and raise_errors:
-            raise config_error(errors, self.config_jsonschema)
-        return errors
+    @classmethod
+    def find_secrets(cls, config: Mapping[str, Any]) -> list[str]:
+        """Collect key, secret, and all texts of the storage options."""
+        keys = [str(config[name]) for name in _SECRETS if config.get(name)]
+        return keys + _texts(config.get("storage_options"))
+
+    @classmethod
+    def find_problems(cls, config: dict[str, Any]) -> list[str]:
+        """Check that there is something to read from."""
+        missing = [n for n in ("api_key", "api_secret", "organization_id") if not config.get(n)]
+        if config.get("export_root") or not missing:
+            return []
+        how = "Either set export_root to read batch exports, or all three to read through the API."
+        return [f"{', '.join(missing)} missing. {how}"]
 
     # Command line
-
-    cb_config = staticmethod(read_config_arguments)
 
     @classmethod
     def invoke(  # type: ignore[override]
@@ -257,8 +207,9 @@ class TapDidomi(Tap):
                     stream.selected = False
         try:
             tap.sync_all()
+            tap.shutdown.check()
         except StoppedError:
-            cls.logger.warning("Stopped by %s.", signal.Signals(tap.shutdown.exit_code - 128).name)
+            cls.logger.warning("Stopped by %s.", tap.shutdown.signal_name)
             tap.shutdown.finish()
         if tap.skipped_lines:
             cls.logger.error(
@@ -316,13 +267,3 @@ def _texts(value: Any) -> list[str]:
     if isinstance(value, dict):
         return [text for part in value.values() for text in _texts(part)]
     return [value] if isinstance(value, str) else []
-
-
-def _find_problems(config: dict[str, Any]) -> list[str]:
-    if config.get("export_root"):
-        return []
-    missing = [n for n in ("api_key", "api_secret", "organization_id") if not config.get(n)]
-    if not missing:
-        return []
-    how = "Either set export_root to read batch exports, or all three to read through the API."
-    return [f"{', '.join(missing)} missing. {how}"]

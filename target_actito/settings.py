@@ -5,16 +5,20 @@ from __future__ import annotations
 import logging
 import zoneinfo
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from singer_sdk import typing as th
 
 from actito_didomi.actito import ENVIRONMENTS
 from actito_didomi.errors import MappingError
-from actito_didomi.http import RetryPolicy
 from actito_didomi.mapping import Mapping, read_mappings
-from actito_didomi.singer.plugin import read_lenient_json
+from actito_didomi.singer.plugin import RETRY_SETTINGS, read_lenient_json, read_retry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping as MappingABC
+
+    from actito_didomi.http import RetryPolicy
 
 logger = logging.getLogger("target-actito")
 
@@ -130,35 +134,7 @@ CONFIG = th.PropertiesList(
         title="Calls at once",
         description="Most calls at the same time; Actito refuses more than 5 a licence.",
     ),
-    th.Property(
-        "request_timeout",
-        th.NumberType(exclusive_minimum=0),
-        default=60,
-        title="Timeout (s)",
-        description="Seconds to wait for an answer. Actito throttles by slowness.",
-    ),
-    th.Property(
-        "retry_tries",
-        th.IntegerType(minimum=1),
-        default=5,
-        title="Tries",
-        description="Fewest tries of a call before the run fails.",
-    ),
-    th.Property(
-        "retry_seconds",
-        th.NumberType(minimum=0),
-        default=300,
-        title="Time for tries (s)",
-        description="Shortest time to go on trying, in seconds. `retry_tries` and this must both "
-        "be used up.",
-    ),
-    th.Property(
-        "retry_max_wait",
-        th.NumberType(exclusive_minimum=0),
-        default=60,
-        title="Longest pause (s)",
-        description="Longest pause between two tries, in seconds. Pauses double from one second.",
-    ),
+    *RETRY_SETTINGS,
     th.Property(
         "max_buffered_people",
         th.IntegerType(minimum=1),
@@ -373,7 +349,7 @@ def find_problems(config: dict[str, Any]) -> list[str]:
     return problems
 
 
-def secrets_of(config: dict[str, Any]) -> list[str]:
+def secrets_of(config: MappingABC[str, Any]) -> list[str]:
     """Collect the texts of flat settings that must never be shown."""
     return [str(config["api_key"])] if config.get("api_key") else []
 
@@ -406,11 +382,7 @@ def read_settings(config: dict[str, Any]) -> Settings:
         calls_per_minute=config["calls_per_minute"],
         max_concurrency=config["max_concurrency"],
         request_timeout=float(config["request_timeout"]),
-        retry=RetryPolicy(
-            tries=config["retry_tries"],
-            seconds=float(config["retry_seconds"]),
-            longest_wait=float(config["retry_max_wait"]),
-        ),
+        retry=read_retry(config),
         max_buffered_people=config["max_buffered_people"],
         flush_interval=float(config["flush_interval"]),
         rejects_path=config["rejects_path"],

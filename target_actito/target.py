@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import time
 from typing import IO, TYPE_CHECKING, Any, ClassVar
@@ -17,7 +16,7 @@ from singer_sdk.helpers.capabilities import (
     PluginCapabilities,
     TargetCapabilities,
 )
-from singer_sdk.plugin_base import JSONSchemaValidator, PluginBase, _ConfigInput
+from singer_sdk.plugin_base import PluginBase, _ConfigInput
 from singer_sdk.singerlib.exceptions import SingerError
 
 from actito_didomi import privacy
@@ -29,13 +28,7 @@ from actito_didomi.errors import (
     StoppedError,
 )
 from actito_didomi.singer.barriers import StateBarriers, Unsettled
-from actito_didomi.singer.plugin import (
-    check_against_schema,
-    config_error,
-    read_config_arguments,
-    read_numbers,
-    run_safely,
-)
+from actito_didomi.singer.plugin import CheckedPlugin, run_safely
 from actito_didomi.singer.reader import SafeReader
 from actito_didomi.singer.rejects import Reject, RejectStore
 from actito_didomi.singer.shutdown import Shutdown
@@ -47,6 +40,7 @@ from target_actito.translate import Translator
 from target_actito.writer import Outcome, Result, Writer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import FrameType
 
     from actito_didomi.http import ApiSession
@@ -62,7 +56,7 @@ _BROKEN_INPUT = (
 )
 
 
-class TargetActito(Target):
+class TargetActito(CheckedPlugin, Target):
     """Singer target for Actito: writes consent records to subscriptions and attributes of profiles.
 
     It takes Didomi's consent events, consent users and batch-export lines from any tap.
@@ -112,25 +106,25 @@ class TargetActito(Target):
             config_jsonschema["properties"].setdefault(name, schema)
         PluginBase.append_builtin_config.__func__(cls, config_jsonschema)  # type: ignore[attr-defined]
 
-    def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
-        """Unfold a pasted connector object, check all settings, and fill in defaults."""
-        self._config = read_numbers(setting.unfold_connector(self._config), self.config_jsonschema)
-        privacy.protect(setting.secrets_of(self._config))
-        self.append_builtin_config(self.config_jsonschema)
-        validator = JSONSchemaValidator(self.config_jsonschema)
-        found = list(validator.iter_errors(self._config))
-        errors = check_against_schema(self._config, self.config_jsonschema, found)
-        if not errors:
-            errors = setting.find_problems(self._config)
-        if errors and raise_errors:
-            raise config_error(errors, self.config_jsonschema)
-        if not errors:
-            setting.announce(self._config)
-        return errors
+    @classmethod
+    def unfold_settings(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Unfold a pasted connector object; settings given by their own name win."""
+        return setting.unfold_connector(config)
+
+    @classmethod
+    def find_secrets(cls, config: Mapping[str, Any]) -> list[str]:
+        """Collect the API key."""
+        return setting.secrets_of(config)
+
+    @classmethod
+    def find_problems(cls, config: dict[str, Any]) -> list[str]:
+        """Check what a JSON schema can't say, and what this target leaves to others."""
+        problems = setting.find_problems(config)
+        if not problems:
+            setting.announce(config)
+        return problems
 
     # Command line
-
-    cb_config = staticmethod(read_config_arguments)
 
     @classmethod
     def invoke(  # type: ignore[override]
@@ -154,9 +148,9 @@ class TargetActito(Target):
         target = cls(config=given.config, parse_env_config=given.parse_env)
         try:
             target.listen(file_input)
+            target._shutdown.check()  # a signal may have come when all was done
         except StoppedError:
-            name = signal.Signals(target._shutdown.exit_code - 128).name
-            target.conclude(f"stopped by {name}")
+            target.conclude(f"stopped by {target._shutdown.signal_name}")
             target._shutdown.finish()
         except OptOutsRejectedError:
             raise
@@ -380,8 +374,7 @@ class TargetActito(Target):
     # Time and signals
 
     def _on_tick(self) -> None:
-        if self._shutdown.requested.is_set():
-            raise StoppedError("Stopped while reading; what isn't written comes again.")
+        self._shutdown.check()
         since = self._waiting_since
         if since is not None and time.monotonic() - since >= self.settings.flush_interval:
             self.flush()

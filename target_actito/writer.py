@@ -116,8 +116,7 @@ class Writer:
             pool.shutdown(wait=False, cancel_futures=True)
         if failure and not isinstance(failure, StoppedError):
             raise failure
-        if self._stopping:
-            raise StoppedError("Stopped while writing; what isn't written comes again.")
+        self._shutdown.check()
 
     @property
     def _stopping(self) -> bool:

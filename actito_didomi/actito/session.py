@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import re
-import threading
-import time
 from typing import TYPE_CHECKING
 
-from actito_didomi import privacy
-from actito_didomi.errors import AuthenticationError
-from actito_didomi.http import ApiSession, RetryPolicy
+from actito_didomi.http import ApiSession, Authenticator, RetryPolicy
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Mapping
 
 ENVIRONMENTS: Mapping[str, str] = {
@@ -27,43 +24,20 @@ _EARLY = 60.0
 """Seconds before its end at which a token is renewed, or a fifth of its life if that is less."""
 
 
-class _KeyAuthenticator:
-    """Turns the API key into a bearer token, and keeps one for all threads."""
+class _KeyAuthenticator(Authenticator):
+    """Turns the API key into a token."""
 
     def __init__(self, api_key: str) -> None:
+        super().__init__(api_key)
         self._api_key = api_key
-        self._lock = threading.Lock()
-        self._token: str | None = None
-        self._renew_at = 0.0
-        privacy.protect([api_key])
 
-    def headers(self, session: ApiSession) -> dict[str, str]:
-        with self._lock:
-            if self._token is None or time.monotonic() >= self._renew_at:
-                self._fetch(session)
-            return {"Authorization": f"Bearer {self._token}"}
-
-    def expire(self, headers: dict[str, str]) -> None:
-        with self._lock:
-            # Another thread may have renewed it already: its new token must stay.
-            if headers.get("Authorization") == f"Bearer {self._token}":
-                self._token = None
-
-    def _fetch(self, session: ApiSession) -> None:
-        asked_at = time.monotonic()
+    def fetch(self, session: ApiSession) -> tuple[object, float]:
         answer = session.request(
             "GET", "/auth/token", route="/auth/token", headers={"Authorization": self._api_key}
         )
         body = answer.body if isinstance(answer.body, dict) else {}
-        token = body.get("accessToken")
-        if not isinstance(token, str) or not token:
-            raise AuthenticationError(
-                "Actito's answer to GET /auth/token holds no accessToken. Check `api_url`."
-            )
-        privacy.protect([token])
         lifetime = read_lifetime(body.get("expiresIn"))
-        self._token = token
-        self._renew_at = asked_at + lifetime - min(_EARLY, lifetime / 5)
+        return body.get("accessToken"), lifetime - min(_EARLY, lifetime / 5)
 
 
 def read_lifetime(expires_in: object) -> float:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import threading
-import time
+from typing import TYPE_CHECKING
 
-from actito_didomi import privacy
 from actito_didomi.errors import AuthenticationError, RefusedError
-from actito_didomi.http import ApiSession, RetryPolicy
+from actito_didomi.http import ApiSession, Authenticator, RetryPolicy
+
+if TYPE_CHECKING:
+    import threading
 
 API_URL = "https://api.didomi.io/v1"
 _RENEW_AFTER = 50 * 60.0
@@ -15,29 +16,14 @@ _RENEW_AFTER = 50 * 60.0
 _BAD_REQUEST = 400
 
 
-class _SecretAuthenticator:
-    """Turns key and secret into a bearer token, and keeps one for all threads."""
+class _SecretAuthenticator(Authenticator):
+    """Turns key and secret into a token."""
 
     def __init__(self, api_key: str, api_secret: str) -> None:
+        super().__init__(api_key, api_secret)
         self._credentials = {"type": "api-key", "key": api_key, "secret": api_secret}
-        self._lock = threading.Lock()
-        self._token: str | None = None
-        self._renew_at = 0.0
-        privacy.protect([api_key, api_secret])
 
-    def headers(self, session: ApiSession) -> dict[str, str]:
-        with self._lock:
-            if self._token is None or time.monotonic() >= self._renew_at:
-                self._fetch(session)
-            return {"Authorization": f"Bearer {self._token}"}
-
-    def expire(self, headers: dict[str, str]) -> None:
-        with self._lock:
-            if headers.get("Authorization") == f"Bearer {self._token}":
-                self._token = None
-
-    def _fetch(self, session: ApiSession) -> None:
-        asked_at = time.monotonic()
+    def fetch(self, session: ApiSession) -> tuple[object, float]:
         try:
             answer = session.request(
                 "POST", "/sessions", route="/sessions", json=self._credentials, headers={}
@@ -50,14 +36,7 @@ class _SecretAuthenticator:
                 "Settings > Private API keys, in the right organisation."
             ) from None
         body = answer.body if isinstance(answer.body, dict) else {}
-        token = body.get("access_token")
-        if not isinstance(token, str) or not token:
-            raise AuthenticationError(
-                "Didomi's answer to POST /sessions holds no access_token. Check `api_url`."
-            )
-        privacy.protect([token])
-        self._token = token
-        self._renew_at = asked_at + _RENEW_AFTER
+        return body.get("access_token"), _RENEW_AFTER
 
 
 def open_session(

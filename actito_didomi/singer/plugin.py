@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 import json5
 import msgspec
+from singer_sdk import typing as th
 from singer_sdk.exceptions import (
     ConfigValidationError,
     MissingKeyPropertiesError,
     RecordsWithoutSchemaException,
 )
-from singer_sdk.plugin_base import _ConfigInput
+from singer_sdk.plugin_base import JSONSchemaValidator, PluginBase, _ConfigInput
 from singer_sdk.singerlib.exceptions import SingerError
 
 from actito_didomi import privacy
 from actito_didomi.errors import ActitoDidomiError
+from actito_didomi.http import RetryPolicy
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -29,6 +31,49 @@ if TYPE_CHECKING:
     import click
 
 logger = logging.getLogger(__name__)
+
+
+RETRY_SETTINGS: tuple[th.Property[Any], ...] = (
+    th.Property(
+        "request_timeout",
+        th.NumberType(exclusive_minimum=0),
+        default=60,
+        title="Timeout (s)",
+        description="Seconds to wait for an answer. An API may throttle by slowness.",
+    ),
+    th.Property(
+        "retry_tries",
+        th.IntegerType(minimum=1),
+        default=5,
+        title="Tries",
+        description="Fewest tries of a call before the run fails.",
+    ),
+    th.Property(
+        "retry_seconds",
+        th.NumberType(minimum=0),
+        default=300,
+        title="Time for tries (s)",
+        description="Shortest time to go on trying, in seconds. `retry_tries` and this must both "
+        "be used up.",
+    ),
+    th.Property(
+        "retry_max_wait",
+        th.NumberType(exclusive_minimum=0),
+        default=60,
+        title="Longest pause (s)",
+        description="Longest pause between two tries, in seconds. Pauses double from one second.",
+    ),
+)
+"""Settings on waiting and trying again, the same for every plugin that calls an API."""
+
+
+def read_retry(config: Mapping[str, Any]) -> RetryPolicy:
+    """Turn the checked `retry_...` settings into a policy."""
+    return RetryPolicy(
+        tries=config["retry_tries"],
+        seconds=float(config["retry_seconds"]),
+        longest_wait=float(config["retry_max_wait"]),
+    )
 
 
 def read_lenient_json(text: str, source: str) -> dict[str, Any]:
@@ -181,3 +226,41 @@ def run_safely(plugin: str, main: Callable[[], None]) -> None:
             privacy.safe_traceback(error),
         )
         sys.exit(1)
+
+
+class CheckedPlugin(PluginBase):
+    """What taps and targets of this project share: settings read leniently and checked with care.
+
+    Errors name the setting and what was expected, all at once, and never show a value.
+    """
+
+    cb_config = staticmethod(read_config_arguments)
+
+    @classmethod
+    def unfold_settings(cls, config: dict[str, Any]) -> dict[str, Any]:
+        """Bring settings to their flat form before they are checked."""
+        return {name: value for name, value in config.items() if value is not None}
+
+    @classmethod
+    def find_secrets(cls, config: Mapping[str, Any]) -> list[str]:
+        """Collect the texts among the settings that must never be shown."""
+        raise NotImplementedError
+
+    @classmethod
+    def find_problems(cls, config: dict[str, Any]) -> list[str]:
+        """Check what a JSON schema can't say; a line a problem, with what to do."""
+        raise NotImplementedError
+
+    def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
+        """Check all settings, and fill in defaults."""
+        schema = self.config_jsonschema
+        self.append_builtin_config(schema)
+        self._config = read_numbers(self.unfold_settings(self._config), schema)
+        privacy.protect(self.find_secrets(self._config))
+        found = JSONSchemaValidator(schema).iter_errors(self._config)
+        errors = check_against_schema(self._config, schema, found)
+        if not errors:
+            errors = self.find_problems(self._config)
+        if errors and raise_errors:
+            raise config_error(errors, schema)
+        return errors

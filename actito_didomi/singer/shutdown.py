@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import threading
 import time
 from typing import NoReturn
 
-logger = logging.getLogger(__name__)
+from actito_didomi.errors import StoppedError
 
 _MARGIN = 0.8
 """Share of the grace that calls in flight may use; the rest is for printing what is due."""
@@ -41,6 +42,20 @@ class Shutdown:
         watchdog = threading.Timer(self._grace, os._exit, [self.exit_code])
         watchdog.daemon = True
         watchdog.start()
+
+    def check(self) -> None:
+        """Go on unless the process is to stop.
+
+        Raises:
+            StoppedError: It is.
+        """
+        if self.requested.is_set():
+            raise StoppedError("Stopped; what isn't done comes again in the next run.")
+
+    @property
+    def signal_name(self) -> str:
+        """Name of the signal that came, such as SIGTERM."""
+        return signal.Signals(self._signal).name
 
     @property
     def exit_code(self) -> int:
