@@ -201,6 +201,7 @@ class TapDidomi(CheckedPlugin, Tap):
             catalog=_load(catalog, "--catalog"),
             parse_env_config=given.parse_env,
         )
+        tap.shutdown.watch()
         if catalog is None:
             for stream in tap.streams.values():
                 if isinstance(stream, DidomiStream) and stream.off_without_catalog:

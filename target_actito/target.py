@@ -76,10 +76,10 @@ class TargetActito(CheckedPlugin, Target):
     ]
 
     def __init__(self, **kwargs: Any) -> None:
-        self._shutdown = Shutdown(30)  # until the settings are known
+        self._shutdown = Shutdown()
         super().__init__(**kwargs)
         self.settings = setting.read_settings(self._config)
-        self._shutdown = Shutdown(self.settings.shutdown_grace)
+        self._shutdown.grace = self.settings.shutdown_grace
         self._collector = Collector()
         self._barriers = StateBarriers()
         self._unsettled = Unsettled([])
@@ -146,20 +146,18 @@ class TargetActito(CheckedPlugin, Target):
     @classmethod
     def _run(cls, given: _ConfigInput, file_input: IO[str] | None) -> None:
         target = cls(config=given.config, parse_env_config=given.parse_env)
+        target._shutdown.watch()
         try:
-            target.listen(file_input)
+            try:
+                target.listen(file_input)
+            except _BROKEN_INPUT:
+                target.flush()  # what came before the break is whole
+                raise
             target._shutdown.check()  # a signal may have come when all was done
         except StoppedError:
             target.conclude(f"stopped by {target._shutdown.signal_name}")
             target._shutdown.finish()
         except OptOutsRejectedError:
-            raise
-        except _BROKEN_INPUT as error:
-            # What came before the break is whole, and is written.
-            try:
-                target.flush()
-            finally:
-                target.conclude(f"failed: {type(error).__name__}")
             raise
         except Exception as error:
             target.conclude(f"failed: {type(error).__name__}")

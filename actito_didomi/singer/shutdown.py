@@ -12,6 +12,7 @@ from typing import NoReturn
 
 from actito_didomi.errors import StoppedError
 
+_TICK = 0.1
 _MARGIN = 0.8
 """Share of the grace that calls in flight may use; the rest is for printing what is due."""
 
@@ -19,16 +20,17 @@ _MARGIN = 0.8
 class Shutdown:
     """A request to stop, seen by all parts of a plugin.
 
-    The first signal sets `requested` and starts a watchdog; later ones change nothing. Nothing is
-    raised from the signal handler: it may come in the middle of printing a line.
+    The signal handler only takes note: it may come in the middle of printing a line, or of holding
+    a lock that setting an event would need. A thread of its own sees the note, sets `requested` so
+    that all waiting ends, and ends the process when the grace is over.
 
     Args:
         grace: Seconds after which the process ends whatever it is doing.
     """
 
-    def __init__(self, grace: float) -> None:
+    def __init__(self, grace: float = 30) -> None:
         self.requested = threading.Event()
-        self._grace = grace
+        self.grace = grace
         self._signal = 0
         self._deadline = 0.0
 
@@ -36,12 +38,19 @@ class Shutdown:
         """Take note of a signal; safe to call from a signal handler, any number of times."""
         if self._signal:
             return
+        self._deadline = time.monotonic() + self.grace * _MARGIN
         self._signal = signum
-        self._deadline = time.monotonic() + self._grace * _MARGIN
+
+    def watch(self) -> None:
+        """Start the thread that acts upon a signal; for a plugin that runs as a process."""
+        threading.Thread(target=self._act, name="shutdown", daemon=True).start()
+
+    def _act(self) -> None:
+        while not self._signal:
+            time.sleep(_TICK)
         self.requested.set()
-        watchdog = threading.Timer(self._grace, os._exit, [self.exit_code])
-        watchdog.daemon = True
-        watchdog.start()
+        time.sleep(self.grace)
+        os._exit(self.exit_code)
 
     def check(self) -> None:
         """Go on unless the process is to stop.
@@ -49,7 +58,8 @@ class Shutdown:
         Raises:
             StoppedError: It is.
         """
-        if self.requested.is_set():
+        if self._signal:
+            self.requested.set()
             raise StoppedError("Stopped; what isn't done comes again in the next run.")
 
     @property
