@@ -163,7 +163,9 @@ def test_a_signal_while_waiting_on_stdin_ends_the_run(
     assert process.stdin
     waiting = [schema(), record(event("ann", channels={"email": True})), state({"n": 1})]
     feed(process, lines(waiting), close=False)
-    time.sleep(2)
+    while not actito.calls("table"):  # it has read the SCHEMA, and goes on to wait for more
+        time.sleep(0.05)
+    time.sleep(0.5)
     process.send_signal(signal.SIGTERM)
     assert process.wait(30) == 143
     process.stdin.close()
