@@ -209,7 +209,8 @@ class ApiSession:
         self._stop = stop or threading.Event()
         self._limiter = Limiter(Rate(calls_per_minute, _WINDOW_MS)) if calls_per_minute else None
         self._http = requests.Session()
-        self._http.trust_env = False  # no credentials of a .netrc on our calls
+        # Proxies and certificates of the environment count; a .netrc must not replace our headers.
+        self._http.auth = lambda request: request
         adapter = HTTPAdapter(pool_connections=1, pool_maxsize=max_concurrency)
         self._http.mount("http://", adapter)
         self._http.mount("https://", adapter)

@@ -169,3 +169,23 @@ def test_a_missing_configuration_file_is_told(tmp_path: Path, config: dict[str, 
     run = run_target(config, tmp_path, [], "--config", "nowhere.json")
     assert run.exit_code == 1
     assert "there is no file nowhere.json" in run.err
+
+
+def test_proxies_of_the_environment_count_and_a_netrc_does_not(
+    actito: Actito, config: dict[str, Any], tmp_path: Path
+) -> None:
+    """Calls go where a company's network wants them, with the plugin's own credentials."""
+    actito.create("ann")
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login someone password else\n")
+    netrc.chmod(0o600)
+    messages = stream_of(event("ann", channels={"email": True}))
+    run = run_target(config, tmp_path, messages, NETRC=str(netrc), NO_PROXY="127.0.0.1")
+    assert run.exit_code == 0, run.err
+    assert actito.subscriptions("ann")["Newsletter"]
+    # The sandbox stands in for a proxy: it answers calls to a host that doesn't exist.
+    elsewhere = {**config, "api_url": "http://api.invalid/actito"}
+    calls = actito.calls("patch_profile")
+    run = run_target(elsewhere, tmp_path, messages, HTTP_PROXY=actito.url, NO_PROXY="")
+    assert run.exit_code == 0, run.err
+    assert actito.calls("patch_profile") == calls + 1
