@@ -25,6 +25,8 @@ Path = tuple[str, ...]
 Kind = Literal["subscription", "attribute"]
 
 _MIN_PREFERENCE_PATH = 4
+_VALUE_PATH = 6
+"""Parts of consents, purposes, PURPOSE, values, PREFERENCE, value."""
 _NOT_VALUE_IDS = frozenset({"value", "from_propagation"})
 _KEYS = frozenset({"id", "value", "type", "invert", "path"})
 
@@ -181,12 +183,13 @@ class Unclear:
 class Resolver:
     """Finds the choices that a record makes for a set of mappings.
 
-    It remembers which aliases it has warned of, and which preference values it has seen chosen.
+    It remembers which readings it has told, and which preferences and values it has seen.
     """
 
     mappings: Sequence[Mapping]
     _announced: set[tuple[str, Path]] = field(default_factory=set)
-    _proven: dict[str, set[Path]] = field(default_factory=dict)
+    _readings: dict[str, dict[Path, list[str]]] = field(default_factory=dict)
+    _proven: dict[str, set[tuple[Path, str]]] = field(default_factory=dict)
 
     def resolve(self, tree: MappingABC[str, Any]) -> tuple[list[Found], list[Unclear]]:
         """Look all mappings up in one record in the user form.
@@ -210,11 +213,7 @@ class Resolver:
                         aliases = _aliases(leaves)
                     hits = aliases.get(mapping.value, [])
                 if not hits:
-                    result = self._preference_value(mapping, leaves)
-                    if isinstance(result, Unclear):
-                        unclear.append(result)
-                        continue
-                    hits = result
+                    hits = self._preference_value(mapping, leaves)
             if len(hits) > 1:
                 unclear.append(_two_ways(mapping, hits))
             elif hits and hits[0][1] is not None:
@@ -225,7 +224,8 @@ class Resolver:
 
     def _announce(self, mapping: Mapping, path: Path) -> None:
         """Warn, once a path, where a name was read in another way than by flattening."""
-        if mapping.path is not None or flat_name(path) == mapping.value:
+        one_value = len(path) == _VALUE_PATH and path[3] == "values" and path[5] != "value"
+        if mapping.path is not None or (flat_name(path) == mapping.value and not one_value):
             return
         if (mapping.id, path) not in self._announced:
             self._announced.add((mapping.id, path))
@@ -235,49 +235,41 @@ class Resolver:
 
     def _preference_value(
         self, mapping: Mapping, leaves: list[tuple[Path, Any]]
-    ) -> list[tuple[Path, Any]] | Unclear:
+    ) -> list[tuple[Path, Any]]:
         """Read a mapping as one value of a preference in the current format.
 
         The value is chosen when its id is in the comma list, and not chosen when the preference was
-        answered without it. A value that isn't in the list can only be told by its name, so a name
-        that leaves room for doubt is unclear, not an opt-out, until the value was seen chosen.
+        answered without it. Of all preferences seen so far whose ids fit the name, the longest id
+        is meant, unless a value was seen chosen that says otherwise.
         """
-        hits: list[tuple[Path, Any]] = []
-        doubtful: list[Path] = []
+        answers = {path: _split(text) for path, text in leaves if _is_answer(path, text)}
+        readings = self._readings.setdefault(mapping.id, {})
         proven = self._proven.setdefault(mapping.id, set())
-        for path, text in leaves:
-            if not _is_answer(path, text):
-                continue
-            for value_id in _value_ids(mapping.value, path):
-                chosen = value_id in [v.strip() for v in text.split(",")]
-                spot = (*path[:-1], value_id)
-                if chosen:
-                    proven.add(spot)
-                if chosen or spot in proven or "_" not in value_id:
-                    hits.append((spot, chosen))
-                else:
-                    doubtful.append(spot)
-        if hits or not doubtful:
-            # Of preferences whose ids begin alike, the longest id leaves the shortest value.
-            shortest = min((len(spot[-1]) for spot, _ in hits), default=0)
-            return [hit for hit in hits if len(hit[0][-1]) == shortest]
-        return Unclear(
-            mapping,
-            f"{mapping.value} may be {' or '.join(map(show_path, doubtful))}, or a preference that "
-            "this record doesn't hold. Give the mapping a `path`, such as "
-            f"{list(doubtful[0])}.",
-            maybe_opt_out=True,
-        )
+        for path, chosen in answers.items():
+            if path not in readings:
+                readings[path] = _value_ids(mapping.value, path)
+            proven.update((path, v) for v in readings[path] if v in chosen)
+        fitting = proven or {(path, v) for path, values in readings.items() for v in values}
+        shortest = min((len(value_id) for _, value_id in fitting), default=0)
+        return [
+            ((*path[:-1], value_id), value_id in answers[path])
+            for path, value_id in sorted(fitting)
+            if len(value_id) == shortest and path in answers
+        ]
 
 
 def _is_answer(path: Path, text: Any) -> bool:
     return (
-        len(path) == 6  # noqa: PLR2004 - consents, purposes, P, values, PREFERENCE, value
+        len(path) == _VALUE_PATH
         and path[1] == "purposes"
         and path[3] == "values"
         and path[5] == "value"
         and isinstance(text, str)
     )
+
+
+def _split(answer: str) -> list[str]:
+    return [value_id.strip() for value_id in answer.split(",")]
 
 
 def _value_ids(name: str, path: Path) -> list[str]:
@@ -320,7 +312,7 @@ def _at(tree: Any, path: Path) -> list[tuple[Path, Any]]:
                 continue
             answer = node.get("value")
             if at == len(path) - 1 and "values" in path and isinstance(answer, str):
-                return [(path, part in [v.strip() for v in answer.split(",")])]
+                return [(path, part in _split(answer))]
             return []
         if not isinstance(node, list):
             return []

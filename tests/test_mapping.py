@@ -109,21 +109,44 @@ def test_one_value_of_a_preference_is_a_boolean(value, expected) -> None:
     assert resolve(value) == (expected, [])
 
 
-def test_a_value_id_that_may_belong_to_another_preference_is_unclear_until_seen() -> None:
-    """`freq_x_weekly` may be value `x_weekly` of `freq`: not taken for an opt-out by its name."""
-    name = "consents_purposes_mail_values_freq_x_weekly"
-    found, unclear = resolve(name)
-    assert found == []
-    assert "path" in unclear[0].reason
-    assert unclear[0].maybe_opt_out
+def answered(**preferences: str) -> dict[str, Any]:
+    values = {name: {"value": text} for name, text in preferences.items()}
+    return {"consents": {"purposes": [{"id": "mail", "values": values}]}}
+
+
+def test_ids_of_values_may_hold_underscores_and_the_reading_is_told(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A name that fits one preference only is read so, with a warning that names the path."""
+    name = "consents_purposes_mail_values_freq_food_wine-3"
     resolver = Resolver(read_mappings([{"id": "X", "value": name}]))
+    results = [
+        [hit.value for hit in resolver.resolve(answered(freq=text))[0]]
+        for text in ("a,b", "food_wine-3", "")
+    ]
+    assert results == [[False], [True], [False]]
+    told = [r.getMessage() for r in caplog.records]
+    assert told == [
+        f"Mapping X: {name!r} is read as consents.purposes.mail.values.freq.food_wine-3."
+    ]
 
-    def answered(text: str) -> dict[str, Any]:
-        purpose = {"id": "mail", "values": {"freq": {"value": text}}}
-        return {"consents": {"purposes": [purpose]}}
 
-    assert [h.value for h in resolver.resolve(answered("x_weekly,b"))[0]] == [True]
-    assert [h.value for h in resolver.resolve(answered("b"))[0]] == [False]
+def test_a_value_of_a_longer_preference_is_no_opt_out_of_a_shorter_one() -> None:
+    """Once `freq_x` was seen, `freq_x_weekly` is its value; without an answer it is no choice."""
+    name = "consents_purposes_mail_values_freq_x_weekly"
+    resolver = Resolver(read_mappings([{"id": "X", "value": name}]))
+    records = [answered(freq="a", freq_x="b"), answered(freq="a"), answered(freq_x="weekly")]
+    results = [[hit.value for hit in resolver.resolve(record)[0]] for record in records]
+    assert results == [[False], [], [True]]
+
+
+def test_a_value_seen_chosen_settles_whose_it_is() -> None:
+    """`x_weekly` chosen under `freq` outweighs that `freq_x` exists."""
+    name = "consents_purposes_mail_values_freq_x_weekly"
+    resolver = Resolver(read_mappings([{"id": "X", "value": name}]))
+    records = [answered(freq="x_weekly", freq_x="b"), answered(freq_x="b"), answered(freq="a")]
+    results = [[hit.value for hit in resolver.resolve(record)[0]] for record in records]
+    assert results == [[True], [], [False]]
 
 
 def test_of_preferences_that_begin_alike_the_longer_id_is_meant() -> None:
