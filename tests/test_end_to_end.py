@@ -157,7 +157,7 @@ def meltano(environment: dict[str, str], *arguments: str) -> subprocess.Complete
         stderr=subprocess.STDOUT,
         text=True,
         check=False,
-        timeout=280,
+        timeout=800,
     )
 
 
@@ -165,6 +165,7 @@ def meltano(environment: dict[str, str], *arguments: str) -> subprocess.Complete
     not MELTANO.exists() and not os.environ.get("CI"),
     reason="Meltano isn't installed; `make test` installs it",
 )
+@pytest.mark.timeout(850)  # the first run installs both plugins
 def test_meltano_run(
     actito: Actito, exports: Path, meltano_environment: dict[str, str], tmp_path: Path
 ) -> None:
