@@ -10,23 +10,21 @@ from singer_sdk import typing as th
 from singer_sdk.contrib.msgspec import MsgSpecWriter
 from singer_sdk.helpers._util import load_json
 from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities, TapCapabilities
-from singer_sdk.plugin_base import _ConfigInput
 
 from actito_didomi.didomi.exports import ExportFolder
 from actito_didomi.didomi.session import API_URL, open_session
 from actito_didomi.errors import BadInputError, StoppedError
 from actito_didomi.singer.plugin import RETRY_SETTINGS, CheckedPlugin, read_retry, run_safely
-from actito_didomi.singer.shutdown import Shutdown
 from tap_didomi.api import ApiEvents, ApiUsers
 from tap_didomi.base import DidomiStream
 from tap_didomi.exports import ExportEvents, ExportUsers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from types import FrameType
+    from collections.abc import Mapping
 
     import click
     from singer_sdk import Stream
+    from singer_sdk.plugin_base import _ConfigInput
 
     from actito_didomi.http import ApiSession
 
@@ -129,9 +127,9 @@ class TapDidomi(CheckedPlugin, Tap):
     ]
 
     def __init__(self, **kwargs: Any) -> None:
-        self.shutdown = Shutdown(_GRACE)
         self.skipped_lines = 0
         super().__init__(**kwargs)
+        self.shutdown.grace = _GRACE
 
     def discover_streams(self) -> list[Stream]:
         """List the streams: those of batch exports where `export_root` is set, else the API's."""
@@ -176,29 +174,13 @@ class TapDidomi(CheckedPlugin, Tap):
     # Command line
 
     @classmethod
-    def invoke(  # type: ignore[override]
-        cls,
-        *,
-        about: bool = False,
-        about_format: str | None = None,
-        config: _ConfigInput | None = None,
-        state: IO[str] | None = None,
-        catalog: IO[str] | None = None,
-    ) -> None:
-        """Run the tap's command line."""
-        if about:
-            cls.print_about(about_format)
-            return
-        cls.print_version(print_fn=cls.logger.info)
-        given = config or _ConfigInput()
-        run_safely(cls.name, lambda: cls._run(given, state, catalog))
-
-    @classmethod
-    def _run(cls, given: _ConfigInput, state: IO[str] | None, catalog: IO[str] | None) -> None:
+    def run(cls, given: _ConfigInput, **files: IO[str] | None) -> None:
+        """Read all that is new."""
+        catalog = _load(files.get("catalog"), "--catalog")
         tap = cls(
             config=given.config,
-            state=_load(state, "--state"),
-            catalog=_load(catalog, "--catalog"),
+            state=_load(files.get("state"), "--state"),
+            catalog=catalog,
             parse_env_config=given.parse_env,
         )
         tap.shutdown.watch()
@@ -222,36 +204,12 @@ class TapDidomi(CheckedPlugin, Tap):
     @classmethod
     def cb_discover(cls, ctx: click.Context, param: click.Option, value: bool) -> None:
         """Run discovery; an error shows no values."""
-        _guard(cls.name, lambda: super(TapDidomi, cls).cb_discover(ctx, param, value))
+        run_safely(cls.name, lambda: super(TapDidomi, cls).cb_discover(ctx, param, value))
 
     @classmethod
     def cb_test(cls, ctx: click.Context, param: click.Option, value: str) -> None:
         """Run the connection test; an error shows no values."""
-        _guard(cls.name, lambda: super(TapDidomi, cls).cb_test(ctx, param, value))
-
-    def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
-        """Take note of SIGTERM or SIGINT; reading ends between two records.
-
-        The SDK's handler may write into the middle of a line, and exits with 0.
-        """
-        del frame
-        self.shutdown.request(signum)
-
-
-def _guard(plugin: str, main: Callable[[], None]) -> None:
-    from click.exceptions import Exit  # noqa: PLC0415 - click is the SDK's
-
-    finished: list[Exit] = []
-
-    def run() -> None:
-        try:
-            main()
-        except Exit as done:
-            finished.append(done)
-
-    run_safely(plugin, run)
-    if finished:
-        raise finished[0]
+        run_safely(cls.name, lambda: super(TapDidomi, cls).cb_test(ctx, param, value))
 
 
 def _load(file: IO[str] | None, option: str) -> dict[str, Any] | None:

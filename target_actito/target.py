@@ -16,34 +16,35 @@ from singer_sdk.helpers.capabilities import (
     PluginCapabilities,
     TargetCapabilities,
 )
-from singer_sdk.plugin_base import PluginBase, _ConfigInput
 from singer_sdk.singerlib.exceptions import SingerError
 
 from actito_didomi import privacy
-from actito_didomi.actito import ProfileTable, open_session, read_table
+from actito_didomi.actito import ProfileTable, Written, open_session, read_table
 from actito_didomi.didomi import records
 from actito_didomi.errors import (
     BadInputError,
     OptOutsRejectedError,
+    RefusedError,
     StoppedError,
 )
 from actito_didomi.singer.barriers import StateBarriers, Unsettled
-from actito_didomi.singer.plugin import CheckedPlugin, run_safely
+from actito_didomi.singer.plugin import CheckedPlugin
 from actito_didomi.singer.reader import SafeReader
 from actito_didomi.singer.rejects import Reject, RejectStore
-from actito_didomi.singer.shutdown import Shutdown
 from target_actito import settings as setting
 from target_actito.coalesce import Collector
 from target_actito.sink import ConsentSink
 from target_actito.summary import Summary, to_dict, to_text, write_report
 from target_actito.translate import Translator
-from target_actito.writer import Outcome, Result, Writer
+from target_actito.writer import Result, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from types import FrameType
+
+    from singer_sdk.plugin_base import _ConfigInput
 
     from actito_didomi.http import ApiSession
+    from actito_didomi.singer.shutdown import Shutdown
 
 logger = logging.getLogger("target-actito")
 
@@ -76,10 +77,9 @@ class TargetActito(CheckedPlugin, Target):
     ]
 
     def __init__(self, **kwargs: Any) -> None:
-        self._shutdown = Shutdown()
         super().__init__(**kwargs)
         self.settings = setting.read_settings(self._config)
-        self._shutdown.grace = self.settings.shutdown_grace
+        self.shutdown.grace = self.settings.shutdown_grace
         self._collector = Collector()
         self._barriers = StateBarriers()
         self._unsettled = Unsettled([])
@@ -104,7 +104,7 @@ class TargetActito(CheckedPlugin, Target):
         """
         for name, schema in TARGET_VALIDATE_RECORDS_CONFIG["properties"].items():
             config_jsonschema["properties"].setdefault(name, schema)
-        PluginBase.append_builtin_config.__func__(cls, config_jsonschema)  # type: ignore[attr-defined]
+        super(Target, cls).append_builtin_config(config_jsonschema)
 
     @classmethod
     def unfold_settings(cls, config: dict[str, Any]) -> dict[str, Any]:
@@ -127,36 +127,20 @@ class TargetActito(CheckedPlugin, Target):
     # Command line
 
     @classmethod
-    def invoke(  # type: ignore[override]
-        cls,
-        *,
-        about: bool = False,
-        about_format: str | None = None,
-        config: _ConfigInput | None = None,
-        file_input: IO[str] | None = None,
-    ) -> None:
-        """Run the target's command line."""
-        if about:
-            cls.print_about(about_format)
-            return
-        cls.print_version(print_fn=cls.logger.info)
-        given = config or _ConfigInput()
-        run_safely(cls.name, lambda: cls._run(given, file_input))
-
-    @classmethod
-    def _run(cls, given: _ConfigInput, file_input: IO[str] | None) -> None:
+    def run(cls, given: _ConfigInput, **files: IO[str] | None) -> None:
+        """Read the input to its end, or as far as it goes."""
         target = cls(config=given.config, parse_env_config=given.parse_env)
-        target._shutdown.watch()
+        target.shutdown.watch()
         try:
             try:
-                target.listen(file_input)
+                target.listen(files.get("file_input"))
             except _BROKEN_INPUT:
                 target.flush()  # what came before the break is whole
                 raise
-            target._shutdown.check()  # a signal may have come when all was done
+            target.shutdown.check()  # a signal may have come when all was done
         except StoppedError:
-            target.conclude(f"stopped by {target._shutdown.signal_name}")
-            target._shutdown.finish()
+            target.conclude(f"stopped by {target.shutdown.signal_name}")
+            target.shutdown.finish()
         except OptOutsRejectedError:
             raise
         except Exception as error:
@@ -335,27 +319,27 @@ class TargetActito(CheckedPlugin, Target):
         self._release()
 
     def _settle(self, result: Result) -> None:
-        summary, change = self._summary, result.change
-        if result.outcome is Outcome.REJECTED and result.error and self._connected:
+        summary, change, outcome = self._summary, result.change, result.outcome
+        if isinstance(outcome, RefusedError):
             self._reject(
-                self._connected,
+                self._connect(),
                 Reject(
-                    reason=str(result.error),
+                    reason=str(outcome),
                     person=change.person,
                     opt_out=change.opt_out,
                     change={
                         "attributes": change.attributes,
                         "subscriptions": change.subscriptions,
                     },
-                    status=result.error.status,
-                    answer=result.error.body,
+                    status=outcome.status,
+                    answer=outcome.body,
                 ),
             )
-        elif result.outcome is Outcome.UPDATED:
+        elif outcome is Written.UPDATED:
             summary.updated += 1
-        elif result.outcome is Outcome.CREATED:
+        elif outcome is Written.CREATED:
             summary.created += 1
-        elif result.outcome is Outcome.UNMATCHED:
+        elif outcome is Written.UNMATCHED:
             summary.unmatched += 1
             if len(self._unmatched_examples) < _EXAMPLES:
                 self._unmatched_examples.append(privacy.hash_person(change.person))
@@ -372,19 +356,10 @@ class TargetActito(CheckedPlugin, Target):
     # Time and signals
 
     def _on_tick(self) -> None:
-        self._shutdown.check()
+        self.shutdown.check()
         since = self._waiting_since
         if since is not None and time.monotonic() - since >= self.settings.flush_interval:
             self.flush()
-
-    def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
-        """Take note of SIGTERM or SIGINT, and do nothing else in the handler.
-
-        The SDK's handler drains again what is being drained, prints STATE for what was never
-        written, and exits with 0.
-        """
-        del frame
-        self._shutdown.request(signum)
 
     # The end
 
@@ -428,7 +403,7 @@ class TargetActito(CheckedPlugin, Target):
     def _connect(self) -> _Connected:
         """Open the session and check the configuration against the table, once."""
         if self._connected is None:
-            self._connected = _Connected(self.settings, self._shutdown)
+            self._connected = _Connected(self.settings, self.shutdown)
         return self._connected
 
 

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import enum
 import logging
 import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from actito_didomi.actito.profiles import Written
 from actito_didomi.errors import ApiError, RefusedError, StoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from actito_didomi.actito import ProfileTable
+    from actito_didomi.actito import ProfileTable, Written
     from actito_didomi.singer.shutdown import Shutdown
     from target_actito.coalesce import ProfileChange
 
@@ -27,35 +25,17 @@ REJECTABLE = frozenset({400, 403, 404, 406, 409, 410, 413, 414, 415, 422})
 """Refusals that concern one change only; others, such as a refused key, end the run."""
 
 
-class Outcome(enum.Enum):
-    """What became of a change."""
-
-    UPDATED = "updated"
-    CREATED = "created"
-    UNMATCHED = "unmatched"
-    REJECTED = "rejected"
-
-
-_OUTCOMES = {
-    Written.UPDATED: Outcome.UPDATED,
-    Written.CREATED: Outcome.CREATED,
-    Written.UNMATCHED: Outcome.UNMATCHED,
-}
-
-
 @dataclass(frozen=True)
 class Result:
     """A change that is settled on Actito's side.
 
     Attributes:
         change: The change.
-        outcome: What became of it.
-        error: Why it was rejected.
+        outcome: What became of it, or why it was refused.
     """
 
     change: ProfileChange
-    outcome: Outcome
-    error: RefusedError | None = None
+    outcome: Written | RefusedError
 
 
 class Writer:
@@ -129,8 +109,8 @@ class Writer:
             )
         except RefusedError as error:
             if error.status in REJECTABLE:
-                return Result(change, Outcome.REJECTED, error)
+                return Result(change, error)
             raise ApiError(
                 f"{error} This concerns all calls, so the run stops; nothing is lost."
             ) from None
-        return Result(change, _OUTCOMES[written])
+        return Result(change, written)

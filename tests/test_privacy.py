@@ -10,6 +10,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
+import requests
 from support import (
     Actito,
     Run,
@@ -162,8 +163,6 @@ def test_a_failing_tap_prints_no_person_key_or_token(
 ) -> None:
     """The SDK would print the body of an answer, and the user of each child stream."""
     for person in PEOPLE:
-        import requests
-
         token = requests.post(
             f"{url}/didomi/v1/sessions",
             json={

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 from support import BIN, Actito, Run, clean_environment, event, run_plugin, tap_config
 
 from actito_didomi.didomi.exports import ExportFolder
@@ -341,8 +342,6 @@ def test_with_a_bookmark_only_changed_users_are_given(
 
 def test_the_bookmark_never_passes_the_start_of_the_scan(url: str, tmp_path: Path) -> None:
     """A user that changed behind the scan is given by the next one."""
-    import requests
-
     session = requests.post(
         f"{url}/didomi/v1/sessions",
         json={"type": "api-key", "key": "sandbox-didomi-key", "secret": "sandbox-didomi-secret"},

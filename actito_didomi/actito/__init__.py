@@ -3,7 +3,7 @@
 It knows nothing of Didomi. What is inferred about the wire format stands in `_wire`.
 """
 
-from actito_didomi.actito.profiles import ProfileTable
+from actito_didomi.actito.profiles import ProfileTable, Written
 from actito_didomi.actito.session import ENVIRONMENTS, open_session
 from actito_didomi.actito.table import Attribute, TableStructure, read_table
 from actito_didomi.actito.values import ConversionError, ValueType, convert
@@ -15,6 +15,7 @@ __all__ = [
     "ProfileTable",
     "TableStructure",
     "ValueType",
+    "Written",
     "convert",
     "open_session",
     "read_table",

@@ -163,7 +163,6 @@ class ActitoApi:
             raise Refusal(400, "key must hold one unique attribute")
         ((name, value),) = key.items()
         profile_id = self.profiles.find_by(table, name, value)
-        self._traffic.count_write("actito", "put_profile", 0)
         if profile_id is None:
             if name == "profileId":
                 raise Refusal(404, "No such profile")

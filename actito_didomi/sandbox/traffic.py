@@ -165,7 +165,6 @@ class Guarded:
         side: `actito` or `didomi`.
         route: Name for counts and faults.
         handler: Answers the call.
-        too_many: Makes the answer to a call over the limit.
     """
 
     def __init__(

@@ -8,10 +8,11 @@ import logging
 import re
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import json5
 import msgspec
+from click.exceptions import Exit
 from singer_sdk import typing as th
 from singer_sdk.exceptions import (
     ConfigValidationError,
@@ -24,9 +25,11 @@ from singer_sdk.singerlib.exceptions import SingerError
 from actito_didomi import privacy
 from actito_didomi.errors import ActitoDidomiError
 from actito_didomi.http import RetryPolicy
+from actito_didomi.singer.shutdown import Shutdown
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from types import FrameType
 
     import click
 
@@ -131,9 +134,7 @@ def read_config_arguments(
                 raise config_error([f"--config: there is no file {name}."])
             config |= read_lenient_json(path.read_text(encoding="utf-8"), f"--config {name}")
     except ConfigValidationError as error:
-        for line in error.errors:
-            logger.error(line)  # noqa: TRY400
-        sys.exit(1)
+        _end_for_settings(logger, error)
     return _ConfigInput(config=config, parse_env="ENV" in value)
 
 
@@ -207,8 +208,10 @@ def run_safely(plugin: str, main: Callable[[], None]) -> None:
     privacy.install()
     try:
         main()
-    except ConfigValidationError:
-        raise  # the SDK's command prints these, a line each
+    except Exit:
+        raise  # how click ends a command
+    except ConfigValidationError as error:
+        _end_for_settings(log, error)
     except BrokenPipeError:
         log.error("Whoever reads the output has gone.")  # noqa: TRY400
         sys.stderr.flush()
@@ -228,13 +231,59 @@ def run_safely(plugin: str, main: Callable[[], None]) -> None:
         sys.exit(1)
 
 
-class CheckedPlugin(PluginBase):
-    """What taps and targets of this project share: settings read leniently and checked with care.
+def _end_for_settings(log: logging.Logger, error: ConfigValidationError) -> NoReturn:
+    """Print what is wrong with the settings, a line each, and end the process."""
+    for line in error.errors:
+        log.error(line)
+    log.error("Config validation failed")
+    sys.exit(1)
 
-    Errors name the setting and what was expected, all at once, and never show a value.
+
+class CheckedPlugin(PluginBase):
+    """What taps and targets of this project share.
+
+    Settings are read leniently and checked with care: errors name the setting and what was
+    expected, all at once, and never show a value. Signals end a plugin soon, and never with 0.
+
+    Attributes:
+        shutdown: Tells all parts of the plugin when to stop.
     """
 
     cb_config = staticmethod(read_config_arguments)
+
+    def __init__(self, **kwargs: Any) -> None:
+        self.shutdown = Shutdown()
+        super().__init__(**kwargs)
+
+    @classmethod
+    def invoke(
+        cls,
+        *,
+        about: bool = False,
+        about_format: str | None = None,
+        config: _ConfigInput | None = None,
+        **files: IO[str] | None,
+    ) -> None:
+        """Run the command line; `files` are what the kind of plugin is given to read."""
+        if about:
+            cls.print_about(about_format)
+            return
+        cls.print_version(print_fn=cls.logger.info)
+        run_safely(cls.name, lambda: cls.run(config or _ConfigInput(), **files))
+
+    @classmethod
+    def run(cls, given: _ConfigInput, **files: IO[str] | None) -> None:
+        """Make the plugin and do its work."""
+        raise NotImplementedError
+
+    def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
+        """Take note of SIGTERM or SIGINT, and do nothing else in the handler.
+
+        The SDK's handlers may write into the middle of a line or drain again what is being
+        drained, print STATE for what was never written, and exit with 0.
+        """
+        del frame
+        self.shutdown.request(signum)
 
     @classmethod
     def unfold_settings(cls, config: dict[str, Any]) -> dict[str, Any]:
