@@ -1,17 +1,20 @@
-"""Actito's calls: token, entities, structure of profile tables, V5 profiles."""
+"""Actito's calls: token, entities, structure of profile tables, V5 profiles, ETL executions."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import secrets
 import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
+from starlette.datastructures import UploadFile
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from actito_didomi.sandbox import actito_tables as tables
+from actito_didomi.sandbox.actito_imports import PREDEFINED, Definition, Imports, read_definition
 from actito_didomi.sandbox.actito_profiles import Profiles, Refusal
 from actito_didomi.sandbox.traffic import Guarded, Traffic, refusal
 
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 _ENTITIES = "entities/v5/entities"
 _TABLES = "profile-table-structure/v5/entities/{entity}/profile-tables"
 _PROFILES = "profiles/v5/entities/{entity}/profile-tables/{table}/profiles"
+_IMPORTS = "mass-imports/v5/entities/{entity}"
+_DATA_PART = "inputFile"
 _SECTIONS = frozenset({"key", "attributes", "subscriptions", "segmentations"})
 _LARGEST_PAGE = 1000
 
@@ -41,6 +46,9 @@ class ActitoApi:
 
     def __init__(self, database: Database, options: SandboxOptions, traffic: Traffic) -> None:
         self.profiles = Profiles(database, options)
+        self.imports = Imports(self.profiles, options)
+        self._database = database
+        self._loading: asyncio.Task[None] | None = None
         self._options = options
         self._traffic = traffic
         self._tokens: dict[str, float] = {}
@@ -57,6 +65,18 @@ class ActitoApi:
             ("GET", _PROFILES + "/{key}", "get_profile", self._get_profile),
             ("PATCH", _PROFILES + "/{key}", "patch_profile", self._patch_profile),
             ("DELETE", _PROFILES + "/{key}", "delete_profile", self._delete_profile),
+            ("GET", _IMPORTS + "/etls", "etls", self._list_etls),
+            ("GET", _IMPORTS + "/etls/{etl}", "etl", self._get_etl),
+            ("POST", _IMPORTS + "/etls/{etl}/trigger-execution", "trigger", self._trigger),
+            ("POST", _IMPORTS + "/etl-executions", "one_shot", self._one_shot),
+            ("GET", _IMPORTS + "/etl-executions", "executions", self._list_executions),
+            ("GET", _IMPORTS + "/etl-executions/{execution}", "execution", self._get_execution),
+            (
+                "GET",
+                _IMPORTS + "/etl-executions/{execution}/errors",
+                "execution_errors",
+                self._execution_errors,
+            ),
         ]
         found = [
             Route(
@@ -192,6 +212,69 @@ class ActitoApi:
         self._traffic.count_write("actito", "delete_profile")
         return Response(status_code=204)
 
+    async def _list_etls(self, request: Request) -> Response:
+        _check_entity(request)
+        return JSONResponse({"etls": [d.as_dict() for d in PREDEFINED.values()]})
+
+    async def _get_etl(self, request: Request) -> Response:
+        return JSONResponse(_etl(request).as_dict())
+
+    async def _trigger(self, request: Request) -> Response:
+        definition = _etl(request)
+        async with request.form() as form:
+            return await self._start(definition, form.get(_DATA_PART), "trigger")
+
+    async def _one_shot(self, request: Request) -> Response:
+        _check_entity(request)
+        async with request.form() as form:
+            part = form.get(self._options.etl_definition_part)
+            if part is None:
+                raise Refusal(400, f"The part {self._options.etl_definition_part} is missing")
+            text = await part.read() if isinstance(part, UploadFile) else part
+            try:
+                raw = json.loads(text)
+            except ValueError:
+                raise Refusal(400, "The definition is no JSON") from None
+            return await self._start(read_definition(raw), form.get(_DATA_PART), "one_shot")
+
+    async def _start(self, definition: Definition, part: object, route: str) -> Response:
+        if not isinstance(part, UploadFile):
+            raise Refusal(400, f"The part {_DATA_PART} is missing or no file")
+        content = await part.read()
+        execution = self.imports.start(definition, part.filename or "", content)
+        self._traffic.count_write("actito", route)
+        if self._loading is None or self._loading.done():
+            self._loading = asyncio.create_task(self._load())
+        return JSONResponse(self.imports.as_dict(execution), 201)
+
+    async def _load(self) -> None:
+        """Load files for as long as there are any."""
+        while self.imports.busy:
+            self._database.run("BEGIN")
+            try:
+                more = self.imports.work()
+            finally:
+                self._database.run("COMMIT")
+            await asyncio.sleep(0 if more else 0.02)
+
+    async def _list_executions(self, request: Request) -> Response:
+        _check_entity(request)
+        if not self._options.etl_lists_executions:
+            return refusal("actito", 405, "Method not allowed")
+        return JSONResponse(
+            {"etlExecutions": [self.imports.as_dict(e) for e in self.imports.all()]}
+        )
+
+    async def _get_execution(self, request: Request) -> Response:
+        _check_entity(request)
+        execution = self.imports.find(request.path_params["execution"])
+        return JSONResponse(self.imports.as_dict(execution))
+
+    async def _execution_errors(self, request: Request) -> Response:
+        _check_entity(request)
+        execution = self.imports.find(request.path_params["execution"])
+        return JSONResponse({"errors": execution.errors})
+
     def _existing(self, request: Request) -> int:
         key = unquote(request.path_params["key"])
         profile_id = self.profiles.find(_table(request), key)
@@ -204,6 +287,14 @@ def _check_entity(request: Request) -> None:
     name = unquote(request.path_params["entity"])
     if name not in [e["name"] for e in tables.ENTITIES]:
         raise Refusal(404, f"No entity {name}")
+
+
+def _etl(request: Request) -> Definition:
+    _check_entity(request)
+    definition = PREDEFINED.get(request.path_params["etl"])
+    if definition is None:
+        raise Refusal(404, f"No ETL {request.path_params['etl']}")
+    return definition
 
 
 def _table(request: Request) -> dict[str, Any]:

@@ -71,6 +71,7 @@ class Sandbox:
         self.traffic.reset()
         if "people" in body:
             self.database.clear()
+            self.actito.imports.clear()
             self.populate(int(body["people"]), int(body.get("seed", self.options.seed)))
         return Response(status_code=204)
 

@@ -42,6 +42,18 @@ class SandboxOptions:
         strict_technical: Technical attributes in a body are refused; else ignored (unknown).
         unprefixed_urls: The old URLs without a category are served as well (announced to end).
         page_size: Profiles a page when the caller names no size (unknown).
+        etl_per_day: ETL executions a day (documented: 24; older pages say 12).
+        etl_quota_scope: What is counted together (unknown).
+        etl_max_bytes: Largest file (documented: 100 MB; more is answered 400).
+        etl_rows_per_second: Speed of an execution, after a quarter of a second for its validation
+            (guess); 0 for one that never ends.
+        etl_empty_clears: An empty cell clears the value; else it leaves it as it is (unknown).
+        etl_definition_part: Name of the part that holds a one-shot definition (unknown).
+        etl_lists_executions: The list of executions can be read (unknown).
+        etl_tells_rows: An execution tells how many rows it created and updated (unknown).
+        etl_fail_next: So many executions, the next ones, fail their validation.
+        etl_bad_person: Text that makes a row fail when its key holds it; for tests of errors.
+        etl_bad_file: Text that makes the validation of a whole file fail when it is in it.
         duplicate_event_status: Didomi's answer to an event `id` that exists: 409 or 400 (unknown).
         array_per_item: In an array of events, good ones are stored beside a bad one; else none is
             (unknown).
@@ -75,6 +87,17 @@ class SandboxOptions:
     strict_technical: bool = False
     unprefixed_urls: bool = False
     page_size: int = 100
+    etl_per_day: int = 24
+    etl_quota_scope: Literal["etl", "table", "licence"] = "licence"
+    etl_max_bytes: int = 100_000_000
+    etl_rows_per_second: float = 20_000.0
+    etl_empty_clears: bool = True
+    etl_definition_part: Literal["etlDefinition", "parameters"] = "etlDefinition"
+    etl_lists_executions: bool = True
+    etl_tells_rows: bool = True
+    etl_fail_next: int = 0
+    etl_bad_person: str = ""
+    etl_bad_file: str = ""
     duplicate_event_status: Literal[400, 409] = 409
     array_per_item: bool = False
     late_events_last: bool = False

@@ -1,0 +1,382 @@
+"""ETL executions of the sandbox's Actito: a file is validated, then loaded, row by row."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import secrets
+import time
+import zipfile
+import zlib
+from collections import deque
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any, TextIO
+
+from actito_didomi.sandbox import actito_tables as tables
+from actito_didomi.sandbox.actito_profiles import Profiles, Refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from actito_didomi.sandbox.options import SandboxOptions
+
+_DAY = 86_400.0
+_VALIDATION = 0.25
+"""Seconds from the call to the first row, at normal speed."""
+_SLICE = 500
+"""Rows written before other calls get their turn."""
+_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_MODES = frozenset({"CREATE_ONLY", "UPDATE_ONLY", "CREATE_UPDATE"})
+_TRUE = frozenset({"y", "yes", "true", "1"})
+_FALSE = frozenset({"n", "no", "false", "0"})
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What an ETL does with its file. Names and forms of its JSON are a guess."""
+
+    id: str | None
+    table: dict[str, Any]
+    key: str
+    mode: str
+    separator: str = ";"
+    quote: str = '"'
+    encoding: str = "UTF-8"
+    columns: dict[str, str] | None = None
+    empty_clears: bool | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Give the JSON form."""
+        return {
+            "id": self.id,
+            "name": f"ETL {self.id}",
+            "profileTableId": self.table["id"],
+            "keyColumn": self.key,
+            "mode": self.mode,
+            "fileFormat": {
+                "separator": self.separator,
+                "quote": self.quote,
+                "encoding": self.encoding,
+            },
+        }
+
+
+PREDEFINED = {
+    d.id: d
+    for d in (
+        Definition("501", tables.TABLES[0], "customerId", "UPDATE_ONLY"),
+        Definition("502", tables.TABLES[0], "customerId", "CREATE_UPDATE"),
+    )
+}
+
+
+@dataclass
+class Execution:
+    """One execution, from its call to its end."""
+
+    id: str
+    definition: Definition
+    file_name: str
+    rows: list[tuple[int, dict[str, str]]]
+    failure: str | None
+    asked_at: float
+    started: str
+    status: str = "IN_PROGRESS"
+    ended: str | None = None
+    at: int = 0
+    created: int = 0
+    updated: int = 0
+    errors: list[dict[str, Any]] = field(default_factory=list)
+    read: int = 0
+
+
+class Imports:
+    """Takes files, and loads them as time passes.
+
+    Args:
+        profiles: What is written.
+        options: Speed, limits, and what happens where nobody knows.
+    """
+
+    def __init__(self, profiles: Profiles, options: SandboxOptions) -> None:
+        self._profiles = profiles
+        self._options = options
+        self._executions: dict[str, Execution] = {}
+        self._used: dict[str, deque[float]] = {}
+
+    def clear(self) -> None:
+        """Forget all executions, and what was used of the day's."""
+        self._executions.clear()
+        self._used.clear()
+
+    def start(self, definition: Definition, file_name: str, content: bytes) -> Execution:
+        """Take a file.
+
+        Raises:
+            Refusal: It is too large (400), or the day's executions are used up (429).
+        """
+        if len(content) > self._options.etl_max_bytes:
+            raise Refusal(400, f"The file is larger than {self._options.etl_max_bytes} bytes")
+        self._count(definition)
+        rows: list[tuple[int, dict[str, str]]] = []
+        failure = None
+        if self._options.etl_fail_next > 0:
+            self._options.etl_fail_next -= 1
+            failure = "Validation of the file failed"
+        else:
+            try:
+                rows = list(self._read(definition, content))
+            except _InvalidFileError as error:
+                failure = str(error)
+        execution = Execution(
+            id=str(123_000_000 + secrets.randbelow(999_999)),
+            definition=definition,
+            file_name=file_name,
+            rows=rows,
+            failure=failure,
+            asked_at=time.monotonic(),
+            started=_now(),
+            read=len(rows),
+        )
+        self._executions[execution.id] = execution
+        return execution
+
+    def find(self, execution_id: str) -> Execution:
+        """Find an execution, brought up to this moment.
+
+        Raises:
+            Refusal: There is none (404).
+        """
+        execution = self._executions.get(execution_id)
+        if execution is None:
+            raise Refusal(404, f"No execution {execution_id}")
+        return execution
+
+    def all(self) -> list[Execution]:
+        """List executions, the latest first."""
+        return list(reversed(self._executions.values()))
+
+    def work(self) -> bool:
+        """Do what is due by now, a slice of it; tell whether more is due at once."""
+        for execution in self._executions.values():
+            if execution.ended is None and self._work_on(execution):
+                return True
+        return False
+
+    @property
+    def busy(self) -> bool:
+        """Whether an execution will end by itself."""
+        return bool(self._options.etl_rows_per_second) and any(
+            e.ended is None for e in self._executions.values()
+        )
+
+    def _count(self, definition: Definition) -> None:
+        scope = {
+            "etl": f"etl {definition.id}",
+            "table": f"table {definition.table['id']}",
+            "licence": "licence",
+        }[self._options.etl_quota_scope]
+        used = self._used.setdefault(scope, deque())
+        now = time.monotonic()
+        while used and used[0] <= now - _DAY:
+            used.popleft()
+        if len(used) >= self._options.etl_per_day:
+            raise Refusal(429, "Too many executions today")
+        used.append(now)
+
+    def _read(self, definition: Definition, content: bytes) -> Iterator[tuple[int, dict[str, str]]]:
+        """Read a file, as the first step of an execution does.
+
+        Raises:
+            _InvalidFileError: It breaks the rules for CSV files.
+        """
+        content = _unpack(content)
+        if content.startswith(_MARKS):
+            raise _InvalidFileError("The file begins with a byte order mark")
+        try:
+            text: TextIO = io.StringIO(content.decode(definition.encoding), newline="")
+        except (UnicodeDecodeError, LookupError):
+            raise _InvalidFileError(f"The file is no {definition.encoding}") from None
+        bad = self._options.etl_bad_file
+        if bad and bad in content.decode(definition.encoding):
+            raise _InvalidFileError("The file holds something that can't be loaded")
+        reader = csv.reader(
+            text, delimiter=definition.separator, quotechar=definition.quote, strict=True
+        )
+        try:
+            header = next(reader, None)
+            if not header:
+                raise _InvalidFileError("The file has no header line")
+            names = [
+                name if definition.columns is None else definition.columns.get(name, "")
+                for name in header
+            ]
+            known = {a["name"] for a in definition.table["attributes"]}
+            known |= {s["name"] for s in definition.table["subscriptions"]}
+            if unknown := [h for h, n in zip(header, names, strict=True) if n not in known]:
+                raise _InvalidFileError(f"Unknown columns: {', '.join(unknown)}")
+            if definition.key not in names:
+                raise _InvalidFileError(f"The key column {definition.key} is missing")
+            for row in reader:
+                if len(row) != len(names):
+                    raise _InvalidFileError(f"Line {reader.line_num}: another number of columns")
+                yield reader.line_num, dict(zip(names, row, strict=True))
+        except csv.Error as error:
+            raise _InvalidFileError(f"Line {reader.line_num}: {error}") from None
+
+    def _work_on(self, execution: Execution) -> bool:
+        """Load the rows that are due, a slice at most; tell whether more are."""
+        speed = self._options.etl_rows_per_second
+        if not speed:
+            return False
+        passed = time.monotonic() - execution.asked_at - _VALIDATION
+        if passed < 0:
+            return False
+        if execution.failure:
+            execution.status, execution.ended = "FAILURE", _now()
+            return False
+        due = min(len(execution.rows), int(passed * speed) + 1)
+        stop = min(due, execution.at + _SLICE)
+        for line, row in execution.rows[execution.at : stop]:
+            try:
+                self._load(execution, row)
+            except Refusal as error:
+                key = execution.definition.key
+                execution.errors.append({"line": line, "key": row[key], "message": error.message})
+        execution.at = stop
+        if execution.at == len(execution.rows):
+            execution.rows = []
+            execution.status = "WITH_ERROR" if execution.errors else "SUCCESS"
+            execution.ended = _now()
+            return False
+        return stop < due
+
+    def _load(self, execution: Execution, row: dict[str, str]) -> None:
+        definition = execution.definition
+        table, key = definition.table, definition.key
+        bad = self._options.etl_bad_person
+        if bad and bad in row[key]:
+            raise Refusal(400, "The row can't be loaded")
+        clears = definition.empty_clears
+        if clears is None:
+            clears = self._options.etl_empty_clears
+        attributes, subscriptions = _values(table, row, clears=clears)
+        found = self._profiles.find_by(table, key, row[key])
+        if found is None:
+            if definition.mode != "UPDATE_ONLY":
+                self._profiles.create(table, attributes, subscriptions)
+                execution.created += 1
+        elif definition.mode != "CREATE_ONLY":
+            del attributes[key]
+            self._profiles.change(table, found, attributes, subscriptions)
+            execution.updated += 1
+
+    def as_dict(self, execution: Execution) -> dict[str, Any]:
+        """Give an execution in the form of an answer (the form is a guess)."""
+        answer: dict[str, Any] = {
+            "id": execution.id,
+            "status": execution.status,
+            "etlId": execution.definition.id,
+            "fileName": execution.file_name,
+            "startMoment": execution.started,
+            "endMoment": execution.ended,
+        }
+        if execution.ended:
+            answer["rowsInError"] = len(execution.errors)
+            if self._options.etl_tells_rows:
+                answer["rowsRead"] = execution.read
+                answer["rowsCreated"] = execution.created
+                answer["rowsUpdated"] = execution.updated
+        if execution.ended and execution.failure:
+            answer["message"] = execution.failure
+        return answer
+
+
+class _InvalidFileError(Exception):
+    """A file that fails its validation."""
+
+
+def read_definition(raw: Any) -> Definition:
+    """Read the definition of a one-shot execution (its form is a guess).
+
+    Raises:
+        Refusal: It is wrong (400).
+    """
+    if not isinstance(raw, dict):
+        raise Refusal(400, "The definition is no JSON object")
+    table = tables.find_table(str(raw.get("profileTableId")))
+    if table is None:
+        raise Refusal(400, "The definition names no profile table")
+    file_format = raw.get("fileFormat") or {}
+    columns = raw.get("columns")
+    definition = Definition(
+        id=None,
+        table=table,
+        key=str(raw.get("keyColumn")),
+        mode=str(raw.get("mode")),
+        separator=str(file_format.get("separator", ";")),
+        quote=str(file_format.get("quote", '"')),
+        encoding=str(file_format.get("encoding", "UTF-8")),
+        columns={c["column"]: c["field"] for c in columns} if columns else None,
+        empty_clears=None,
+    )
+    if definition.mode not in _MODES:
+        raise Refusal(400, f"Unknown mode {definition.mode}")
+    if definition.key not in tables.unique_attributes(table):
+        raise Refusal(400, f"{definition.key} is no unique attribute")
+    return definition
+
+
+def _unpack(content: bytes) -> bytes:
+    try:
+        if content.startswith(b"PK"):
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                names = archive.namelist()
+                if len(names) != 1:
+                    raise _InvalidFileError("One file is expected in the archive")
+                return archive.read(names[0])
+        if content.startswith(b"\x1f\x8b"):
+            return gzip.decompress(content)
+    except (zipfile.BadZipFile, OSError, EOFError, zlib.error):
+        raise _InvalidFileError("The archive is damaged") from None
+    return content
+
+
+def _values(
+    table: dict[str, Any], row: dict[str, str], *, clears: bool
+) -> tuple[dict[str, Any], dict[str, bool]]:
+    """Turn cells into values; where an empty cell leaves a value as it is, it is left out."""
+    attributes: dict[str, Any] = {}
+    subscriptions: dict[str, bool] = {}
+    kinds = {a["name"]: a for a in table["attributes"]}
+    for name, text in row.items():
+        if name in kinds:
+            if text or clears:
+                attributes[name] = _value(kinds[name], text) if text else None
+        elif text or clears:
+            if text.lower() not in _TRUE | _FALSE | {""}:
+                raise Refusal(400, f"Subscription {name}: neither Y nor N")
+            subscriptions[name] = text.lower() in _TRUE
+    return attributes, subscriptions
+
+
+def _value(attribute: dict[str, Any], text: str) -> Any:
+    kind = attribute.get("valueType") or attribute["type"]
+    try:
+        if kind == "INTEGER":
+            return int(text)
+        if kind == "DECIMAL":
+            return float(text)
+    except ValueError:
+        raise Refusal(400, f"Attribute {attribute['name']}: no number") from None
+    if kind == "BOOLEAN":
+        if text.lower() not in _TRUE | _FALSE:
+            raise Refusal(400, f"Attribute {attribute['name']}: no boolean")
+        return text.lower() in _TRUE
+    return text
+
+
+def _now() -> str:
+    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
