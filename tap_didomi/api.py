@@ -182,7 +182,7 @@ def _new_scan() -> dict[str, Any]:
 
 
 def _read(moment: str) -> datetime:
-    return datetime.fromtimestamp(read_moment(moment, "updated_at") / 1e6, tz=timezone.utc)
+    return read_moment(moment, "updated_at")
 
 
 def _later(known: str | None, moment: str) -> str:

@@ -6,13 +6,20 @@ the later arrival wins. All of it is pure: no clock, no I/O.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from actito_didomi.mapping import Kind
+
+FIRST_RECORD = 0
+CHANGED = 1
+FIRST_SLOT = 2
+"""What stands where in an entry: see `Collector`."""
 
 
 class Target(NamedTuple):
@@ -26,12 +33,12 @@ class Value(NamedTuple):
     """A value for one target.
 
     Attributes:
-        moment: When the choice was made, in microseconds since 1970 UTC.
+        moment: When the choice was made; aware of its zone.
         value: In Actito's form, inverted already where the mapping says so.
         choice: What the person chose in Didomi; None where it isn't a yes or no of consent.
     """
 
-    moment: int
+    moment: datetime
     value: Any
     choice: bool | None
 
@@ -49,41 +56,36 @@ class Value(NamedTuple):
         return True
 
 
-@dataclass(frozen=True)
-class ProfileChange:
+class ProfileChange(msgspec.Struct, frozen=True, gc=False):
     """What is to be written for one person.
 
     Attributes:
         person: Value of the key attribute.
         first_record: Number of the earliest record that it holds something of.
-        values: By target.
+        targets: What it writes to; one object for all changes of the same targets.
+        values: In the order of `targets`.
+        opt_out: Whether it holds an opt-out.
     """
 
     person: str
     first_record: int
-    values: dict[Target, Value]
-
-    @property
-    def opt_out(self) -> bool:
-        """Whether it holds an opt-out."""
-        return any(value.opt_out for value in self.values.values())
+    targets: tuple[Target, ...]
+    values: tuple[Value, ...]
+    opt_out: bool
 
     @property
     def attributes(self) -> dict[str, Any]:
         """Attributes to write, by name."""
-        return {t.name: v.value for t, v in self.values.items() if t.kind == "attribute"}
+        return self._of("attribute")
 
     @property
     def subscriptions(self) -> dict[str, bool]:
         """Subscriptions to set, by name."""
-        return {t.name: v.value for t, v in self.values.items() if t.kind == "subscription"}
+        return self._of("subscription")
 
-
-@dataclass
-class _Person:
-    first_record: int = 0
-    waiting: dict[Target, Value] = field(default_factory=dict)
-    written: dict[Target, Value] | None = None
+    def _of(self, kind: Kind) -> dict[str, Any]:
+        pairs = zip(self.targets, self.values, strict=True)
+        return {target.name: value.value for target, value in pairs if target.kind == kind}
 
 
 class Collector:
@@ -91,22 +93,29 @@ class Collector:
 
     It remembers what it has handed out, so that an older choice which comes after a newer one was
     written is still the older one.
+
+    A person is one flat list, since there may be a million of them and each record touches one: at
+    `FIRST_RECORD` the number of the earliest record that waits (0 when none ever did), at `CHANGED`
+    a bit for each slot that waits, and from `FIRST_SLOT` on the newest value of each target.
     """
 
     def __init__(self) -> None:
-        self._people: dict[str, _Person] = {}
-        self._waiting: dict[str, _Person] = {}
+        self.entries: dict[str, list[Any]] = {}
+        self._slots: dict[Target, int] = {}
+        self._targets: list[Target] = []
+        self._waiting: dict[str, list[Any]] = {}
+        self._sets: dict[int, tuple[tuple[int, ...], tuple[Target, ...]]] = {}
         self._people_changed = 0
 
     @property
     def people(self) -> int:
         """People seen in this run."""
-        return len(self._people)
+        return len(self.entries)
 
     @property
     def people_unchanged(self) -> int:
         """People seen in this run for whom nothing was to be written."""
-        return len(self._people) - self._people_changed
+        return len(self.entries) - self._people_changed
 
     @property
     def waiting(self) -> int:
@@ -117,7 +126,24 @@ class Collector:
     def oldest(self) -> int | None:
         """Number of the earliest record that waits to be written; None when none does."""
         # People wait in the order in which their first records came.
-        return next((p.first_record for p in self._waiting.values()), None)
+        return next((entry[FIRST_RECORD] for entry in self._waiting.values()), None)
+
+    def slot(self, target: Target) -> int:
+        """Give the place of a target in an entry."""
+        slot = self._slots.get(target)
+        if slot is None:
+            slot = self._slots[target] = FIRST_SLOT + len(self._targets)
+            self._targets.append(target)
+            for entry in self.entries.values():
+                entry.append(None)
+        return slot
+
+    def entry(self, person: str) -> list[Any]:
+        """Give a person's entry, a new one where there is none."""
+        entry = self.entries.get(person)
+        if entry is None:
+            entry = self.entries[person] = [0, 0, *[None] * len(self._targets)]
+        return entry
 
     def add(self, person: str, record: int, values: Iterable[tuple[Target, Value]]) -> None:
         """Take in what one record says about one person.
@@ -127,27 +153,41 @@ class Collector:
             record: Number of the record.
             values: What it says; nothing for a record without any explicit choice.
         """
-        known = self._people.get(person)
-        if known is None:
-            known = self._people[person] = _Person()
+        entry = self.entry(person)
         for target, value in values:
-            before = known.waiting.get(target)
-            if before is None and known.written is not None:
-                before = known.written.get(target)
-            if before is not None and not value.beats(before):
-                continue
-            if not known.waiting:
-                known.first_record = record
-                self._waiting[person] = known
-                self._people_changed += known.written is None
-            known.waiting[target] = value
+            slot = self.slot(target)
+            before = entry[slot]
+            if before is None or value.beats(before):
+                entry[slot] = value
+                if not entry[CHANGED]:
+                    self.wait(person, entry, record)
+                entry[CHANGED] |= 1 << slot
+
+    def wait(self, person: str, entry: list[Any], record: int) -> None:
+        """Take note that a person has something to write, from this record on."""
+        self._people_changed += not entry[FIRST_RECORD]
+        entry[FIRST_RECORD] = record
+        self._waiting[person] = entry
 
     def take(self) -> list[ProfileChange]:
         """Hand out all changes that wait: those with an opt-out first, then in order of arrival."""
-        changes = []
-        for person, known in self._waiting.items():
-            changes.append(ProfileChange(person, known.first_record, known.waiting))
-            known.written = {**(known.written or {}), **known.waiting}
-            known.waiting = {}
+        opt_outs: list[ProfileChange] = []
+        others: list[ProfileChange] = []
+        for person, entry in self._waiting.items():
+            slots, targets = self._set(entry[CHANGED])
+            values = tuple([entry[slot] for slot in slots])
+            opt_out = any([value.choice is False for value in values])  # noqa: C419 - a hot loop
+            change = ProfileChange(person, entry[FIRST_RECORD], targets, values, opt_out)
+            (opt_outs if opt_out else others).append(change)
+            entry[CHANGED] = 0
         self._waiting = {}
-        return sorted(changes, key=lambda change: (not change.opt_out, change.first_record))
+        return opt_outs + others
+
+    def _set(self, changed: int) -> tuple[tuple[int, ...], tuple[Target, ...]]:
+        """Give the slots of a set of bits, and their targets."""
+        found = self._sets.get(changed)
+        if found is None:
+            slots = tuple(slot for slot in self._slots.values() if changed >> slot & 1)
+            targets = tuple(self._targets[slot - FIRST_SLOT] for slot in slots)
+            found = self._sets[changed] = slots, targets
+        return found

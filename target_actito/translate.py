@@ -13,6 +13,7 @@ from actito_didomi.mapping import Found, Mapping, Resolver, Unclear, show_path
 from target_actito.coalesce import Target, Value
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from zoneinfo import ZoneInfo
 
     from actito_didomi.actito import TableStructure
@@ -115,7 +116,7 @@ class Translator:
             self.unusable_metadata[name] += 1
             return None
 
-    def _choice(self, hit: Found, moment: int) -> Value | Untranslatable:
+    def _choice(self, hit: Found, moment: datetime) -> Value | Untranslatable:
         mapping, raw = hit.mapping, hit.value
         choice = raw if isinstance(raw, bool) else None
         value = (not raw) if mapping.invert and choice is not None else raw

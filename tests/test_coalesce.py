@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,7 +13,8 @@ A = Target("subscription", "A")
 B = Target("subscription", "B")
 NAME = Target("attribute", "firstName")
 
-moments = st.integers(min_value=0, max_value=5)
+MOMENTS = [datetime(2026, 10, day, tzinfo=timezone.utc) for day in range(1, 7)]
+moments = st.sampled_from(MOMENTS)
 choices = st.builds(lambda m, c: Value(m, c, c), moments, st.booleans())
 arrivals = st.lists(
     st.tuples(st.sampled_from(["ann", "bob", "cy"]), st.sampled_from([A, B]), choices), max_size=30
@@ -26,7 +29,11 @@ def collect(items: list[tuple[str, Target, Value]]) -> Collector:
 
 
 def result(changes: list[ProfileChange]) -> dict[str, dict[Target, Value]]:
-    return {change.person: change.values for change in changes}
+    return {change.person: by_target(change) for change in changes}
+
+
+def by_target(change: ProfileChange) -> dict[Target, Value]:
+    return dict(zip(change.targets, change.values, strict=True))
 
 
 @given(arrivals, st.randoms(use_true_random=False))
@@ -59,10 +66,10 @@ def test_writing_in_between_does_not_change_what_is_written_last(items, cut) -> 
     for number, (person, target, value) in enumerate(items, start=1):
         if number == cut:
             for change in collector.take():
-                written.setdefault(change.person, {}).update(change.values)
+                written.setdefault(change.person, {}).update(by_target(change))
         collector.add(person, number, [(target, value)])
     for change in collector.take():
-        written.setdefault(change.person, {}).update(change.values)
+        written.setdefault(change.person, {}).update(by_target(change))
     assert written == whole
 
 
@@ -86,7 +93,7 @@ def test_the_oldest_waiting_record_is_known(items) -> None:
 
 def test_a_text_at_the_same_moment_is_the_one_that_came_last() -> None:
     """Of two values that are no choices the later arrival wins a tie."""
-    items = [("ann", NAME, Value(1, text, None)) for text in ("Ann", "Anna")]
+    items = [("ann", NAME, Value(MOMENTS[1], text, None)) for text in ("Ann", "Anna")]
     assert result(collect(items).take())["ann"][NAME].value == "Anna"
 
 
@@ -94,6 +101,6 @@ def test_people_without_any_choice_are_counted_as_unchanged() -> None:
     """A record without choices makes no change, but its person counts."""
     collector = Collector()
     collector.add("ann", 1, [])
-    collector.add("bob", 2, [(A, Value(1, True, True))])
+    collector.add("bob", 2, [(A, Value(MOMENTS[1], True, True))])
     assert (collector.people, collector.people_unchanged) == (2, 1)
     assert [change.person for change in collector.take()] == ["bob"]

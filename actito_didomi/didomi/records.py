@@ -38,7 +38,7 @@ class ConsentRecord:
     Attributes:
         shape: What it came from.
         person: `organization_user_id`; None for a guest.
-        moment: When the choices were made, in microseconds since 1970 UTC.
+        moment: When the choices were made; aware of its zone.
         status: `confirmed` or `pending_approval`.
         regulation: None where the record names none and so can't be of another one.
         delegate: Id of who acted for the person.
@@ -48,7 +48,7 @@ class ConsentRecord:
 
     shape: Shape
     person: str | None
-    moment: int
+    moment: datetime
     status: str = CONFIRMED
     regulation: str | None = None
     delegate: str | None = None
@@ -197,15 +197,15 @@ def _text(record: Mapping[str, Any], name: str) -> str | None:
     return value
 
 
-def _moment(record: Mapping[str, Any], *names: str) -> int:
+def _moment(record: Mapping[str, Any], *names: str) -> datetime:
     for name in names:
         if (value := record.get(name)) is not None:
             return read_moment(value, name)
     raise BadInputError(f"`{names[0]}` is missing, so the order of the choices can't be told.")
 
 
-def read_moment(value: Any, name: str) -> int:
-    """Read an ISO 8601 moment (or a `datetime`) as microseconds since 1970; UTC without a zone.
+def read_moment(value: Any, name: str) -> datetime:
+    """Read an ISO 8601 moment (or a `datetime`); UTC where it names no zone.
 
     Raises:
         BadInputError: It is none.
@@ -214,10 +214,4 @@ def read_moment(value: Any, name: str) -> int:
         moment = value if isinstance(value, datetime) else msgspec.convert(value, datetime)
     except msgspec.ValidationError:
         raise BadInputError(f"`{name}` is no moment in ISO 8601 form.") from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=timezone.utc)
-    return (moment - _EPOCH) // _MICROSECOND
-
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MICROSECOND = datetime.resolution
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
