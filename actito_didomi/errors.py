@@ -10,6 +10,7 @@
     │   ├── AuthenticationError     the credentials are refused
     │   ├── RefusedError            this call is refused for good (400, 403, 404, 409, ...)
     │   ├── UnavailableError        no usable answer, after all retries
+    │   ├── ImportsSpentError       no bulk import is left today, and single calls take too long
     │   └── StoppedError            given up because the process is shutting down
     ├── TooManyRejectsError         the run stops: its configuration is plainly wrong
     └── OptOutsRejectedError        all is written but opt-outs that the API refused
@@ -55,19 +56,39 @@ class RefusedError(ApiError):
     """The API refuses this call for good.
 
     Attributes:
-        status: HTTP status.
+        status: HTTP status; None where it is a row of an import that was refused.
         body: The answer as it came, at most 2,000 characters. It may repeat personal data:
             keep it out of logs.
     """
 
-    def __init__(self, message: str, *, status: int, body: str) -> None:
+    def __init__(self, message: str, *, status: int | None, body: str) -> None:
         super().__init__(message)
         self.status = status
         self.body = body
 
 
 class UnavailableError(ApiError):
-    """No usable answer came, after all retries."""
+    """No usable answer came, after all retries.
+
+    Attributes:
+        status: HTTP status of the last answer; None where there was none.
+    """
+
+    def __init__(self, message: str, *, status: int | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class ImportsSpentError(ApiError):
+    """The day's bulk imports are used up, and single calls would take too long.
+
+    Attributes:
+        held: How many changes wait for the next run.
+    """
+
+    def __init__(self, message: str, *, held: int) -> None:
+        super().__init__(message)
+        self.held = held
 
 
 class StoppedError(ApiError):

@@ -21,6 +21,7 @@ import requests
 import tenacity
 from pyrate_limiter import Limiter, Rate
 from requests.adapters import HTTPAdapter
+from requests_toolbelt import MultipartEncoder
 
 from actito_didomi import privacy
 from actito_didomi.errors import (
@@ -31,7 +32,9 @@ from actito_didomi.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    Parts = Mapping[str, tuple[str, Any, str]]
 
 logger = logging.getLogger(__name__)
 
@@ -167,10 +170,13 @@ class Authenticator(abc.ABC):
 class _RetryError(Exception):
     """A try that failed in a way worth trying again."""
 
-    def __init__(self, reason: str, retry_after: float | None = None) -> None:
+    def __init__(
+        self, reason: str, retry_after: float | None = None, status: int | None = None
+    ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.retry_after = retry_after
+        self.status = status
 
 
 class ApiSession:
@@ -224,7 +230,9 @@ class ApiSession:
         route: str,
         params: Mapping[str, Any] | None = None,
         json: Any = None,
+        parts: Callable[[], Parts] | None = None,
         headers: dict[str, str] | None = None,
+        once: bool = False,
     ) -> Answer:
         """Make a call, and try again as long as that makes sense.
 
@@ -234,7 +242,11 @@ class ApiSession:
             route: The same for messages: placeholders stand for whatever names a person.
             params: Query parameters.
             json: Body.
+            parts: Makes the parts of a `multipart/form-data` body, anew for each try: by name what
+                `requests` takes as a file. Open files are streamed.
             headers: Headers in place of the authenticator's.
+            once: Don't repeat it when it is unclear whether it was carried out, or refused for now;
+                only a refused token is renewed.
 
         Raises:
             AuthenticationError: The credentials are refused, twice.
@@ -252,14 +264,23 @@ class ApiSession:
                 own = headers if headers is not None else self._authenticator.headers(self)
                 tries += 1
                 response = self._send(
-                    method, path, call, params=params, json=json, headers=own, retry=tries > 1
+                    method,
+                    path,
+                    call,
+                    params=params,
+                    json=json,
+                    parts=parts() if parts else None,
+                    headers=own,
+                    retry=tries > 1,
                 )
                 action = action_for(response.status_code)
                 if action is Action.SUCCESS:
                     return Answer(response.status_code, _decode(response, call))
                 if action is Action.RETRY:
                     raise _RetryError(
-                        f"status {response.status_code}", _retry_after(response.headers)
+                        f"status {response.status_code}",
+                        _retry_after(response.headers),
+                        response.status_code,
                     )
                 if action is Action.REAUTHENTICATE:
                     if headers is not None or renewed:
@@ -277,12 +298,13 @@ class ApiSession:
                 )
 
         try:
-            return self._retrying(call)(attempt)
+            return attempt() if once else self._retrying(call)(attempt)
         except _RetryError as error:
             self._check_stop()
             raise UnavailableError(
                 f"{self.api} gave no usable answer to {call}: {error.reason}, after {tries} tries. "
-                "Nothing is lost: run again when the API is back."
+                "Nothing is lost: run again when the API is back.",
+                status=error.status,
             ) from None
 
     def _retrying(self, call: str) -> tenacity.Retrying:
@@ -347,16 +369,20 @@ class ApiSession:
         *,
         params: Mapping[str, Any] | None,
         json: Any,
+        parts: Parts | None,
         headers: dict[str, str],
         retry: bool,
     ) -> requests.Response:
         self._take_turn()
         self.count.add(retry=retry)
-        body = None
+        body: bytes | MultipartEncoder | None = None
         headers = {"Accept": "application/json", **headers}
         if json is not None:
             body = msgspec.json.encode(json)
             headers["Content-Type"] = "application/json"
+        elif parts is not None:
+            encoder = MultipartEncoder(parts)
+            body, headers["Content-Type"] = encoder, encoder.content_type
         started = time.monotonic()
         try:
             response = self._http.request(

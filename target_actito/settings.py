@@ -11,9 +11,12 @@ from zoneinfo import ZoneInfo
 from singer_sdk import typing as th
 
 from actito_didomi.actito import ENVIRONMENTS
+from actito_didomi.actito.imports import check_definition
 from actito_didomi.errors import MappingError
 from actito_didomi.mapping import Mapping, read_mappings
 from actito_didomi.singer.plugin import RETRY_SETTINGS, read_lenient_json, read_retry
+from target_actito.bulk import BulkSettings
+from target_actito.plan import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping as MappingABC
@@ -136,6 +139,91 @@ CONFIG = th.PropertiesList(
     ),
     *RETRY_SETTINGS,
     th.Property(
+        "write_mode",
+        th.StringType,
+        default="auto",
+        allowed_values=["auto", "single", "bulk"],
+        title="Write mode",
+        description="`auto` plans the fewest calls: bulk imports for many changes, single calls "
+        "for few. `single` makes no import, `bulk` makes them as long as the day has any.",
+    ),
+    th.Property(
+        "bulk_threshold",
+        th.IntegerType(minimum=1),
+        default=200,
+        title="Worth of an import",
+        description="How many single calls one import is worth; up to so many changes go singly.",
+    ),
+    th.Property(
+        "bulk_calls_per_day",
+        th.IntegerType(minimum=0),
+        default=24,
+        title="Imports a day",
+        description="Most bulk imports in 24 hours; those of this user on this machine are counted "
+        "over all runs.",
+    ),
+    th.Property(
+        "bulk_max_bytes",
+        th.IntegerType(minimum=4096),
+        default=100_000_000,
+        title="Largest file",
+        description="Most bytes in an import file, before it is zipped.",
+    ),
+    th.Property(
+        "bulk_etl_id",
+        th.StringType,
+        title="Predefined ETL",
+        description="Id of an ETL defined in Actito, which is sent the file only: zipped CSV, "
+        "UTF-8, `;`, columns named like attributes and subscriptions. Without it, one-shot "
+        "imports are made.",
+    ),
+    th.Property(
+        "bulk_etl_mode",
+        th.StringType,
+        allowed_values=["update", "create_update"],
+        title="Mode of the ETL",
+        description="What the predefined ETL does with unknown people, where Actito doesn't tell.",
+    ),
+    th.Property(
+        "bulk_definition",
+        th.ObjectType(additional_properties=True),
+        title="One-shot definition",
+        description="Definition of one-shot imports in place of the one that is shipped. The texts "
+        '`"$table"`, `"$key"`, `"$mode"` and `"$columns"` are replaced.',
+    ),
+    th.Property(
+        "bulk_empty_cells",
+        th.StringType,
+        default="unknown",
+        allowed_values=["unknown", "unchanged"],
+        title="Empty cells",
+        description="`unchanged` once you have verified that an empty cell leaves a value as it "
+        "is: then all rows share one file. Otherwise a file has no empty cells.",
+    ),
+    th.Property(
+        "bulk_poll_interval",
+        th.NumberType(exclusive_minimum=0),
+        default=2,
+        title="First look (s)",
+        description="Seconds to the first look at how an import stands; later ones come further "
+        "apart, up to 30 s.",
+    ),
+    th.Property(
+        "bulk_timeout",
+        th.NumberType(exclusive_minimum=0),
+        default=3600,
+        title="Longest import (s)",
+        description="Seconds after which an import that hasn't ended is given up.",
+    ),
+    th.Property(
+        "max_single_minutes",
+        th.NumberType(minimum=0),
+        default=60,
+        title="Longest without imports (min)",
+        description="How long single calls may take where no import is left; opt-outs go in any "
+        "case. Beyond it the run ends with an error and the rest is written by the next one.",
+    ),
+    th.Property(
         "max_buffered_people",
         th.IntegerType(minimum=1),
         default=200_000,
@@ -236,6 +324,9 @@ GROUPS = [
 """Settings that are complete together, each list by itself."""
 
 
+_ETL_MODES = {"update": "UPDATE_ONLY", "create_update": "CREATE_UPDATE"}
+
+
 @dataclass(frozen=True)
 class Settings:
     """The settings, checked and typed. Units as in their descriptions."""
@@ -254,6 +345,10 @@ class Settings:
     max_concurrency: int
     request_timeout: float
     retry: RetryPolicy
+    bulk: BulkSettings
+    bulk_etl_id: str | None
+    bulk_etl_mode: str | None
+    bulk_definition: dict[str, Any] | None
     max_buffered_people: int
     flush_interval: float
     rejects_path: str
@@ -343,6 +438,15 @@ def find_problems(config: dict[str, Any]) -> list[str]:
         problems.append(
             f"time_zone: {config['time_zone']!r} is no IANA time zone such as Europe/Brussels."
         )
+    if config.get("bulk_definition") is not None and (
+        wrong := check_definition(config["bulk_definition"])
+    ):
+        problems.append(f"bulk_definition: {wrong}.")
+    if config.get("bulk_etl_id") and config.get("bulk_definition"):
+        problems.append(
+            "bulk_etl_id and bulk_definition are both set: an ETL has its own definition. Take one "
+            "of them out."
+        )
     url = config.get("api_url")
     if url and not str(url).startswith(("http://", "https://")):
         problems.append("api_url must begin with https:// (or http:// for a sandbox).")
@@ -383,6 +487,25 @@ def read_settings(config: dict[str, Any]) -> Settings:
         max_concurrency=config["max_concurrency"],
         request_timeout=float(config["request_timeout"]),
         retry=read_retry(config),
+        bulk=BulkSettings(
+            limits=Limits(
+                mode=config["write_mode"],
+                threshold=config["bulk_threshold"],
+                calls_per_minute=config["calls_per_minute"],
+                imports_left=config["bulk_calls_per_day"],
+                max_bytes=config["bulk_max_bytes"],
+                mixed_columns=config["bulk_empty_cells"] == "unchanged",
+                may_create=config["upsert_mode"],
+                max_single_minutes=float(config["max_single_minutes"]),
+            ),
+            key=config["user_unique_key"],
+            first_poll=float(config["bulk_poll_interval"]),
+            timeout=float(config["bulk_timeout"]),
+            longest_pause=float(config["retry_max_wait"]),
+        ),
+        bulk_etl_id=config.get("bulk_etl_id"),
+        bulk_etl_mode=_ETL_MODES.get(config.get("bulk_etl_mode") or ""),
+        bulk_definition=config.get("bulk_definition"),
         max_buffered_people=config["max_buffered_people"],
         flush_interval=float(config["flush_interval"]),
         rejects_path=config["rejects_path"],

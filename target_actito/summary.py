@@ -19,9 +19,13 @@ class Summary:
     Attributes:
         records: Records read, of all streams.
         people: People seen in records that were not skipped.
-        updated: Profiles changed.
+        updated: Profiles changed. Of people whose change was spread over several imports, how many
+            are updated and how many unmatched is reckoned from what the imports count.
         created: Profiles created.
         unmatched: People without a profile, left alone.
+        imported: People in imports of which Actito doesn't tell how many were updated.
+        held: Changes that wait for the next run, for want of imports.
+        imports: Bulk imports that were carried out.
         unchanged: People whose records held no explicit choice (absent or null) and no metadata.
         rejected: What could not be written; it stands in the rejects file.
         rejected_opt_outs: How many of these hold an opt-out.
@@ -37,6 +41,9 @@ class Summary:
     updated: int = 0
     created: int = 0
     unmatched: int = 0
+    imported: int = 0
+    held: int = 0
+    imports: int = 0
     unchanged: int = 0
     rejected: int = 0
     rejected_opt_outs: int = 0
@@ -59,20 +66,29 @@ def to_dict(summary: Summary) -> dict[str, Any]:
 def to_text(summary: Summary) -> str:
     """Word the counts for the end of a log."""
     skipped = ", ".join(f"{n:,} {why}" for why, n in sorted(summary.skipped.items()))
-    opt_outs = f"{summary.rejected_opt_outs:,} with an opt-out"
+    lines = [
+        ("records read", summary.records, ""),
+        ("skipped", sum(summary.skipped.values()), skipped),
+        ("people", summary.people, ""),
+        ("  updated", summary.updated, ""),
+        ("  created", summary.created, ""),
+        ("  unmatched", summary.unmatched, ""),
+        ("  unchanged", summary.unchanged, "nothing but null or unmapped choices"),
+        ("  imported", summary.imported, "Actito doesn't tell what became of them"),
+        ("  held back", summary.held, "the next run writes them"),
+        ("rejected", summary.rejected, f"{summary.rejected_opt_outs:,} with an opt-out"),
+        ("calls", summary.calls, f"{summary.retries:,} of them repeated"),
+        ("imports", summary.imports, ""),
+    ]
+    rare = {"  imported", "  held back", "imports"}
     return "\n".join(
         [
             f"Summary ({summary.status}):",
-            f"  records read   {summary.records:>9,}",
-            f"  skipped        {sum(summary.skipped.values()):>9,}"
-            + (f"   ({skipped})" if skipped else ""),
-            f"  people         {summary.people:>9,}",
-            f"    updated      {summary.updated:>9,}",
-            f"    created      {summary.created:>9,}",
-            f"    unmatched    {summary.unmatched:>9,}",
-            f"    unchanged    {summary.unchanged:>9,}   (nothing but null or unmapped choices)",
-            f"  rejected       {summary.rejected:>9,}   ({opt_outs})",
-            f"  calls          {summary.calls:>9,}   ({summary.retries:,} of them repeated)",
+            *(
+                f"  {name:<14} {count:>9,}" + (f"   ({note})" if note else "")
+                for name, count, note in lines
+                if count or name not in rare
+            ),
             f"  time           {summary.seconds:>9,.1f} s",
         ]
     )

@@ -19,10 +19,11 @@ from singer_sdk.helpers.capabilities import (
 from singer_sdk.singerlib.exceptions import SingerError
 
 from actito_didomi import privacy
-from actito_didomi.actito import ProfileTable, Written, open_session, read_table
+from actito_didomi.actito import Imports, ProfileTable, Written, open_session, read_table
 from actito_didomi.didomi import records
 from actito_didomi.errors import (
     BadInputError,
+    ImportsSpentError,
     OptOutsRejectedError,
     RefusedError,
     StoppedError,
@@ -32,10 +33,13 @@ from actito_didomi.singer.plugin import CheckedPlugin
 from actito_didomi.singer.reader import SafeReader
 from actito_didomi.singer.rejects import Reject, RejectStore
 from target_actito import settings as setting
+from target_actito.bulk import BulkWriter
 from target_actito.coalesce import Collector
+from target_actito.plan import plan_writes
 from target_actito.sink import ConsentSink
 from target_actito.summary import Summary, to_dict, to_text, write_report
 from target_actito.translate import Translator
+from target_actito.workspace import Workspace, account_name
 from target_actito.writer import Result, Writer
 
 if TYPE_CHECKING:
@@ -45,6 +49,8 @@ if TYPE_CHECKING:
 
     from actito_didomi.http import ApiSession
     from actito_didomi.singer.shutdown import Shutdown
+    from target_actito.bulk import Imported
+    from target_actito.coalesce import ProfileChange
 
 logger = logging.getLogger("target-actito")
 
@@ -90,6 +96,7 @@ class TargetActito(CheckedPlugin, Target):
         self._skipped_streams: set[str] = set()
         self._unmatched_examples: list[str] = []
         self._concluded = False
+        self._counted: set[str] = set()
         if isinstance(self.message_reader, SafeReader):
             self.message_reader.on_tick = self._on_tick
 
@@ -305,17 +312,54 @@ class TargetActito(CheckedPlugin, Target):
         """
         changes = self._collector.take()
         self._waiting_since = None
-        self._unsettled = Unsettled(change.first_record for change in changes)
         if changes and self._connected:
-            logger.info(
-                "Writing the changes of %d people, %d of them with an opt-out; at least %.1f "
-                "minute(s) at %d calls a minute.",
-                len(changes),
-                sum(change.opt_out for change in changes),
-                len(changes) / self.settings.calls_per_minute,
-                self.settings.calls_per_minute,
-            )
-            self._connected.writer.write(changes, self._settle)
+            self._write(self._connected, changes)
+        self._release()
+
+    def _write(self, connected: _Connected, changes: list[ProfileChange]) -> None:
+        logger.info(
+            "Writing the changes of %d people, %d of them with an opt-out.",
+            len(changes),
+            sum(change.opt_out for change in changes),
+        )
+        if connected.bulk is None:
+            plan = plan_writes(changes, self.settings.bulk.limits)
+        else:
+            plan = connected.bulk.plan(changes)
+        logger.info("%s", plan.to_text())
+        parts = [*plan.urgent, *plan.later, *plan.held]
+        parts += [change for file in plan.files for change in file.changes]
+        self._unsettled = Unsettled(part.first_record for part in parts)
+        self._counted.clear()
+        if connected.bulk is None:
+            connected.writer.write([*plan.urgent, *plan.later], self._settle)
+            return
+        try:
+            connected.bulk.write(plan, self._settle, self._settle_import)
+        except ImportsSpentError as error:
+            self._summary.held = error.held
+            raise
+
+    def _settle_import(self, imported: Imported) -> None:
+        """Take note of rows that an import has settled.
+
+        Where a person's change was spread over several imports, they count in the first one.
+        """
+        summary = self._summary
+        summary.imports += 1
+        rows = len(imported.changes)
+        new = 0
+        for change in imported.changes:
+            new += change.person not in self._counted
+            self._counted.add(change.person)
+            self._unsettled.settle(change.first_record)
+        if imported.counts is None:
+            summary.imported += new
+        elif rows:
+            created, updated = (round(count * new / rows) for count in imported.counts)
+            summary.created += created
+            summary.updated += updated
+            summary.unmatched += new - created - updated
         self._release()
 
     def _settle(self, result: Result) -> None:
@@ -374,6 +418,8 @@ class TargetActito(CheckedPlugin, Target):
         summary.unchanged = self._collector.people_unchanged
         summary.seconds = time.monotonic() - self._started
         if self._connected:
+            if self._connected.workspace:
+                self._connected.workspace.close()
             summary.calls = self._connected.session.count.calls
             summary.retries = self._connected.session.count.retries
             self._report_metadata(self._connected.translator)
@@ -433,6 +479,22 @@ class _Connected:
             max_concurrency=settings.max_concurrency,
             shutdown=shutdown,
         )
+        self.bulk: BulkWriter | None = None
+        self.workspace: Workspace | None = None
+        if settings.bulk.limits.mode != "single":
+            imports = Imports(
+                self.session,
+                structure,
+                settings.user_unique_key,
+                create=settings.upsert_mode,
+                etl_id=settings.bulk_etl_id,
+                definition=settings.bulk_definition,
+            )
+            imports.check(told_mode=settings.bulk_etl_mode)
+            self.workspace = Workspace(
+                account_name(settings.base_url, structure.entity, structure.id)
+            )
+            self.bulk = BulkWriter(imports, self.writer, self.workspace, settings.bulk, shutdown)
 
 
 def _person_of(record: Any) -> str | None:

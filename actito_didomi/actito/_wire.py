@@ -6,10 +6,13 @@ guess turns out wrong, this is the module to change; the sandbox has a switch fo
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from actito_didomi.actito.values import ValueType
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 ENTITIES = "/entities/v5/entities"
 """Documented."""
@@ -129,3 +132,127 @@ def value_type(attribute: dict[str, Any]) -> ValueType:
     if named := attribute.get("valueType"):
         return _BY_VALUE_TYPE.get(str(named).upper(), ValueType.STRING)
     return _BY_SEMANTIC_TYPE.get(str(attribute.get("type", "")).upper(), ValueType.STRING)
+
+
+# Bulk imports. Documented: the two POST calls, that they are multipart, the path of an execution,
+# `SUCCESS` and `WITH_ERROR`. Everything else is inferred.
+
+DATA_PART = "inputFile"
+"""Name of the part that holds the file (seen in a client, for V4)."""
+
+DEFINITION_PART = "etlDefinition"
+"""Name of the part that holds a one-shot definition (a guess)."""
+
+MODES: Mapping[bool, str] = {False: "UPDATE_ONLY", True: "CREATE_UPDATE"}
+"""Import mode, by whether profiles may be created (documented for V4)."""
+
+ONE_SHOT_DEFINITION: Mapping[str, Any] = {
+    "profileTableId": "$table",
+    "keyColumn": "$key",
+    "mode": "$mode",
+    "fileFormat": {"separator": ";", "quote": '"', "encoding": "UTF-8", "compression": "ZIP"},
+    "columns": "$columns",
+}
+"""Template of a one-shot definition (a guess: only what it must hold is told by the prose).
+
+`$table`, `$key` and `$mode` are replaced, and `$columns` by a list of `{"column", "field"}`.
+"""
+
+_FAILED = frozenset({"FAILURE", "FAILED", "ERROR", "CANCELLED", "CANCELED", "ABORTED", "REJECTED"})
+_FINISHED = frozenset({"SUCCESS", "WITH_ERROR"})
+
+
+def imports(entity: str) -> str:
+    """Path of an entity's bulk imports (documented)."""
+    return f"/mass-imports/v5/entities/{quote(entity, safe='')}"
+
+
+def fill_definition(
+    template: Any, table: str, key: str, mode: str, columns: Sequence[str]
+) -> dict[str, Any]:
+    """Put table, key, mode and columns into the template of a definition."""
+    values = {
+        "$table": table,
+        "$key": key,
+        "$mode": mode,
+        "$columns": [{"column": name, "field": name} for name in columns],
+    }
+
+    def fill(node: Any) -> Any:
+        if isinstance(node, dict):
+            return {name: fill(part) for name, part in node.items()}
+        if isinstance(node, list):
+            return [fill(part) for part in node]
+        return values.get(node, node) if isinstance(node, str) else node
+
+    filled: dict[str, Any] = fill(dict(template))
+    return filled
+
+
+def mode_of(etl: Any) -> str | None:
+    """Tell the import mode of a predefined ETL, wherever its definition names one (a guess)."""
+    if isinstance(etl, dict):
+        for name, value in etl.items():
+            if isinstance(value, str) and "mode" in name.lower() and value.upper() in _KNOWN_MODES:
+                return value.upper()
+        etl = list(etl.values())
+    if isinstance(etl, list):
+        return next((found for part in etl if (found := mode_of(part))), None)
+    return None
+
+
+_KNOWN_MODES = frozenset({"CREATE_ONLY", *MODES.values()})
+
+
+def execution_id(body: Any) -> str | None:
+    """Read the id out of the answer to a call that starts an execution."""
+    found = body.get("id", body.get("executionId")) if isinstance(body, dict) else None
+    return None if found is None else str(found)
+
+
+def executions_of(body: Any) -> list[dict[str, Any]]:
+    """Unpack the list of executions: under any name, or bare."""
+    if isinstance(body, dict):
+        body = next((part for part in body.values() if isinstance(part, list)), [])
+    return [e for e in body if isinstance(e, dict)] if isinstance(body, list) else []
+
+
+def is_failed(execution: Mapping[str, Any]) -> bool:
+    """Tell whether an execution has failed as a whole."""
+    status = str(execution.get("status", "")).upper()
+    # An unknown word beside a moment of its end can't be taken for a success.
+    return status in _FAILED or (status not in _FINISHED and bool(execution.get("endMoment")))
+
+
+def is_finished(execution: Mapping[str, Any]) -> bool:
+    """Tell whether an execution has ended; unknown words count as running."""
+    status = str(execution.get("status", "")).upper()
+    return status in _FINISHED or is_failed(execution)
+
+
+def has_errors(execution: Mapping[str, Any]) -> bool:
+    """Tell whether rows of a finished execution are in error."""
+    return str(execution.get("status")).upper() == "WITH_ERROR" or bool(
+        execution.get("rowsInError")
+    )
+
+
+def row_counts(execution: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Read how many rows were created and updated; None where the answer doesn't tell."""
+    created, updated = execution.get("rowsCreated"), execution.get("rowsUpdated")
+    if isinstance(created, int) and isinstance(updated, int):
+        return created, updated
+    return None
+
+
+def failure_of(execution: Mapping[str, Any]) -> str:
+    """Read why an execution failed."""
+    for name in ("message", "error", "errorMessage", "reason"):
+        if isinstance(execution.get(name), str):
+            return str(execution[name])
+    return f"status {execution.get('status')}"
+
+
+def row_errors(body: Any) -> list[dict[str, Any]]:
+    """Unpack the rows in error: each with `key` or `line` (from 1, the header), and `message`."""
+    return executions_of(body)

@@ -1,0 +1,315 @@
+"""Bulk imports: a file, started as an ETL execution and followed to its end.
+
+Documented: the calls that start an execution, multipart bodies, 24 executions a day, 100 MB a file,
+CSV without a byte order mark. What the answers look like is inferred; see `_wire`.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import re
+import zipfile
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from actito_didomi import privacy
+from actito_didomi.actito import _wire
+from actito_didomi.errors import ConfigurationError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from pathlib import Path
+
+    from actito_didomi.actito.table import TableStructure
+    from actito_didomi.http import ApiSession, Parts
+
+_ROUTE = "/mass-imports/v5/entities/{entity}"
+_NOT_THERE = frozenset({403, 404, 405, 501})
+_PLACEHOLDERS = ("$table", "$key", "$mode")
+ZIP_OVERHEAD = 1_000
+"""Bytes that a zip with one file may add to what it holds; generous."""
+
+
+@dataclass(frozen=True)
+class RowError:
+    """A row that was not loaded.
+
+    Attributes:
+        key: Value of the key attribute; None where only the line is told.
+        line: Number of the row, the first below the header being 1; None where only the key is.
+        reason: Actito's words. They may hold personal data.
+    """
+
+    key: str | None
+    line: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How an execution stands.
+
+    Attributes:
+        id: Its id.
+        finished: Whether it has ended.
+        failure: Why it failed as a whole; None where it didn't.
+        has_errors: Whether rows are in error.
+        counts: Rows created and updated; None where Actito doesn't tell.
+    """
+
+    id: str
+    finished: bool
+    failure: str | None
+    has_errors: bool
+    counts: tuple[int, int] | None
+
+
+class Imports:
+    """Starts and follows imports into one profile table.
+
+    Args:
+        session: Session with Actito.
+        structure: The table.
+        key: The unique attribute that rows are matched by.
+        create: Whether missing profiles are created.
+        etl_id: A predefined ETL, which is sent the file only; None for one-shot executions.
+        definition: Template of the one-shot definition; None for the one that is shipped.
+    """
+
+    def __init__(
+        self,
+        session: ApiSession,
+        structure: TableStructure,
+        key: str,
+        *,
+        create: bool,
+        etl_id: str | None = None,
+        definition: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._session = session
+        self._structure = structure
+        self._key = key
+        self._mode = _wire.MODES[create]
+        self._etl_id = etl_id
+        self._definition = definition or _wire.ONE_SHOT_DEFINITION
+        self._base = _wire.imports(structure.entity)
+
+    def check(self, *, told_mode: str | None) -> None:
+        """Check that a predefined ETL exists and does with missing people what the settings say.
+
+        Args:
+            told_mode: `UPDATE_ONLY` or `CREATE_UPDATE`, what the user says about the ETL; None when
+                nothing is said.
+
+        Raises:
+            ConfigurationError: There is no such ETL, it has another mode, or nobody tells its mode.
+        """
+        if self._etl_id is None:
+            return
+        try:
+            body = self._session.request(
+                "GET", f"{self._base}/etls/{self._etl_id}", route=f"{_ROUTE}/etls/{{etl}}"
+            ).body
+        except RefusedError as error:
+            if error.status not in _NOT_THERE or (told_mode and error.status != 404):  # noqa: PLR2004
+                raise
+            raise ConfigurationError(
+                f"bulk_etl_id: Actito has no ETL {self._etl_id!r} in entity "
+                f"{self._structure.entity!r}, or the key may not see it."
+            ) from None
+        mode = _wire.mode_of(body)
+        if mode is None and told_mode is None:
+            raise ConfigurationError(
+                f"bulk_etl_id: Actito doesn't tell whether ETL {self._etl_id} creates profiles. "
+                "Look it up in Actito, and set bulk_etl_mode to update or create_update."
+            )
+        if (mode or told_mode) != self._mode:
+            raise ConfigurationError(
+                f"bulk_etl_id: ETL {self._etl_id} has the mode {mode or told_mode}, but "
+                f"upsert_mode asks for {self._mode}. Change the one or the other."
+            )
+
+    def start(self, file: Path, columns: Sequence[str]) -> str:
+        """Start an import; the call is made once, and not repeated.
+
+        Args:
+            file: The zipped CSV. Its name tells the execution from others.
+            columns: Names of its columns.
+
+        Returns:
+            Id of the execution.
+
+        Raises:
+            RefusedError: The file or the definition is refused for good.
+            UnavailableError: No usable answer; with status 429 it was refused for now, else it may
+                have been started.
+        """
+        parts: Parts = {}
+        if self._etl_id is None:
+            path = f"{self._base}/etl-executions"
+            route = f"{_ROUTE}/etl-executions"
+            definition = _wire.fill_definition(
+                self._definition, self._structure.id, self._key, self._mode, columns
+            )
+            parts = {
+                _wire.DEFINITION_PART: (
+                    "definition.json",
+                    msgspec.json.encode(definition),
+                    "application/json",
+                )
+            }
+        else:
+            path = f"{self._base}/etls/{self._etl_id}/trigger-execution"
+            route = f"{_ROUTE}/etls/{{etl}}/trigger-execution"
+        with file.open("rb") as content:
+
+            def make() -> Parts:
+                content.seek(0)
+                return {_wire.DATA_PART: (file.name, content, "application/zip"), **parts}
+
+            body = self._session.request("POST", path, route=route, parts=make, once=True).body
+        found = _wire.execution_id(body)
+        if found is None:
+            raise ConfigurationError(
+                "Actito took the file, but its answer holds no id of an execution, so its end "
+                "can't be known. The API is not the one that is expected; set write_mode to single."
+            )
+        return found
+
+    def look(self, execution_id: str) -> Execution:
+        """Look how an execution stands.
+
+        Raises:
+            ApiError: As `ApiSession.request`.
+        """
+        body = self._session.request(
+            "GET",
+            f"{self._base}/etl-executions/{execution_id}",
+            route=f"{_ROUTE}/etl-executions/{{id}}",
+        ).body
+        found = body if isinstance(body, dict) else {}
+        return Execution(
+            id=execution_id,
+            finished=_wire.is_finished(found),
+            failure=_wire.failure_of(found) if _wire.is_failed(found) else None,
+            has_errors=_wire.has_errors(found),
+            counts=_wire.row_counts(found),
+        )
+
+    def errors(self, execution_id: str) -> list[RowError] | None:
+        """Read the rows in error; None where Actito doesn't tell which they are.
+
+        Raises:
+            ApiError: As `ApiSession.request`.
+        """
+        try:
+            body = self._session.request(
+                "GET",
+                f"{self._base}/etl-executions/{execution_id}/errors",
+                route=f"{_ROUTE}/etl-executions/{{id}}/errors",
+            ).body
+        except RefusedError as error:
+            if error.status in _NOT_THERE:
+                return None
+            raise
+        return [
+            RowError(
+                key=None if row.get("key") is None else str(row["key"]),
+                line=row["line"] - 1 if isinstance(row.get("line"), int) else None,
+                reason=privacy.redact(str(row.get("message", "no reason given"))),
+            )
+            for row in _wire.row_errors(body)
+        ]
+
+    def running(self, name: re.Pattern[str]) -> list[str] | None:
+        """Find executions that are not finished, by the name of their file.
+
+        Args:
+            name: Fits somewhere in the execution's JSON.
+
+        Returns:
+            Their ids, or None where Actito gives no list of executions.
+        """
+        return self._find(name, finished=False)
+
+    def started(self, file_name: str) -> str | None:
+        """Find the execution that was started with a file, where Actito gives a list."""
+        found = self._find(re.compile(re.escape(file_name)), finished=True)
+        return found[0] if found else None
+
+    def _find(self, name: re.Pattern[str], *, finished: bool) -> list[str] | None:
+        try:
+            body = self._session.request(
+                "GET", f"{self._base}/etl-executions", route=f"{_ROUTE}/etl-executions"
+            ).body
+        except RefusedError as error:
+            if error.status in _NOT_THERE:
+                return None
+            raise
+        return [
+            found
+            for execution in _wire.executions_of(body)
+            if (found := _wire.execution_id(execution))
+            and (finished or not _wire.is_finished(execution))
+            and name.search(msgspec.json.encode(execution).decode())
+        ]
+
+
+def check_definition(definition: Any) -> str | None:
+    """Tell what is wrong with a user's definition; None when nothing is.
+
+    Any JSON object will do, as long as table, key and mode come from the settings: a mode written
+    out could create profiles that nobody asked for.
+    """
+    if not isinstance(definition, dict):
+        return "expected an object"
+    text = msgspec.json.encode(definition).decode()
+    missing = [name for name in _PLACEHOLDERS if f'"{name}"' not in text]
+    if missing:
+        return (
+            f'the placeholder(s) {", ".join(missing)} are missing. Write "$table", "$key", '
+            '"$mode" and, where it lists columns, "$columns" in place of the values'
+        )
+    return None
+
+
+def cell(value: Any) -> str:
+    """Give a value as a cell of a CSV file (documented forms; the values are converted already)."""
+    if value is True:
+        return "Y"
+    if value is False:
+        return "N"
+    if isinstance(value, float):
+        return format(value, ".15g") if abs(value) < 1e15 else format(value, ".0f")  # noqa: PLR2004
+    return str(value)
+
+
+def row_bytes(cells: Iterable[str]) -> int:
+    """Give the most bytes that a row may take in a file."""
+    total = 2
+    for text in cells:
+        # Two quotes, each quote in it doubled, and the separator behind.
+        total += (len(text) if text.isascii() else len(text.encode())) + text.count('"') + 3
+    return total
+
+
+def write_file(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    """Write a zipped CSV file: UTF-8 without a byte order mark, `;`, a header line.
+
+    Rows are streamed: memory holds none of them.
+
+    Raises:
+        OSError: The file can't be written.
+    """
+    # Both characters of the line's end are named, so that a cell holding either is quoted.
+    with (
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive,
+        archive.open(path.with_suffix(".csv").name, "w", force_zip64=True) as raw,
+        io.TextIOWrapper(raw, encoding="utf-8", newline="") as text,
+    ):
+        writer = csv.writer(text, delimiter=";", quotechar='"', lineterminator="\r\n")
+        writer.writerow(columns)
+        writer.writerows(rows)
