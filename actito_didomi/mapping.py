@@ -184,9 +184,14 @@ class Resolver:
     """Finds the choices that a record makes for a set of mappings.
 
     It remembers which readings it has told, and which preferences and values it has seen.
+
+    Attributes:
+        mappings: The mappings.
+        version: Grows when it has learned something that changes how names are read.
     """
 
     mappings: Sequence[Mapping]
+    version: int = 0
     _announced: set[tuple[str, Path]] = field(default_factory=set)
     _readings: dict[str, dict[Path, list[str]]] = field(default_factory=dict)
     _proven: dict[str, set[tuple[Path, str]]] = field(default_factory=dict)
@@ -218,11 +223,11 @@ class Resolver:
                 unclear.append(_two_ways(mapping, hits))
             elif hits and hits[0][1] is not None:
                 path, value = hits[0]
-                self._announce(mapping, path)
+                self.announce(mapping, path)
                 found.append(Found(mapping, path, value))
         return found, unclear
 
-    def _announce(self, mapping: Mapping, path: Path) -> None:
+    def announce(self, mapping: Mapping, path: Path) -> None:
         """Warn, once a path, where a name was read in another way than by flattening."""
         one_value = len(path) == _VALUE_PATH and path[3] == "values" and path[5] != "value"
         if mapping.path is not None or (flat_name(path) == mapping.value and not one_value):
@@ -242,19 +247,55 @@ class Resolver:
         answered without it. Of all preferences seen so far whose ids fit the name, the longest id
         is meant, unless a value was seen chosen that says otherwise.
         """
-        answers = {path: _split(text) for path, text in leaves if _is_answer(path, text)}
+        answers = {path: split_answer(text) for path, text in leaves if _is_answer(path, text)}
         readings = self._readings.setdefault(mapping.id, {})
         proven = self._proven.setdefault(mapping.id, set())
         for path, chosen in answers.items():
             if path not in readings:
                 readings[path] = _value_ids(mapping.value, path)
-            proven.update((path, v) for v in readings[path] if v in chosen)
-        fitting = proven or {(path, v) for path, values in readings.items() for v in values}
-        shortest = min((len(value_id) for _, value_id in fitting), default=0)
+                self.version += bool(readings[path])
+            new = {(path, v) for v in readings[path] if v in chosen} - proven
+            proven |= new
+            self.version += bool(new)
         return [
             ((*path[:-1], value_id), value_id in answers[path])
-            for path, value_id in sorted(fitting)
-            if len(value_id) == shortest and path in answers
+            for path, value_id in self._fitting(mapping)
+            if path in answers
+        ]
+
+    def _fitting(self, mapping: Mapping) -> list[tuple[Path, str]]:
+        """Give the answers and values that a mapping's name is read as, by what is known so far."""
+        readings = self._readings.get(mapping.id, {})
+        fitting = self._proven.get(mapping.id) or {
+            (path, v) for path, values in readings.items() for v in values
+        }
+        shortest = min((len(value_id) for _, value_id in fitting), default=0)
+        return sorted(pair for pair in fitting if len(pair[1]) == shortest)
+
+    def rank(self, mapping: Mapping, path: Path) -> int | None:
+        """Tell how a mapping names a path: 0 as it is, 1 by another spelling, None not at all."""
+        if mapping.path is not None:
+            return 0 if mapping.path == path else None
+        if flat_name(path) == mapping.value:
+            return 0
+        return 1 if mapping.value in alias_names(path) else None
+
+    def knows(self, mapping: Mapping, path: Path, answer: str) -> bool:
+        """Tell whether an answer at this path teaches nothing new about a mapping."""
+        values = self._readings.get(mapping.id, {}).get(path)
+        if values is None:
+            return not _value_ids(mapping.value, path)
+        proven = self._proven.get(mapping.id, set())
+        chosen = split_answer(answer)
+        return all((path, v) in proven for v in values if v in chosen)
+
+    def read_answer(self, mapping: Mapping, path: Path, answer: str) -> list[tuple[Path, bool]]:
+        """Read a mapping as one value of the preference answered at this path."""
+        chosen = split_answer(answer)
+        return [
+            ((*path[:-1], value_id), value_id in chosen)
+            for where, value_id in self._fitting(mapping)
+            if where == path
         ]
 
 
@@ -268,7 +309,8 @@ def _is_answer(path: Path, text: Any) -> bool:
     )
 
 
-def _split(answer: str) -> list[str]:
+def split_answer(answer: str) -> list[str]:
+    """Split an answer of the current format into the ids of the values chosen."""
     return [value_id.strip() for value_id in answer.split(",")]
 
 
@@ -312,7 +354,7 @@ def _at(tree: Any, path: Path) -> list[tuple[Path, Any]]:
                 continue
             answer = node.get("value")
             if at == len(path) - 1 and "values" in path and isinstance(answer, str):
-                return [(path, part in _split(answer))]
+                return [(path, part in split_answer(answer))]
             return []
         if not isinstance(node, list):
             return []

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 FIRST_RECORD = 0
 CHANGED = 1
-FIRST_SLOT = 2
+NEWEST = 2
+FIRST_SLOT = 3
 """What stands where in an entry: see `Collector`."""
 
 
@@ -96,7 +97,8 @@ class Collector:
 
     A person is one flat list, since there may be a million of them and each record touches one: at
     `FIRST_RECORD` the number of the earliest record that waits (0 when none ever did), at `CHANGED`
-    a bit for each slot that waits, and from `FIRST_SLOT` on the newest value of each target.
+    a bit for each slot that waits, at `NEWEST` a moment that no value is newer than, and from
+    `FIRST_SLOT` on the newest value of each target.
     """
 
     def __init__(self) -> None:
@@ -138,11 +140,15 @@ class Collector:
                 entry.append(None)
         return slot
 
+    def target(self, slot: int) -> Target:
+        """Give the target whose place this is."""
+        return self._targets[slot - FIRST_SLOT]
+
     def entry(self, person: str) -> list[Any]:
         """Give a person's entry, a new one where there is none."""
         entry = self.entries.get(person)
         if entry is None:
-            entry = self.entries[person] = [0, 0, *[None] * len(self._targets)]
+            entry = self.entries[person] = [0, 0, None, *[None] * len(self._targets)]
         return entry
 
     def add(self, person: str, record: int, values: Iterable[tuple[Target, Value]]) -> None:
@@ -159,6 +165,8 @@ class Collector:
             before = entry[slot]
             if before is None or value.beats(before):
                 entry[slot] = value
+                if entry[NEWEST] is None or value.moment > entry[NEWEST]:
+                    entry[NEWEST] = value.moment
                 if not entry[CHANGED]:
                     self.wait(person, entry, record)
                 entry[CHANGED] |= 1 << slot

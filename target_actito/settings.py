@@ -238,6 +238,13 @@ CONFIG = th.PropertiesList(
         description="Seconds after which gathered changes are written, also when the tap is quiet.",
     ),
     th.Property(
+        "storage_options",
+        th.ObjectType(additional_properties=True),
+        secret=True,
+        title="Storage options",
+        description="Arguments of the file system of BATCH messages' files, as fsspec takes them.",
+    ),
+    th.Property(
         "rejects_path",
         th.StringType,
         default="actito-rejects.jsonl",
@@ -351,6 +358,7 @@ class Settings:
     bulk_definition: dict[str, Any] | None
     max_buffered_people: int
     flush_interval: float
+    storage_options: dict[str, Any]
     rejects_path: str
     max_rejects: int
     report_path: str | None
@@ -508,6 +516,7 @@ def read_settings(config: dict[str, Any]) -> Settings:
         bulk_definition=config.get("bulk_definition"),
         max_buffered_people=config["max_buffered_people"],
         flush_interval=float(config["flush_interval"]),
+        storage_options=config.get("storage_options") or {},
         rejects_path=config["rejects_path"],
         max_rejects=config["max_rejects"],
         report_path=config.get("report_path"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
+import jsonschema_rs
 from jsonschema import ValidationError
 from singer_sdk.exceptions import InvalidRecord, MissingKeyPropertiesError
 from singer_sdk.sinks import Sink
@@ -29,6 +31,19 @@ class ConsentSink(Sink):
         self.target = target
         self.declares_consent = shape_of(self.original_schema.get("properties") or {}) is not None
         self._invalid: str | None = None
+        self._compiled: jsonschema_rs.Validator | None = None
+        if self._validator is not None:
+            with contextlib.suppress(jsonschema_rs.ValidationError, ValueError):
+                self._compiled = jsonschema_rs.validator_for(self.schema, validate_formats=True)
+
+    @property
+    def validates(self) -> bool:
+        """Whether records are checked against the schema of their stream."""
+        return self._validator is not None
+
+    def accepts(self, record: dict[str, Any]) -> bool:
+        """Tell whether a record fits the schema; the full way says what is wrong with one."""
+        return self._compiled is not None and self._compiled.is_valid(record)
 
     @property
     def is_full(self) -> bool:
@@ -49,7 +64,7 @@ class ConsentSink(Sink):
         The SDK would print the record and end the run; here it becomes a reject.
         """
         self._invalid = None
-        if self._validator is not None:
+        if self._validator is not None and not self.accepts(record):
             try:
                 self._validator.validate(record)
             except InvalidRecord as error:

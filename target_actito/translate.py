@@ -57,9 +57,9 @@ class Translator:
         _check(structure, key, mappings)
         self._structure = structure
         self._zone = zone
-        self._resolver = Resolver(mappings)
+        self.resolver = Resolver(mappings)
         mapped = {m.id for m in mappings if m.type == "attribute"}
-        self._metadata_attributes = {
+        self.metadata_attributes = {
             name: attribute
             for name, attribute in structure.attributes.items()
             if attribute.writable and name != key and name not in mapped
@@ -74,11 +74,11 @@ class Translator:
         values: list[tuple[Target, Value]] = []
         failed: list[Untranslatable] = []
         for name, raw in record.metadata.items():
-            if (value := self._metadata(name, raw)) is not None:
+            if (value := self.convert_metadata(name, raw)) is not None:
                 values.append((Target("attribute", name), Value(record.moment, value, None)))
-        found, unclear = self._resolver.resolve(record.tree)
+        found, unclear = self.resolver.resolve(record.tree)
         for hit in found:
-            result = self._choice(hit, record.moment)
+            result = self.convert_choice(hit, record.moment)
             if isinstance(result, Untranslatable):
                 failed.append(result)
             else:
@@ -90,17 +90,16 @@ class Translator:
         """Tell whether consents that could not be read as a whole hold a mapped opt-out."""
         if not isinstance(consents, dict):
             return False
-        found, unclear = self._resolver.resolve({"consents": consents})
+        found, unclear = self.resolver.resolve({"consents": consents})
         return any(hit.value is False for hit in found) or any(u.maybe_opt_out for u in unclear)
 
-    def _metadata(self, name: str, raw: Any) -> Any:
+    def convert_metadata(self, name: str, raw: Any) -> Any:
         """Convert one key of the metadata; one that can't be holds up nothing else."""
         if raw is None:
             return None
-        attribute = self._metadata_attributes.get(name)
+        attribute = self.metadata_attributes.get(name)
         if attribute is None:
-            if name not in self._structure.attributes:
-                self.unknown_metadata[name] += 1
+            self.note_unknown(name)
             return None
         try:
             return convert(raw, attribute.type, self._zone, attribute.max_length)
@@ -116,7 +115,17 @@ class Translator:
             self.unusable_metadata[name] += 1
             return None
 
-    def _choice(self, hit: Found, moment: datetime) -> Value | Untranslatable:
+    def note_unknown(self, name: str) -> None:
+        """Take note of a key of metadata that isn't written."""
+        if name not in self._structure.attributes:
+            self.unknown_metadata[name] += 1
+
+    def is_boolean(self, attribute: str) -> bool:
+        """Tell whether an attribute is a boolean."""
+        return self._structure.attributes[attribute].type is ValueType.BOOLEAN
+
+    def convert_choice(self, hit: Found, moment: datetime) -> Value | Untranslatable:
+        """Convert a choice for the target of its mapping."""
         mapping, raw = hit.mapping, hit.value
         choice = raw if isinstance(raw, bool) else None
         value = (not raw) if mapping.invert and choice is not None else raw

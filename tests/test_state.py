@@ -181,10 +181,10 @@ def test_what_came_before_broken_input_is_written(
     assert actito.subscriptions("ann")["Newsletter"]
 
 
-def test_batch_messages_are_refused_and_nothing_is_acknowledged(
+def test_a_batch_file_that_is_not_there_ends_the_run(
     actito: Actito, config: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Rather than drop what a BATCH refers to, the run ends and says what to do."""
+    """Rather than drop what a BATCH refers to, the run ends, and nothing is acknowledged."""
     actito.create("ann")
     batch = {
         "type": "BATCH",
@@ -195,7 +195,7 @@ def test_batch_messages_are_refused_and_nothing_is_acknowledged(
     run = run_target(config, tmp_path, [schema(), batch, state({"n": 1})])
     assert run.exit_code == 1
     assert run.states == []
-    assert "batch_config" in run.err
+    assert "file:///nowhere.jsonl can't be opened" in run.err
 
 
 def test_a_report_is_written_also_when_the_run_fails(

@@ -17,7 +17,8 @@ from singer_sdk.singerlib.exceptions import InvalidInputLine
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 16
+"""What a pipe holds, and a processor's cache."""
 _TICK = 0.2
 """Seconds between two looks at the clock and at signals while the tap is quiet."""
 
@@ -25,14 +26,18 @@ _TICK = 0.2
 class SafeReader(GenericSingerReader[str]):
     """A message reader whose errors name the line by its number and never show it.
 
-    `on_tick` is called before each line, and several times a second while no line comes; it may
-    end the reading by raising.
+    `on_tick` is called before lines are handed on, and several times a second while none comes; it
+    may end the reading by raising. `on_lines` gets the whole lines of one read together, without
+    the end of the last, and may hand each to `process_line`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.on_tick: Callable[[], None] = lambda: None
+        self.on_lines: Callable[[bytes], None] = self.process_each
         self.line_number = 0
+        self._callbacks: dict[str, Callable[[dict[str, Any]], None]] = {}
+        self._stats: Counter[str] = Counter()
         self._decoder = msgspec.json.Decoder()
 
     @property
@@ -48,27 +53,44 @@ class SafeReader(GenericSingerReader[str]):
         """Hand each message to the callback of its type.
 
         Returns:
-            How many messages of each type came.
+            How many messages of each type came; those that `on_lines` takes aren't counted.
 
         Raises:
             InvalidInputLine: A line is no JSON object, or lacks a key; the number of the line says
                 which.
             ValueError: A message is of an unknown type.
         """
-        stats: Counter[str] = Counter()
-        for line in self._lines(file_input or self.default_input):
-            self.line_number += 1
-            message = self.deserialize_json(line)
-            kind = message["type"]
-            callback = callbacks.get(kind)
-            if callback is None:
-                raise InvalidInputLine(
-                    f"Line {self.line_number} is a message of unknown type. Known types: "
-                    "SCHEMA, RECORD, STATE, BATCH, ACTIVATE_VERSION."
-                )
-            callback(message)
-            stats[kind] += 1
-        return stats
+        self._callbacks = callbacks
+        for block in _blocks(file_input or self.default_input, self.on_tick):
+            self.on_tick()
+            self.on_lines(block)
+        return self._stats
+
+    def process_each(self, block: bytes) -> None:
+        """Hand lines on one by one; what `on_lines` does unless it is replaced."""
+        for line in block.split(b"\n"):
+            self.on_tick()
+            self.process_line(line)
+
+    def process_line(self, line: bytes) -> None:
+        """Hand one message to the callback of its type.
+
+        Raises:
+            InvalidInputLine: As `process_lines`.
+        """
+        self.line_number += 1
+        if not line.strip():
+            return
+        message = self.deserialize_json(line)
+        kind = message["type"]
+        callback = self._callbacks.get(kind)
+        if callback is None:
+            raise InvalidInputLine(
+                f"Line {self.line_number} is a message of unknown type. Known types: "
+                "SCHEMA, RECORD, STATE, BATCH, ACTIVATE_VERSION."
+            )
+        callback(message)
+        self._stats[kind] += 1
 
     def deserialize_json(self, line: str | bytes) -> dict[str, Any]:
         """Decode a line.
@@ -109,15 +131,31 @@ class SafeReader(GenericSingerReader[str]):
                 f"key(s): {', '.join(missing)}."
             )
 
-    def _lines(self, source: IO[str]) -> Iterator[str | bytes]:
-        handle = _pipe_handle(source)
-        lines = source if handle is None else _lines_of_pipe(handle, self.on_tick)
-        for line in lines:
-            self.on_tick()
-            if line.strip():
-                yield line
-            else:
-                self.line_number += 1
+
+def _blocks(source: IO[str], on_tick: Callable[[], None]) -> Iterator[bytes]:
+    """Give the lines of a source, many at a time."""
+    handle = _pipe_handle(source)
+    if handle is not None:
+        return whole_lines(_chunks_of_pipe(handle, on_tick))
+    raw = getattr(source, "buffer", None)
+    if raw is not None:
+        return whole_lines(iter(lambda: raw.read(_CHUNK), b""))
+    return (line.rstrip("\n").encode() for line in source)
+
+
+def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    """Cut chunks of bytes into blocks of whole lines, without the end of the last line."""
+    rest: list[bytes] = []
+    for chunk in chunks:
+        end = chunk.rfind(b"\n")
+        if end < 0:
+            rest.append(chunk)
+            continue
+        rest.append(chunk[:end])
+        yield b"".join(rest)
+        rest = [chunk[end + 1 :]]
+    if last := b"".join(rest):
+        yield last
 
 
 def _pipe_handle(source: IO[str]) -> int | None:
@@ -130,13 +168,12 @@ def _pipe_handle(source: IO[str]) -> int | None:
     return None if stat.S_ISREG(mode) or os.name != "posix" else handle
 
 
-def _lines_of_pipe(handle: int, on_tick: Callable[[], None]) -> Iterator[bytes]:
-    """Split what a pipe gives into lines.
+def _chunks_of_pipe(handle: int, on_tick: Callable[[], None]) -> Iterator[bytes]:
+    """Give what a pipe gives, as it comes.
 
     Reading through `select` matters: Python resumes a blocked read after a signal, so a handler
     that sets a flag would not be seen before the tap writes again.
     """
-    rest: list[bytes] = []
     while True:
         ready, _, _ = select.select([handle], [], [], _TICK)
         if not ready:
@@ -144,12 +181,5 @@ def _lines_of_pipe(handle: int, on_tick: Callable[[], None]) -> Iterator[bytes]:
             continue
         chunk = os.read(handle, _CHUNK)
         if not chunk:
-            break
-        head, *tail = chunk.split(b"\n")
-        rest.append(head)
-        if tail:
-            yield b"".join(rest)
-            yield from tail[:-1]
-            rest = [tail[-1]]
-    if last := b"".join(rest):
-        yield last
+            return
+        yield chunk

@@ -1,0 +1,772 @@
+"""The short way for consent records: typed decoding, and routes in place of whole trees.
+
+The full way decodes a record into dictionaries, flattens its consents and compares names. That is
+right for any record and slow. Here only the parts that mappings can name are decoded, by their
+types, and for each id the way to its target is worked out once. A record that isn't made as
+expected (another type, a name that reads two ways, a moment without a zone) takes the full way, so
+that there is one meaning; the first records of a run take both, and are compared.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from actito_didomi.actito import ValueType
+from actito_didomi.didomi.records import (
+    CONFIRMED,
+    DEFAULT_REGULATION,
+    read_record,
+    split_record,
+)
+from actito_didomi.errors import BadInputError
+from actito_didomi.mapping import Found, split_answer
+from target_actito.coalesce import CHANGED, NEWEST, Target, Value
+from target_actito.translate import Untranslatable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from actito_didomi.mapping import Path
+    from target_actito.coalesce import Collector
+    from target_actito.summary import Summary
+    from target_actito.translate import Translator
+
+logger = logging.getLogger("target-actito")
+
+_ENDS = ("_enabled", "_enabled_li", "_value")
+_OPEN = ("_metadata", "_vendors", "_tcfcs", "_propagation")
+"""Parts of names that lead out of what is decoded."""
+_MOST_KEPT = 20_000
+"""Different consents whose meaning is kept."""
+_CONFIRMED = frozenset({CONFIRMED, "", None})
+_ANY_MOMENT = datetime.min.replace(tzinfo=timezone.utc)
+"""Stands for the moment while consents are read: what they say doesn't depend on it."""
+_ABSENT = msgspec.Raw(b"")
+_new = tuple.__new__
+
+_Moment = Annotated[datetime, Meta(tz=True)] | UnsetType
+_Text = str | None | UnsetType
+_Choice = bool | None | UnsetType
+
+
+class _Route(NamedTuple):
+    """Where a choice goes.
+
+    Attributes:
+        at: Number of the mapping.
+        exact: Whether the path is named as it is, not by another spelling.
+        slot: Place of the target in an entry.
+        invert: Whether true and false change places.
+        plain: Whether a boolean is written as it is (but for `invert`).
+        path: Path of the choice.
+    """
+
+    at: int
+    exact: bool
+    slot: int
+    invert: bool
+    plain: bool
+    path: Path
+
+
+class _Values(NamedTuple):
+    """What consents say, without the moment.
+
+    Attributes:
+        choices: True and False, each with the slots that get it, and their bits.
+        others: Slots with value and choice, where the value isn't the choice itself.
+    """
+
+    choices: tuple[tuple[bool, tuple[int, ...], int], ...]
+    others: tuple[tuple[int, tuple[Any, bool | None]], ...]
+
+
+_NONE = _Values((), ())
+_Hit = tuple[_Route, Any]
+
+
+class _Part(NamedTuple):
+    """What one record says about one person at one moment."""
+
+    person: Any
+    moment: datetime
+    status: str | None
+    regulation: str | None
+    delegate: Any
+    consents: bytes
+    metadata: dict[str, Any] | None
+
+
+class _FullWayError(Exception):
+    """This record must be read in full."""
+
+
+class ShortWay:
+    """Reads typed records into a collector.
+
+    Args:
+        translator: Knows mappings and table.
+        collector: Takes the values.
+        summary: Takes the counts.
+        regulation: Records of any other one are skipped.
+        skip_delegates: Ids of delegates whose events are skipped.
+        compare_first: So many records at the beginning are read both ways.
+    """
+
+    def __init__(
+        self,
+        translator: Translator,
+        collector: Collector,
+        summary: Summary,
+        *,
+        regulation: str,
+        skip_delegates: frozenset[str],
+        compare_first: int,
+    ) -> None:
+        self._translator = translator
+        self._resolver = translator.resolver
+        self._collector = collector
+        self._entries = collector.entries
+        self._summary = summary
+        self._regulation = regulation
+        self._skip_delegates = skip_delegates
+        self._mappings = tuple(translator.resolver.mappings)
+        self._slots = [collector.slot(Target(m.type, m.id)) for m in self._mappings]
+        self._metadata_slots = {
+            name: collector.slot(Target("attribute", name))
+            for name in translator.metadata_attributes
+        }
+        self._plain_texts = {
+            name: (
+                self._metadata_slots[name],
+                attribute.max_length if attribute.max_length is not None else 1 << 30,
+            )
+            for name, attribute in translator.metadata_attributes.items()
+            if attribute.type is ValueType.STRING
+        }
+        self._to_compare = compare_first
+        self.usable = all(_is_covered(m.value, m.path) for m in self._mappings)
+        names = [m.value if m.path is None else "_".join(m.path) for m in self._mappings]
+        self._reads_values = any("_values_" in name for name in names)
+        self._maps_metadata = any(name.startswith("metadata_") for name in names)
+        consents_type = _consents_type(names, values=self._reads_values)
+        self._consents = msgspec.json.Decoder(consents_type | None)
+        self.record_type = _record_type()
+        self._channels: dict[str, tuple[_Route, ...]] = {}
+        self._purposes: dict[str, tuple[tuple[_Route, ...], tuple[_Route, ...]]] = {}
+        self._nested: dict[Path, tuple[_Route, ...]] = {}
+        self._metadata: dict[str, tuple[_Route, ...]] = {}
+        self._answers: dict[tuple[str, str, str | None], list[tuple[int, int, Any, Path]]] = {}
+        self._values: dict[bytes, _Values] = {}
+        self._version = -1
+        self._ignored: set[str] = set()
+
+    # Records
+
+    def can_tell(self, keys: Iterable[str]) -> bool:
+        """Tell whether it can be seen from a typed record that these properties are there."""
+        return all(key in self.record_type.__struct_fields__ for key in keys)
+
+    @staticmethod
+    def first_without(records: Sequence[Any], keys: Iterable[str], at: int, end: int) -> int:
+        """Find the first record that isn't of the type or lacks one of these properties."""
+        for key in keys:
+            for place in range(at, end):
+                value = getattr(records[place], key, UNSET)
+                if value is UNSET or value is _ABSENT:
+                    end = place
+                    break
+        return end
+
+    def take_many(self, records: Sequence[Any], at: int, end: int, number: int) -> int:
+        """Take in records up to the first that must be read in full.
+
+        Args:
+            records: Of `record_type`, or None for one that isn't.
+            at: Where to begin.
+            end: Where to end at the latest.
+            number: Number of the first record.
+
+        Returns:
+            How many were taken.
+        """
+        # All names are local and nothing is called that can be done here: this is the hot loop.
+        first = at
+        entries, known, regulation = self._entries, self._values, self._regulation
+        skipped, read_metadata = self._skip_delegates, self._read_metadata
+        texts, ignored, plain_metadata = self._plain_texts, self._ignored, not self._maps_metadata
+        current = self._version == self._resolver.version
+        while at < end:
+            record = records[at]
+            if record is None or record is UNSET:
+                break
+            user = record.user
+            if current and user is not UNSET and record.events is UNSET:
+                moment = record.created_at
+                person = user.organization_user_id
+                values = known.get(bytes(record.consents))
+                if (
+                    values is not None
+                    and moment is not UNSET
+                    and person.__class__ is str
+                    and person
+                    and record.status in _CONFIRMED
+                    and (record.regulation or DEFAULT_REGULATION) == regulation
+                    and (record.delegate is None or record.delegate.id not in skipped)
+                ):
+                    metadata = user.metadata
+                    attributes = None
+                    if metadata and not plain_metadata:
+                        try:
+                            attributes = read_metadata(metadata, moment)
+                        except _FullWayError:
+                            break
+                    entry = entries.get(person)
+                    if entry is None:
+                        entry = self._collector.entry(person)
+                    changed = 0
+                    newest = entry[NEWEST]
+                    if newest is None or moment > newest:
+                        entry[NEWEST] = moment
+                        for choice, slots, bits in values.choices:
+                            value = _new(Value, (moment, choice, choice))
+                            for slot in slots:
+                                entry[slot] = value
+                            changed |= bits
+                    else:
+                        for choice, slots, bits in values.choices:
+                            value = _new(Value, (moment, choice, choice))
+                            for slot in slots:
+                                before = entry[slot]
+                                if before is None or value.beats(before):
+                                    entry[slot] = value
+                                else:
+                                    bits ^= 1 << slot  # noqa: PLW2901 - what is left of them
+                            changed |= bits
+                    if metadata and plain_metadata:
+                        for name, raw in metadata.items():
+                            found = texts.get(name)
+                            if found is None:
+                                if name not in ignored:
+                                    attributes = attributes or []
+                                    attributes += read_metadata({name: raw}, moment)
+                            elif raw.__class__ is str and len(raw) <= found[1]:
+                                slot = found[0]
+                                before = entry[slot]
+                                if before is None or moment >= before[0]:
+                                    entry[slot] = _new(Value, (moment, raw, None))
+                                    changed |= 1 << slot
+                            elif raw is not None:
+                                attributes = attributes or []
+                                attributes += read_metadata({name: raw}, moment)
+                    if attributes:
+                        for slot, value in attributes:
+                            before = entry[slot]
+                            if before is None or value.beats(before):
+                                entry[slot] = value
+                                changed |= 1 << slot
+                    for slot, pair in values.others:
+                        value = Value(moment, *pair)
+                        if entry[slot] is None or value.beats(entry[slot]):
+                            entry[slot] = value
+                            changed |= 1 << slot
+                    if changed:
+                        if not entry[CHANGED]:
+                            self._collector.wait(person, entry, number)
+                        entry[CHANGED] |= changed
+                    at += 1
+                    number += 1
+                    continue
+            if not self.take(record, number):
+                break
+            current = self._version == self._resolver.version
+            at += 1
+            number += 1
+        return at - first
+
+    def take(self, record: Any, number: int) -> bool:
+        """Take in one record, unless it must be read in full.
+
+        Args:
+            record: Of `record_type`.
+            number: Number of the record.
+
+        Returns:
+            False where nothing was done: the record must take the full way.
+        """
+        try:
+            parts = self._parts(record)
+            if parts is None:
+                return False
+            # All parts must fit before one is taken: there is no way back.
+            ready = [self._prepare(part) for part in parts]
+        except _FullWayError:
+            return False
+        for part, (reason, values, attributes) in zip(parts, ready, strict=True):
+            if reason is not None:
+                self._summary.skipped[reason] += 1
+            else:
+                self._store(str(part.person), number, part.moment, values, attributes)
+        return True
+
+    def _parts(self, record: Any) -> list[_Part] | None:
+        """Split a record as the full way does; None where it must be read in full."""
+        user = record.user
+        if user is UNSET:
+            moment = record.created_at if record.updated_at is UNSET else record.updated_at
+            consents = bytes(record.consents)
+            if not consents or moment is UNSET or record.events is not UNSET:
+                return None
+            person, regulation = record.organization_user_id, record.regulation
+            return [_Part(person, moment, None, regulation, None, consents, record.metadata)]
+        events = [record] if record.events is UNSET else record.events
+        parts: list[_Part] = []
+        for event in events:
+            consents = bytes(event.consents)
+            if not consents or event.created_at is UNSET:
+                return None
+            if event is not record and bytes(event.user):
+                return None
+            parts.append(
+                _Part(
+                    user.organization_user_id,
+                    event.created_at,
+                    event.status,
+                    event.regulation or DEFAULT_REGULATION,
+                    event.delegate,
+                    consents,
+                    user.metadata,
+                )
+            )
+        if user.metadata and record.events is not UNSET:
+            moment = user.created_at if user.updated_at is UNSET else user.updated_at
+            if moment is UNSET:
+                return None
+            person = user.organization_user_id
+            parts.append(_Part(person, moment, None, None, None, b"null", user.metadata))
+        return parts
+
+    def _prepare(self, part: _Part) -> tuple[str | None, _Values, list[tuple[int, Value]]]:
+        """Give the reason to skip a part of a record, or its values.
+
+        Raises:
+            _FullWayError: The record must be read in full.
+        """
+        reason = None
+        if part.person == 0:
+            raise _FullWayError
+        if not part.person or part.person is UNSET:
+            reason = "of guests"
+        elif part.status not in _CONFIRMED:
+            reason = "not confirmed"
+        elif part.regulation is not None and part.regulation != self._regulation:
+            reason = "of another regulation"
+        elif part.delegate and part.delegate.id in self._skip_delegates:
+            reason = "by a skipped delegate"
+        if reason is not None:
+            return reason, _NONE, []
+        values = self._look_up(part.consents)
+        attributes = self._read_metadata(part.metadata, part.moment) if part.metadata else []
+        return None, values, attributes
+
+    def _store(
+        self,
+        person: str,
+        number: int,
+        moment: datetime,
+        values: _Values,
+        attributes: list[tuple[int, Value]] | None,
+    ) -> None:
+        """Bring values to the collector, where they are newer; the hottest of all loops."""
+        entry = self._entries.get(person)
+        if entry is None:
+            entry = self._collector.entry(person)
+        changed = 0
+        found = [
+            (slot, _new(Value, (moment, choice, choice)))
+            for choice, slots, _ in values.choices
+            for slot in slots
+        ]
+        found += [(slot, Value(moment, *pair)) for slot, pair in values.others]
+        if attributes:
+            found += attributes
+        if entry[NEWEST] is None or moment > entry[NEWEST]:
+            entry[NEWEST] = moment
+        for slot, value in found:
+            before = entry[slot]
+            if before is None or value.beats(before):
+                entry[slot] = value
+                changed |= 1 << slot
+        if changed:
+            if not entry[CHANGED]:
+                self._collector.wait(person, entry, number)
+            entry[CHANGED] |= changed
+
+    # Choices
+
+    def _look_up(self, consents: bytes) -> _Values:
+        """Give what consents say; the same consents are read once.
+
+        Raises:
+            _FullWayError: They must be read in full.
+        """
+        version = self._resolver.version
+        if version != self._version or len(self._values) > _MOST_KEPT:
+            self._values.clear()
+            self._answers.clear()
+            self._version = version
+        values = self._values.get(consents)
+        if values is None:
+            try:
+                values = self._read(self._consents.decode(consents))
+            except msgspec.MsgspecError:
+                raise _FullWayError from None
+            self._values[consents] = values
+        return values
+
+    def _read(self, consents: Any) -> _Values:
+        """Read consents.
+
+        Raises:
+            _FullWayError: They must be read in full.
+        """
+        if consents is None:
+            return _NONE
+        hits: list[_Hit] = []
+        if channels := consents.channels:
+            known = self._channels
+            for choice in channels:
+                routes = known.get(choice.id)
+                if routes is None:
+                    routes = known[choice.id] = self._routes(
+                        ("consents", "channels", choice.id, "enabled")
+                    )
+                if routes and choice.enabled is not UNSET:
+                    hits += [(route, choice.enabled) for route in routes]
+        if purposes := consents.purposes:
+            known_purposes = self._purposes
+            for purpose in purposes:
+                both = known_purposes.get(purpose.id)
+                if both is None:
+                    start = ("consents", "purposes", purpose.id)
+                    both = known_purposes[purpose.id] = (
+                        self._routes((*start, "enabled")),
+                        self._routes((*start, "enabled_li")),
+                    )
+                if both[0] and purpose.enabled is not UNSET:
+                    hits += [(route, purpose.enabled) for route in both[0]]
+                if both[1] and purpose.enabled_li is not UNSET:
+                    hits += [(route, purpose.enabled_li) for route in both[1]]
+                if purpose.nested:
+                    self._read_nested(purpose, hits)
+        values: list[tuple[int, Value]] = []
+        self._settle(hits, _ANY_MOMENT, values)
+        if self._reads_values and purposes:
+            self._read_answers(purposes, hits, _ANY_MOMENT, values)
+        yes = tuple(slot for slot, value in values if value.value is value.choice is True)
+        no = tuple(slot for slot, value in values if value.value is value.choice is False)
+        return _Values(
+            tuple(
+                (choice, slots, sum(1 << slot for slot in slots))
+                for choice, slots in ((True, yes), (False, no))
+                if slots
+            ),
+            tuple(
+                (slot, (value.value, value.choice))
+                for slot, value in values
+                if slot not in yes and slot not in no
+            ),
+        )
+
+    def _settle(self, hits: list[_Hit], moment: datetime, values: list[tuple[int, Value]]) -> None:
+        """Turn hits into values: a name as it is goes before another spelling of it."""
+        seen = 0
+        for route, choice in hits:
+            if route.exact:
+                bit = 1 << route.at
+                if seen & bit:
+                    raise _FullWayError
+                seen |= bit
+                if choice is not None:
+                    converted = self._convert(route.at, route.path, choice, moment)
+                    values.append((route.slot, converted))
+        if seen.bit_count() == len(hits):
+            return
+        others = 0
+        for route, choice in hits:
+            bit = 1 << route.at
+            if route.exact or seen & bit:
+                continue
+            if others & bit:
+                raise _FullWayError
+            others |= bit
+            if choice is not None:
+                self._announce(route.at, route.path)
+                values.append((route.slot, self._convert(route.at, route.path, choice, moment)))
+
+    def _announce(self, at: int, path: Path) -> None:
+        self._resolver.announce(self._mappings[at], path)
+
+    def _convert(self, at: int, path: Path, choice: Any, moment: datetime) -> Value:
+        result = self._translator.convert_choice(Found(self._mappings[at], path, choice), moment)
+        if isinstance(result, Untranslatable):
+            raise _FullWayError
+        return result
+
+    def _read_nested(self, purpose: Any, hits: list[_Hit]) -> None:
+        """Read the choices below a purpose: its channels, preferences, and theirs."""
+        start: Path = ("consents", "purposes", purpose.id)
+        found: list[tuple[Path, Any]] = []
+        if purpose.channels:
+            found += [((*start, "channels", c.id, "enabled"), c.enabled) for c in purpose.channels]
+        for preference in purpose.preferences or ():
+            below = (*start, "preferences", preference.id)
+            found.append(((*below, "enabled"), preference.enabled))
+            if preference.channels:
+                found += [
+                    ((*below, "channels", c.id, "enabled"), c.enabled) for c in preference.channels
+                ]
+        for path, choice in found:
+            routes = self._nested.get(path)
+            if routes is None:
+                routes = self._nested[path] = self._routes(path)
+            if routes and choice is not UNSET:
+                hits += [(route, choice) for route in routes]
+
+    def _read_metadata(self, metadata: dict[str, Any], moment: datetime) -> list[tuple[int, Value]]:
+        """Read metadata: attributes of the table by their names, and what mappings name.
+
+        Raises:
+            _FullWayError: The record must be read in full.
+        """
+        values: list[tuple[int, Value]] = []
+        hits: list[_Hit] = []
+        texts, slots = self._plain_texts, self._metadata_slots
+        for name, raw in metadata.items():
+            if raw is not None:
+                found = texts.get(name)
+                if found is not None and raw.__class__ is str and len(raw) <= found[1]:
+                    values.append((found[0], Value(moment, raw, None)))
+                elif name in slots:
+                    converted = self._translator.convert_metadata(name, raw)
+                    if converted is not None:
+                        values.append((slots[name], Value(moment, converted, None)))
+                elif name not in self._ignored:
+                    self._ignored.add(name)
+                    self._translator.note_unknown(name)
+            if self._maps_metadata:
+                if isinstance(raw, (dict, list)):
+                    raise _FullWayError
+                routes = self._metadata.get(name)
+                if routes is None:
+                    routes = self._metadata[name] = self._routes(("metadata", name))
+                hits += [(route, raw) for route in routes]
+        if hits:
+            self._settle(hits, moment, values)
+        return values
+
+    def _read_answers(
+        self,
+        purposes: list[Any],
+        hits: list[_Hit],
+        moment: datetime,
+        values: list[tuple[int, Value]],
+    ) -> None:
+        """Read answers to preferences of the current format.
+
+        What an answer means to each mapping depends on what the resolver has seen, so it is kept
+        for as long as the resolver learns nothing new.
+        """
+        taken = 0
+        for route, _ in hits:
+            taken |= 1 << route.at
+        found: dict[int, tuple[int, Any, Path]] = {}
+        for purpose in purposes:
+            if not purpose.values:
+                continue
+            for preference, answer in purpose.values.items():
+                if answer.value is UNSET:
+                    continue
+                key = (purpose.id, preference, answer.value)
+                meanings = self._answers.get(key)
+                if meanings is None:
+                    meanings = self._answers[key] = self._mean(key)
+                for at, rank, value, path in meanings:
+                    if taken & 1 << at:
+                        if rank < _READING:
+                            raise _FullWayError
+                        continue
+                    before = found.get(at)
+                    if before is None or rank < before[0]:
+                        found[at] = rank, value, path
+                    elif rank == before[0]:
+                        raise _FullWayError
+        for at, (_, value, path) in found.items():
+            if value is not None:
+                self._announce(at, path)
+                values.append((self._slots[at], self._convert(at, path, value, moment)))
+
+    def _mean(self, key: tuple[str, str, str | None]) -> list[tuple[int, int, Any, Path]]:
+        """Work out what one answer says: for each mapping its rank (the least counts) and value."""
+        purpose, preference, text = key
+        path: Path = ("consents", "purposes", purpose, "values", preference, "value")
+        meanings: list[tuple[int, int, Any, Path]] = []
+        for at, mapping in enumerate(self._mappings):
+            rank = self._resolver.rank(mapping, path)
+            if rank is not None:
+                meanings.append((at, rank, text, path))
+            elif mapping.path is not None:
+                if mapping.path[:-1] == path[:-1] and text is not None:
+                    chosen = mapping.path[-1] in split_answer(text)
+                    meanings.append((at, 0, chosen, mapping.path))
+            elif text is not None:
+                if not self._resolver.knows(mapping, path, text):
+                    raise _FullWayError  # the full way learns it
+                meanings += [
+                    (at, _READING, chosen, where)
+                    for where, chosen in self._resolver.read_answer(mapping, path, text)
+                ]
+        return meanings
+
+    def _routes(self, path: Path) -> tuple[_Route, ...]:
+        """Work out where the choice at a path goes."""
+        routes = []
+        for at, mapping in enumerate(self._mappings):
+            rank = self._resolver.rank(mapping, path)
+            if rank is not None:
+                plain = mapping.type == "subscription" or self._translator.is_boolean(mapping.id)
+                routes.append(_Route(at, rank == 0, self._slots[at], mapping.invert, plain, path))
+        return tuple(routes)
+
+    # Comparing both ways
+
+    @property
+    def compares(self) -> bool:
+        """Whether records are still read both ways."""
+        return self._to_compare > 0
+
+    def compare(self, record: Any, whole: dict[str, Any]) -> None:
+        """Compare the two ways for one record; on any difference give the short one up.
+
+        Args:
+            record: Of `record_type`.
+            whole: The same record, decoded in full.
+        """
+        self._to_compare -= 1
+        try:
+            parts = self._parts(record) or []
+            if any(self._prepare(part)[0] is not None for part in parts):
+                return
+            consents = [read_record(part) for part in split_record(whole)]
+            short = [dict(self._all_values(part)) for part in parts]
+        except (_FullWayError, BadInputError):
+            return
+        translated = [self._translator.translate(consent) for consent in consents]
+        if not parts or any(failed for _, failed in translated):
+            return
+        if short != [dict(values) for values, _ in translated]:
+            self.usable = False
+            self._to_compare = 0
+            logger.info(
+                "A mapping names something outside of channels, purposes and preferences; records "
+                "are read in full, which takes longer."
+            )
+
+    def _all_values(self, part: _Part) -> list[tuple[Target, Value]]:
+        values = self._look_up(part.consents)
+        found = self._read_metadata(part.metadata, part.moment) if part.metadata else []
+        for choice, slots, _ in values.choices:
+            found += [(slot, Value(part.moment, choice, choice)) for slot in slots]
+        found += [(slot, Value(part.moment, *pair)) for slot, pair in values.others]
+        return [(self._collector.target(slot), value) for slot, value in found]
+
+
+_READING = 2
+"""Rank of a value of a preference that is read out of a mapping's name."""
+
+
+def _is_covered(name: str, path: Path | None) -> bool:
+    """Tell whether all that a mapping can name is decoded."""
+    if path is not None:
+        name = "_".join(path)
+        return path[0] == "consents" and not any(part in name for part in _OPEN)
+    if name.startswith("metadata_"):
+        return True
+    if not name.startswith("consents_") or any(part in name for part in _OPEN):
+        return False
+    return name.endswith(_ENDS) or "_values_" in name
+
+
+def _consents_type(names: list[str], *, values: bool) -> type[Struct]:
+    """Make the type of consents that holds what mappings can name, and nothing else."""
+    below = any(
+        "_channel" in name.removeprefix("consents_channel") or "_preference" in name
+        for name in names
+    )
+    choice = msgspec.defstruct("Choice", [("id", str), ("enabled", _Choice, UNSET)], gc=False)
+    choices = list[choice] | None  # type: ignore[valid-type]
+    preference = msgspec.defstruct(
+        "Preference",
+        [
+            ("id", str),
+            ("enabled", _Choice, UNSET),
+            ("channels", choices, None),
+        ],
+        gc=False,
+    )
+    answer = msgspec.defstruct("Answer", [("value", _Text, UNSET)], gc=False)
+    fields: list[Any] = [
+        ("id", str),
+        ("enabled", _Choice, UNSET),
+        ("enabled_li", _Choice, UNSET),
+    ]
+    if below:
+        fields += [("channels", choices, None), ("preferences", list[preference] | None, None)]  # type: ignore[valid-type]
+    if values:
+        fields += [("values", dict[str, answer] | None, None)]  # type: ignore[valid-type]
+    purpose = msgspec.defstruct("Purpose", fields, gc=False, namespace={"nested": below})
+    return msgspec.defstruct(
+        "Consents",
+        [
+            ("channels", choices, None),
+            ("purposes", list[purpose] | None, None),  # type: ignore[valid-type]
+        ],
+        gc=False,
+    )
+
+
+def _record_type() -> type[Struct]:
+    """Make the type of records: the envelope of consents, whatever kind of record it is."""
+    owner: list[Any] = [
+        ("organization_user_id", _Text | int, UNSET),
+        ("metadata", dict[str, Any] | None, None),
+        ("created_at", _Moment, UNSET),
+        ("updated_at", _Moment, UNSET),
+    ]
+    user = msgspec.defstruct("User", owner, gc=False)
+    delegate = msgspec.defstruct("Delegate", [("id", str | None, None)], gc=False)
+    event: list[Any] = [
+        ("status", str | None, None),
+        ("regulation", str | None, None),
+        ("delegate", delegate | None, None),
+        ("consents", msgspec.Raw, _ABSENT),
+    ]
+    part = msgspec.defstruct(
+        "Event", [*event, ("user", msgspec.Raw, _ABSENT), ("created_at", _Moment, UNSET)], gc=False
+    )
+    return msgspec.defstruct(
+        "Record",
+        [
+            ("id", msgspec.Raw, _ABSENT),
+            *event,
+            *owner,
+            ("user", user | UnsetType, UNSET),
+            ("events", list[part] | UnsetType, UNSET),  # type: ignore[valid-type]
+        ],
+        gc=False,
+    )
