@@ -4,13 +4,18 @@ VENV := .venv
 MELTANO := .venv-meltano
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo test lint format generate clean
+ARGS :=
+
+.PHONY: demo bench test lint format generate clean
 
 demo: $(VENV)/.installed $(MELTANO)/.installed
 	@$(VENV)/bin/python scripts/demo.py
 
 test: lint $(MELTANO)/.installed
 	$(VENV)/bin/python -m pytest
+
+bench: $(VENV)/.installed
+	@PYTHONPATH=. $(VENV)/bin/python benchmarks/run.py $(ARGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

@@ -98,8 +98,28 @@ def events(count: int, people: int, seed: int = 1) -> Iterator[dict[str, Any]]:
         }
 
 
-def write_messages(path: Path, count: int, people: int) -> None:
-    """Write events as Singer messages, with STATE every 10,000 and at the end."""
+def expected(count: int, people: int) -> dict[str, dict[str, bool]]:
+    """Reckon what everybody's subscriptions must be, in the plainest way."""
+    newest: dict[str, dict[str, tuple[str, bool]]] = {}
+    for event in events(count, people):
+        choices = {f"channels_{c['id']}": c["enabled"] for c in event["consents"]["channels"]}
+        choices |= {f"purposes_{p['id']}": p["enabled"] for p in event["consents"]["purposes"]}
+        person = newest.setdefault(event["user"]["organization_user_id"], {})
+        for mapping in MAPPINGS:
+            name = mapping["value"].removeprefix("consents_").removesuffix("_enabled")
+            choice = event["created_at"], not choices[name]  # at equal times an opt-out counts
+            person[mapping["id"]] = max(person.get(mapping["id"], choice), choice)
+    return {
+        person: {name: not refused for name, (_, refused) in found.items()}
+        for person, found in newest.items()
+    }
+
+
+def write_messages(path: Path, count: int, people: int, *, different: bool = False) -> None:
+    """Write events as Singer messages, with STATE every 10,000 and at the end.
+
+    With `different` no two consents are alike: each holds a consent string of its own.
+    """
     with path.open("w") as file:
         schema = {
             "type": "SCHEMA",
@@ -109,6 +129,8 @@ def write_messages(path: Path, count: int, people: int) -> None:
         }
         file.write(json.dumps(schema) + "\n")
         for number, event in enumerate(events(count, people), start=1):
+            if different:
+                event["consents"]["tcfcs"] = f"CPXxRfAPXxRf{number:012d}"
             message = {"type": "RECORD", "stream": "consent_events", "record": event}
             file.write(json.dumps(message, separators=(",", ":")) + "\n")
             if number % 10_000 == 0 or number == count:
@@ -130,9 +152,9 @@ def write_export(root: Path, count: int, people: int) -> Path:
     file = folder / "users" / "part-0.json.gz"
     with open_gzip(file) as out:
         for found in by_person.values():
-            line = {"user": found[0]["user"], "events": [{**e, "user": None} for e in found]}
-            for event in line["events"]:
-                del event["user"]
+            user = {**found[0]["user"], "updated_at": found[0]["created_at"]}
+            own = [{k: v for k, v in event.items() if k != "user"} for event in found]
+            line = {"user": user, "events": own}
             out.write(json.dumps(line, separators=(",", ":")) + "\n")
     (folder / "_SUCCESS").touch()
     return file

@@ -31,11 +31,15 @@ class IdleTarget(Target):
 class ProfileSink(RecordSink):
     """Writes each record by a call of its own."""
 
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._http = requests.Session()
+
     def process_record(self, record: dict[str, Any], context: dict[str, Any]) -> None:
         """Change one profile."""
         del context
         base = self.config["api_url"]
-        session: requests.Session = self.target.http  # type: ignore[attr-defined]
+        session = self._http
         if "Authorization" not in session.headers:
             key = {"Authorization": self.config["api_key"]}
             token = session.get(f"{base}/auth/token", headers=key, timeout=60).json()["accessToken"]
@@ -65,10 +69,6 @@ class ProfileTarget(Target):
         th.Property("api_key", th.StringType, required=True, secret=True),
     ).to_dict()
     default_sink_class = ProfileSink
-
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.http = requests.Session()
 
 
 if __name__ == "__main__":

@@ -163,7 +163,8 @@ def show_summary(report: dict[str, Any]) -> None:
         f"  {report['updated']} profiles updated, {report['created']} created, "
         f"{report['unmatched']} people without a profile, {report['unchanged']} with nothing to "
         f"write, {report['rejected']} rejected\n"
-        f"  {report['calls']} calls to Actito in {report['seconds']:.0f} s"
+        f"  {report['calls']} calls to Actito in {report['seconds']:.0f} s, "
+        f"{report['imports']} bulk imports among them"
     )
 
 
@@ -182,6 +183,7 @@ def main() -> None:
         "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
         "TARGET_ACTITO_API_URL": f"http://127.0.0.1:{port}/actito",
         "TARGET_ACTITO_CALLS_PER_MINUTE": str(CALLS_PER_MINUTE),
+        "TARGET_ACTITO_BULK_POLL_INTERVAL": "0.5",
         "TARGET_ACTITO_REJECTS_PATH": str(DEMO / "rejects.jsonl"),
         "TAP_DIDOMI_EXPORT_ROOT": f"file://{DEMO / 'exports'}",
         "NO_COLOR": "1",

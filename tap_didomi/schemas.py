@@ -147,3 +147,17 @@ CONSENT_USERS = th.PropertiesList(
     th.Property("consents", _CONSENTS, description="The whole status, under one regulation."),
     additional_properties=True,
 ).to_dict()
+
+EXPORT_LINES: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "user": {**CONSENT_USERS, "description": "The user, with the whole status of that day."},
+        "events": {
+            "type": ["array", "null"],
+            "items": {**CONSENT_EVENTS, "required": []},
+            "description": "The events of that day, without their user.",
+        },
+    },
+    "required": ["user"],
+    "additionalProperties": True,
+}

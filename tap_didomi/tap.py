@@ -17,7 +17,7 @@ from actito_didomi.errors import BadInputError, StoppedError
 from actito_didomi.singer.plugin import RETRY_SETTINGS, CheckedPlugin, read_retry, run_safely
 from tap_didomi.api import ApiEvents, ApiUsers
 from tap_didomi.base import DidomiStream
-from tap_didomi.exports import ExportEvents, ExportUsers
+from tap_didomi.exports import ExportEvents, ExportLines, ExportUsers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -124,6 +124,7 @@ class TapDidomi(CheckedPlugin, Tap):
         PluginCapabilities.STREAM_MAPS,
         PluginCapabilities.FLATTENING,
         PluginCapabilities.STRUCTURED_LOGGING,
+        PluginCapabilities.BATCH,
     ]
 
     def __init__(self, **kwargs: Any) -> None:
@@ -134,7 +135,8 @@ class TapDidomi(CheckedPlugin, Tap):
     def discover_streams(self) -> list[Stream]:
         """List the streams: those of batch exports where `export_root` is set, else the API's."""
         if self.config.get("export_root"):
-            return [ExportEvents(self), ExportUsers(self)]
+            batches = bool(self.config.get("batch_config"))
+            return [ExportLines(self) if batches else ExportEvents(self), ExportUsers(self)]
         return [ApiUsers(self), ApiEvents(self)]
 
     @cached_property
@@ -165,6 +167,14 @@ class TapDidomi(CheckedPlugin, Tap):
     @classmethod
     def find_problems(cls, config: dict[str, Any]) -> list[str]:
         """Check that there is something to read from."""
+        if batch_config := config.get("batch_config"):
+            encoding = batch_config.get("encoding") or {}
+            if (encoding.get("format"), encoding.get("compression")) != ("jsonl", "gzip"):
+                how = '{"format": "jsonl", "compression": "gzip"}'
+                return [f"batch_config: exports are gzip JSON lines. Set encoding to {how}."]
+            if not config.get("export_root"):
+                how = "Set export_root, or take batch_config out."
+                return [f"batch_config: only batch exports go out as BATCH messages. {how}"]
         missing = [n for n in ("api_key", "api_secret", "organization_id") if not config.get(n)]
         if config.get("export_root") or not missing:
             return []

@@ -233,7 +233,7 @@ class BulkWriter:
         path = workspace.folder / f"actito-didomi-{stamp}-{secrets.token_hex(6)}.zip"
         names = [self._settings.key, *(target.name for target in columns)]
         try:
-            write_file(path, names, _rows(columns, rows))
+            write_file(path, names, file_rows(columns, rows))
             logger.info(
                 "Sending a file of %d rows (%d bytes) with the columns %s.",
                 len(rows),
@@ -395,7 +395,8 @@ def _with(limits: Limits, imports_left: int) -> Limits:
     return Limits(**{**vars(limits), "imports_left": imports_left})
 
 
-def _rows(columns: Columns, changes: Sequence[ProfileChange]) -> Iterator[list[str]]:
+def file_rows(columns: Columns, changes: Sequence[ProfileChange]) -> Iterator[list[str]]:
+    """Give the rows of a file, without its header."""
     for change in changes:
         if change.targets == columns:
             yield [change.person, *[cell(value.value) for value in change.values]]

@@ -209,9 +209,9 @@ class ShortWay:
             if current and user is not UNSET and record.events is UNSET:
                 moment = record.created_at
                 person = user.organization_user_id
-                values = known.get(bytes(record.consents))
+                consents = bytes(record.consents)
                 if (
-                    values is not None
+                    consents
                     and moment is not UNSET
                     and person.__class__ is str
                     and person
@@ -219,6 +219,12 @@ class ShortWay:
                     and (record.regulation or DEFAULT_REGULATION) == regulation
                     and (record.delegate is None or record.delegate.id not in skipped)
                 ):
+                    values = known.get(consents)
+                    if values is None:
+                        try:
+                            values = self._look_up(consents)
+                        except _FullWayError:
+                            break
                     metadata = user.metadata
                     attributes = None
                     if metadata and not plain_metadata:
@@ -243,7 +249,11 @@ class ShortWay:
                             value = _new(Value, (moment, choice, choice))
                             for slot in slots:
                                 before = entry[slot]
-                                if before is None or value.beats(before):
+                                if (
+                                    before is None
+                                    or moment > before[0]
+                                    or (moment == before[0] and value.beats(before))
+                                ):
                                     entry[slot] = value
                                 else:
                                     bits ^= 1 << slot  # noqa: PLW2901 - what is left of them
@@ -468,20 +478,22 @@ class ShortWay:
         self._settle(hits, _ANY_MOMENT, values)
         if self._reads_values and purposes:
             self._read_answers(purposes, hits, _ANY_MOMENT, values)
-        yes = tuple(slot for slot, value in values if value.value is value.choice is True)
-        no = tuple(slot for slot, value in values if value.value is value.choice is False)
-        return _Values(
-            tuple(
-                (choice, slots, sum(1 << slot for slot in slots))
-                for choice, slots in ((True, yes), (False, no))
-                if slots
-            ),
-            tuple(
-                (slot, (value.value, value.choice))
-                for slot, value in values
-                if slot not in yes and slot not in no
-            ),
-        )
+        yes: list[int] = []
+        no: list[int] = []
+        others: list[tuple[int, tuple[Any, bool | None]]] = []
+        for slot, value in values:
+            if value[1] is not value[2]:
+                others.append((slot, (value[1], value[2])))
+            elif value[1] is True:
+                yes.append(slot)
+            else:
+                no.append(slot)
+        choices = []
+        if yes:
+            choices.append((True, tuple(yes), sum([1 << slot for slot in yes])))
+        if no:
+            choices.append((False, tuple(no), sum([1 << slot for slot in no])))
+        return _Values(tuple(choices), tuple(others))
 
     def _settle(self, hits: list[_Hit], moment: datetime, values: list[tuple[int, Value]]) -> None:
         """Turn hits into values: a name as it is goes before another spelling of it."""
@@ -492,9 +504,13 @@ class ShortWay:
                 if seen & bit:
                     raise _FullWayError
                 seen |= bit
-                if choice is not None:
-                    converted = self._convert(route.at, route.path, choice, moment)
-                    values.append((route.slot, converted))
+                if choice is None:
+                    continue
+                if route.plain and (choice is True or choice is False):
+                    value = _new(Value, (moment, choice is not route.invert, choice))
+                else:
+                    value = self._convert(route.at, route.path, choice, moment)
+                values.append((route.slot, value))
         if seen.bit_count() == len(hits):
             return
         others = 0

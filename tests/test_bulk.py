@@ -20,11 +20,17 @@ from support import (
     lines,
     rejects,
     report,
+    run_plugin,
     run_target,
     state,
     stream_of,
 )
 
+from actito_didomi.sandbox.actito_tables import TABLES
+from actito_didomi.sandbox.app import Sandbox
+from actito_didomi.sandbox.options import ACTITO_KEY, SandboxOptions
+from actito_didomi.sandbox.server import BackgroundSandbox
+from benchmarks import data
 from target_actito.workspace import Workspace
 
 
@@ -427,3 +433,41 @@ def test_killed_during_an_import_nothing_is_lost(config, actito, tmp_path, when)
         if n != 1:
             assert found[f"p{n}"]["subscriptions"]["Newsletter"] is (n % 5 != 0), n
             assert found[f"p{n}"]["subscriptions"]["SmsAlerts"] is bool(n % 2), n
+
+
+def test_a_large_load_takes_a_dozen_calls(tmp_path: Path) -> None:
+    """100,000 events of 33,000 people, documented limits, settings as they come."""
+    options = SandboxOptions(database=str(tmp_path / "sandbox.db"))
+    prepared = Sandbox(options)
+    prepared.database.run("BEGIN")
+    for number in range(33_000):
+        attributes = {"customerId": data.person_id(number), "lastName": "Doe"}
+        prepared.actito.profiles.create(TABLES[0], attributes, {})
+    prepared.database.run("COMMIT")
+    prepared.database.close()
+    data.write_messages(tmp_path / "messages.jsonl", 100_000, 33_000)
+    with BackgroundSandbox(options) as sandbox:
+        actito = Actito(sandbox.url)
+        config = {
+            "api_key": ACTITO_KEY,
+            "api_url": f"{sandbox.url}/actito",
+            "entity_id": "demo",
+            "table_name": "Profiles",
+            "user_unique_key": "customerId",
+            "mappings": data.MAPPINGS,
+            "report_path": str(tmp_path / "report.json"),
+        }
+        run = run_plugin(
+            "target-actito", config, tmp_path, "--input", str(tmp_path / "messages.jsonl")
+        )
+        assert run.exit_code == 0, run.err
+        assert run.states[-1] == {"read": 100_000}
+        stats = actito.stats()
+        looks = stats["routes"]["execution"]["calls"]
+        assert stats["calls"] - looks <= 12
+        assert stats["refusals"] == 0
+        found = actito.all()
+    for person, choices in data.expected(100_000, 33_000).items():
+        for name, value in choices.items():
+            assert found[person]["subscriptions"][name] is value
+    assert report(config)["updated"] == 33_000

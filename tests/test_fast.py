@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import io
 import json
@@ -25,6 +26,7 @@ from support import (
     stream_of,
 )
 
+from actito_didomi.errors import OptOutsRejectedError
 from target_actito.coalesce import ProfileChange
 from target_actito.target import TargetActito
 
@@ -146,7 +148,8 @@ def read(
     text = lines([schema(), *map(record, found)])
     # As one block, as a pipe would give it.
     blocks = io.TextIOWrapper(io.BytesIO(text.encode()))
-    target.listen(blocks)
+    with contextlib.suppress(OptOutsRejectedError):
+        target.listen(blocks)
     stored = [
         {k: v for k, v in json.loads(line).items() if k != "rejected_at"}
         for line in (path.read_text().splitlines() if path.exists() else [])

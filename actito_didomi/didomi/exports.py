@@ -118,26 +118,71 @@ class ExportFolder:
             )
         return result
 
+    def url(self, file: str) -> str:
+        """Give the URL of a file, as other programs take it."""
+        url: str = self._fs.unstrip_protocol(file)
+        return url
+
     def lines(self, file: str) -> Iterator[Line]:
         """Read one file a line at a time, however large it is.
 
         A broken line is given with its problem, and reading goes on. A file that ends in the middle
         gives one last line with that problem.
         """
+        for number, line in self.raw_lines(file):
+            if isinstance(line, Line):
+                yield line
+            else:
+                yield decode_line(file, number, line)
+
+    def raw_lines(self, file: str) -> Iterator[tuple[int, bytes | Line]]:
+        """Read one file a line at a time, without decoding.
+
+        Returns:
+            The number of each line, and what stands in it; empty lines are left out. A file that
+            ends in the middle gives one last `Line` with that problem.
+        """
         number = 0
         try:
             with self._fs.open(file, "rb") as raw, gzip.GzipFile(fileobj=raw) as lines:
                 for number, line in enumerate(lines, start=1):
                     if line.strip():
-                        yield decode_line(file, number, line)
+                        yield number, line
         except (EOFError, zlib.error, gzip.BadGzipFile):
-            yield Line(
-                file,
-                number + 1,
-                None,
+            problem = (
                 f"{file}: the gzip breaks off or is damaged behind line {number}. Fetch the file "
-                "again; if it is broken at its source, ask Didomi for the export of that day.",
+                "again; if it is broken at its source, ask Didomi for the export of that day."
             )
+            yield number + 1, Line(file, number + 1, None, problem)
+
+
+class _RawLine(msgspec.Struct, gc=False):
+    user: dict[str, msgspec.Raw]
+    events: list[dict[str, msgspec.Raw]] = []
+
+
+_RAW_LINES = msgspec.json.Decoder(_RawLine)
+_OWN = ("id", "organization_user_id", "metadata")
+
+
+def raw_events(line: bytes) -> list[dict[str, msgspec.Raw]] | None:
+    """Give the events of a line, each with its user, their parts not decoded.
+
+    The same as `events_of_line` gives, several times as fast; None for a line that isn't made as
+    usual, which must be decoded in full.
+    """
+    try:
+        found = _RAW_LINES.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    owner = msgspec.Raw(
+        msgspec.json.encode({name: found.user[name] for name in _OWN if name in found.user})
+    )
+    for event in found.events:
+        if "user" in event:
+            return None
+        event["user"] = owner
+    return found.events
 
 
 def decode_line(file: str, number: int, line: bytes) -> Line:

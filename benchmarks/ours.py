@@ -1,0 +1,37 @@
+"""target-actito with sending left out, for measuring what comes before it."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from actito_didomi.actito.imports import write_file
+from target_actito.bulk import file_rows
+from target_actito.plan import plan_writes
+from target_actito.target import TargetActito
+
+if TYPE_CHECKING:
+    from target_actito.coalesce import ProfileChange
+
+
+class Reading(TargetActito):
+    """Reads, checks, maps and coalesces; writes nothing."""
+
+    def _write(self, connected: Any, changes: list[ProfileChange]) -> None:
+        """Do nothing."""
+
+
+class Planning(TargetActito):
+    """Plans, and makes the import files as well; sends nothing."""
+
+    def _write(self, connected: Any, changes: list[ProfileChange]) -> None:
+        """Make the files, and throw them away."""
+        for file in plan_writes(changes, self.settings.bulk.limits).files:
+            path = connected.workspace.folder / "file.zip"
+            columns = ["customerId", *(target.name for target in file.columns)]
+            write_file(path, columns, file_rows(file.columns, file.changes))
+            path.unlink()
+
+
+if __name__ == "__main__":
+    {"reading": Reading, "planning": Planning}[sys.argv.pop(1)].cli()
