@@ -46,6 +46,7 @@ _MOST_KEPT = 20_000
 _CONFIRMED = frozenset({CONFIRMED, "", None})
 _ANY_MOMENT = datetime.min.replace(tzinfo=timezone.utc)
 """Stands for the moment while consents are read: what they say doesn't depend on it."""
+_ANY_LENGTH = 1 << 30
 _ABSENT = msgspec.Raw(b"")
 _new = tuple.__new__
 
@@ -137,18 +138,10 @@ class ShortWay:
         self._skip_delegates = skip_delegates
         self._mappings = tuple(translator.resolver.mappings)
         self._slots = [collector.slot(Target(m.type, m.id)) for m in self._mappings]
-        self._metadata_slots = {
-            name: collector.slot(Target("attribute", name))
-            for name in translator.metadata_attributes
-        }
-        self._plain_texts = {
-            name: (
-                self._metadata_slots[name],
-                attribute.max_length if attribute.max_length is not None else 1 << 30,
-            )
-            for name, attribute in translator.metadata_attributes.items()
-            if attribute.type is ValueType.STRING
-        }
+        self._attributes = translator.metadata_attributes
+        # Filled as names come, so that a person's entry is no longer than it must be.
+        self._metadata_slots: dict[str, int] = {}
+        self._plain_texts: dict[str, tuple[int, int]] = {}
         self._to_compare = compare_first
         self.usable = all(_is_covered(m.value, m.path) for m in self._mappings)
         names = [m.value if m.path is None else "_".join(m.path) for m in self._mappings]
@@ -562,16 +555,15 @@ class ShortWay:
         """
         values: list[tuple[int, Value]] = []
         hits: list[_Hit] = []
-        texts, slots = self._plain_texts, self._metadata_slots
         for name, raw in metadata.items():
             if raw is not None:
-                found = texts.get(name)
-                if found is not None and raw.__class__ is str and len(raw) <= found[1]:
-                    values.append((found[0], Value(moment, raw, None)))
-                elif name in slots:
+                slot = self._metadata_slots.get(name)
+                if slot is None and name in self._attributes:
+                    slot = self._learn(name)
+                if slot is not None:
                     converted = self._translator.convert_metadata(name, raw)
                     if converted is not None:
-                        values.append((slots[name], Value(moment, converted, None)))
+                        values.append((slot, Value(moment, converted, None)))
                 elif name not in self._ignored:
                     self._ignored.add(name)
                     self._translator.note_unknown(name)
@@ -585,6 +577,15 @@ class ShortWay:
         if hits:
             self._settle(hits, moment, values)
         return values
+
+    def _learn(self, name: str) -> int:
+        """Give an attribute that metadata names its place."""
+        slot = self._metadata_slots[name] = self._collector.slot(Target("attribute", name))
+        attribute = self._attributes[name]
+        if attribute.type is ValueType.STRING:
+            longest = attribute.max_length if attribute.max_length is not None else _ANY_LENGTH
+            self._plain_texts[name] = slot, longest
+        return slot
 
     def _read_answers(
         self,
