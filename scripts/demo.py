@@ -200,7 +200,7 @@ def main() -> None:
         console.print(
             f"   Actito has {len(before)} profiles; Didomi's batch export of three days lies in "
             ".demo/exports.\n"
-            "   Actito allows 100 calls a minute: a call a person would take a quarter of an hour.\n"
+            "   Actito allows 100 calls a minute: a call a person would take 15 minutes.\n"
             "   The target plans a bulk import instead (bulk_empty_cells says that all rows may "
             "share\n   one file)."
         )
