@@ -23,6 +23,7 @@ CREATE TABLE IF NOT EXISTS profile_key (
     profile_id INTEGER NOT NULL,
     PRIMARY KEY (table_id, attribute, value)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS profile_key_profile ON profile_key (profile_id);
 CREATE TABLE IF NOT EXISTS consent_event (
     arrival INTEGER PRIMARY KEY AUTOINCREMENT,
     organization_id TEXT NOT NULL,
