@@ -239,17 +239,16 @@ class ShortWay:
                             changed |= bits
                     else:
                         for choice, slots, bits in values.choices:
-                            value = _new(Value, (moment, choice, choice))
+                            value = None
                             for slot in slots:
                                 before = entry[slot]
-                                if (
-                                    before is None
-                                    or moment > before[0]
-                                    or (moment == before[0] and value.beats(before))
-                                ):
-                                    entry[slot] = value
-                                else:
-                                    bits ^= 1 << slot  # noqa: PLW2901 - what is left of them
+                                if before is None or moment >= before[0]:
+                                    if value is None:
+                                        value = _new(Value, (moment, choice, choice))
+                                    if before is None or value.beats(before):
+                                        entry[slot] = value
+                                        continue
+                                bits ^= 1 << slot  # noqa: PLW2901 - what is left of them
                             changed |= bits
                     if metadata and plain_metadata:
                         for name, raw in metadata.items():
