@@ -222,14 +222,25 @@ class TargetActito(CheckedPlugin, Target):
 
     def _take_lines(self, block: bytes) -> None:
         """Take in lines of the input: records the short way where they can, all else in full."""
-        reader = self._reader
-        while block and not self._short_streams:
-            line, _, block = block.partition(b"\n")
-            self._on_tick()
-            reader.process_line(line)
+        if not self._short_streams:
+            block = self._take_until_short(block)
         if block:
             self._take_typed(_Lines(block), self._typed.messages(block))
         self._after_lines()
+
+    def _take_until_short(self, block: bytes) -> bytes:
+        """Take in lines in full, up to the one that lets a stream take the short way.
+
+        Returns:
+            The lines behind it.
+        """
+        lines = block.split(b"\n")
+        for at, line in enumerate(lines, start=1):
+            self._on_tick()
+            self._reader.process_line(line)
+            if self._short_streams:
+                return b"\n".join(lines[at:])
+        return b""
 
     def _take_typed(self, lines: _Lines, messages: list[Any]) -> None:
         """Take in lines with what they are by type: runs of records of one stream together."""
@@ -276,7 +287,7 @@ class TargetActito(CheckedPlugin, Target):
             How many were taken: all, or those before one that must take the full way.
         """
         short = self._short
-        if short is None:
+        if short is None or not short.usable:
             return 0
         if not (sink.validates or short.compares):
             stop = short.first_without(records, sink.key_properties, start, stop)

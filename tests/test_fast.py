@@ -205,6 +205,23 @@ def test_a_name_outside_of_the_known_structure_is_still_read(config, actito, tmp
     assert actito.subscriptions("ann")["Newsletter"] is True
 
 
+def test_in_a_batch_file_all_records_behind_the_difference_are_read_in_full(
+    config, actito, tmp_path
+) -> None:
+    """The short way is given up in the midst of a block."""
+    config["mappings"] = [{"id": "Newsletter", "value": "consents_purposes_x_special_enabled"}]
+    path = tmp_path / "file"
+    with gzip.open(path, "wt") as file:
+        for person in ("ann", "bob"):
+            actito.create(person)
+            odd = event(person)
+            odd["consents"]["purposes"] = [{"id": "x", "special_enabled": True}]
+            file.write(json.dumps(odd) + "\n")
+    run = run_target(config, tmp_path, [schema(), batch(path)])
+    assert run.exit_code == 0, run.err
+    assert all(actito.subscriptions(person)["Newsletter"] for person in ("ann", "bob"))
+
+
 def test_stream_maps_take_the_sdks_own_path(config, actito, tmp_path) -> None:
     """It is said once, and the maps work."""
     actito.create("ann")
