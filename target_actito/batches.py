@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from typing import TYPE_CHECKING, Any
 
 import fsspec
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from actito_didomi.compression import BROKEN, open_gzip
 from actito_didomi.errors import BadInputError
 from actito_didomi.singer.reader import whole_lines
 
@@ -92,7 +91,7 @@ def read_batch(
     number = 1
     try:
         with fsspec.open(url, "rb", **storage_options) as raw:
-            source = gzip.GzipFile(fileobj=raw) if compression == "gzip" else raw
+            source = open_gzip(raw) if compression == "gzip" else raw
             for block in whole_lines(iter(lambda: source.read(_CHUNK), b"")):
                 yield number, block
                 number += block.count(b"\n") + 1
@@ -101,7 +100,7 @@ def read_batch(
             f"The BATCH file {url} can't be opened ({type(error).__name__}). It must be reachable "
             "from this machine; credentials go into storage_options."
         ) from None
-    except (EOFError, zlib.error, gzip.BadGzipFile):
+    except BROKEN:
         raise BadInputError(
             f"{url}: the gzip breaks off or is damaged behind line {number - 1}. Have the file "
             "made again; nothing behind it is acknowledged."

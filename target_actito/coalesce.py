@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from datetime import datetime
 
     from actito_didomi.mapping import Kind
@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 FIRST_RECORD = 0
 CHANGED = 1
 NEWEST = 2
-FIRST_SLOT = 3
+LAST = 3
+FIRST_SLOT = 4
 """What stands where in an entry: see `Collector`."""
+_new = tuple.__new__
+"""Makes a named tuple in a third of the time."""
 
 
 class Target(NamedTuple):
@@ -55,6 +58,47 @@ class Value(NamedTuple):
         if self.choice is not other.choice and other.choice is not None:
             return self.opt_out
         return True
+
+
+class Choices(NamedTuple):
+    """Choices for several targets, made at one moment, by the slots of a collector.
+
+    Attributes:
+        plain: True and False, each with the slots whose value and choice it is.
+        others: Slots with value and choice, where these differ.
+        bits: A bit for each of the slots.
+    """
+
+    plain: tuple[tuple[bool, tuple[int, ...]], ...]
+    others: tuple[tuple[int, tuple[Any, bool | None]], ...]
+    bits: int
+
+    @staticmethod
+    def of(values: Iterable[tuple[int, Value]]) -> Choices:
+        """Take them from values; the moment of these is left out."""
+        slots: dict[bool, list[int]] = {True: [], False: []}
+        others: list[tuple[int, tuple[Any, bool | None]]] = []
+        bits = 0
+        for slot, (_, value, choice) in values:
+            bits |= 1 << slot
+            if value is choice and choice is not None:
+                slots[choice].append(slot)
+            else:
+                others.append((slot, (value, choice)))
+        plain = tuple((choice, tuple(found)) for choice, found in slots.items() if found)
+        return Choices(plain, tuple(others), bits)
+
+    def values(self, moment: datetime) -> list[tuple[int, Value]]:
+        """Give the values by their slots."""
+        found: list[tuple[int, Value]] = []
+        for choice, slots in self.plain:
+            value = _new(Value, (moment, choice, choice))
+            found += [(slot, value) for slot in slots]
+        found += [(slot, Value(moment, *pair)) for slot, pair in self.others]
+        return found
+
+
+NO_CHOICES = Choices.of(())
 
 
 class ProfileChange(msgspec.Struct, frozen=True, gc=False):
@@ -97,8 +141,10 @@ class Collector:
 
     A person is one flat list, since there may be a million of them and each record touches one: at
     `FIRST_RECORD` the number of the earliest record that waits (0 when none ever did), at `CHANGED`
-    a bit for each slot that waits, at `NEWEST` a moment that no value is newer than, and from
-    `FIRST_SLOT` on the newest value of each target.
+    a bit for each slot that waits, at `NEWEST` a moment that no choice is newer than, at `LAST` the
+    `Choices` of that moment where they aren't laid out in their slots yet, else None, and from
+    `FIRST_SLOT` on the newest value of each target. Choices are laid out late, since mostly others
+    take their place before they are needed.
     """
 
     def __init__(self) -> None:
@@ -148,7 +194,7 @@ class Collector:
         """Give a person's entry, a new one where there is none."""
         entry = self.entries.get(person)
         if entry is None:
-            entry = self.entries[person] = [0, 0, None, *[None] * len(self._targets)]
+            entry = self.entries[person] = [0, 0, None, None, *[None] * len(self._targets)]
         return entry
 
     def add(self, person: str, record: int, values: Iterable[tuple[Target, Value]]) -> None:
@@ -160,21 +206,69 @@ class Collector:
             values: What it says; nothing for a record without any explicit choice.
         """
         entry = self.entry(person)
+        if entry[LAST] is not None:
+            _lay_out(entry)
+        changed = 0
         for target, value in values:
             slot = self.slot(target)
             before = entry[slot]
             if before is None or value.beats(before):
                 entry[slot] = value
+                changed |= 1 << slot
                 if entry[NEWEST] is None or value.moment > entry[NEWEST]:
                     entry[NEWEST] = value.moment
-                if not entry[CHANGED]:
-                    self.wait(person, entry, record)
-                entry[CHANGED] |= 1 << slot
+        if changed:
+            self._note(person, entry, record, changed)
 
-    def wait(self, person: str, entry: list[Any], record: int) -> None:
-        """Take note that a person has something to write, from this record on."""
+    def put(
+        self,
+        person: str,
+        record: int,
+        moment: datetime,
+        choices: Choices,
+        values: Sequence[tuple[int, Value]] = (),
+    ) -> None:
+        """Take in what one record says about one person at one moment; the hottest of all calls.
+
+        Args:
+            person: Value of the key attribute.
+            record: Number of the record.
+            moment: When the choices were made.
+            choices: The choices.
+            values: Values by their slots, of that moment too; of slots that no choices hold.
+        """
+        entry = self.entries.get(person)
+        if entry is None:
+            entry = self.entry(person)
+        newest, last = entry[NEWEST], entry[LAST]
+        changed = 0
+        if not choices.bits:
+            pass
+        elif newest is None or moment > newest:
+            if last is not None and last.bits & ~choices.bits:
+                _lay_out(entry)
+            entry[NEWEST], entry[LAST] = moment, choices
+            changed = choices.bits
+        elif last is None or moment == newest or choices.bits & ~last.bits:
+            if last is not None:
+                _lay_out(entry)
+            values = [*choices.values(moment), *values]
+        # Else all of it has been said since.
+        for slot, value in values:
+            before = entry[slot]
+            if before is None or value.beats(before):
+                entry[slot] = value
+                changed |= 1 << slot
+        if changed:
+            self._note(person, entry, record, changed)
+
+    def _note(self, person: str, entry: list[Any], record: int, changed: int) -> None:
+        """Take note of what a record has changed."""
+        if entry[CHANGED]:
+            entry[CHANGED] |= changed
+            return
         self._people_changed += not entry[FIRST_RECORD]
-        entry[FIRST_RECORD] = record
+        entry[FIRST_RECORD], entry[CHANGED] = record, changed
         self._waiting[person] = entry
 
     def take(self) -> list[ProfileChange]:
@@ -182,6 +276,8 @@ class Collector:
         opt_outs: list[ProfileChange] = []
         others: list[ProfileChange] = []
         for person, entry in self._waiting.items():
+            if entry[LAST] is not None:
+                _lay_out(entry)
             slots, targets = self._set(entry[CHANGED])
             values = tuple([entry[slot] for slot in slots])
             opt_out = any([value.choice is False for value in values])  # noqa: C419 - a hot loop
@@ -199,3 +295,15 @@ class Collector:
             targets = tuple(self._targets[slot - FIRST_SLOT] for slot in slots)
             found = self._sets[changed] = slots, targets
         return found
+
+
+def _lay_out(entry: list[Any]) -> None:
+    """Put the last choices into their slots: nothing there is newer."""
+    moment, last = entry[NEWEST], entry[LAST]
+    for choice, slots in last.plain:
+        value = Value(moment, choice, choice)
+        for slot in slots:
+            entry[slot] = value
+    for slot, pair in last.others:
+        entry[slot] = Value(moment, *pair)
+    entry[LAST] = None

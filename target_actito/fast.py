@@ -25,7 +25,7 @@ from actito_didomi.didomi.records import (
 )
 from actito_didomi.errors import BadInputError
 from actito_didomi.mapping import Found, split_answer
-from target_actito.coalesce import CHANGED, NEWEST, Target, Value
+from target_actito.coalesce import NO_CHOICES, Choices, Target, Value
 from target_actito.translate import Untranslatable
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from actito_didomi.mapping import Path
     from target_actito.coalesce import Collector
+    from target_actito.scope import Scope
     from target_actito.summary import Summary
     from target_actito.translate import Translator
 
@@ -43,7 +44,6 @@ _OPEN = ("_metadata", "_vendors", "_tcfcs", "_propagation")
 """Parts of names that lead out of what is decoded."""
 _MOST_KEPT = 20_000
 """Different consents whose meaning is kept."""
-_CONFIRMED = frozenset({CONFIRMED, "", None})
 _ANY_MOMENT = datetime.min.replace(tzinfo=timezone.utc)
 """Stands for the moment while consents are read: what they say doesn't depend on it."""
 _ANY_LENGTH = 1 << 30
@@ -75,36 +75,21 @@ class _Route(NamedTuple):
     path: Path
 
 
-class _Values(NamedTuple):
-    """What consents say, without the moment.
-
-    Attributes:
-        choices: True and False, each with the slots that get it, and their bits.
-        others: Slots with value and choice, where the value isn't the choice itself.
-    """
-
-    choices: tuple[tuple[bool, tuple[int, ...], int], ...]
-    others: tuple[tuple[int, tuple[Any, bool | None]], ...]
-
-
-_NONE = _Values((), ())
 _Hit = tuple[_Route, Any]
 
 
-class _Part(NamedTuple):
-    """What one record says about one person at one moment."""
-
-    person: Any
-    moment: datetime
-    status: str | None
-    regulation: str | None
-    delegate: Any
-    consents: bytes
-    metadata: dict[str, Any] | None
+_Part = Any
+"""What a record says at one moment: that, the choices, and values of attributes where there are
+some; or the reason why it is skipped."""
 
 
 class _FullWayError(Exception):
     """This record must be read in full."""
+
+
+def _changed(owner: Any) -> Any:
+    """Give the moment when a user last changed."""
+    return owner.created_at if owner.updated_at is UNSET else owner.updated_at
 
 
 class ShortWay:
@@ -114,8 +99,7 @@ class ShortWay:
         translator: Knows mappings and table.
         collector: Takes the values.
         summary: Takes the counts.
-        regulation: Records of any other one are skipped.
-        skip_delegates: Ids of delegates whose events are skipped.
+        scope: Tells which records count.
         compare_first: So many records at the beginning are read both ways.
     """
 
@@ -125,17 +109,14 @@ class ShortWay:
         collector: Collector,
         summary: Summary,
         *,
-        regulation: str,
-        skip_delegates: frozenset[str],
+        scope: Scope,
         compare_first: int,
     ) -> None:
         self._translator = translator
         self._resolver = translator.resolver
         self._collector = collector
-        self._entries = collector.entries
         self._summary = summary
-        self._regulation = regulation
-        self._skip_delegates = skip_delegates
+        self._scope = scope
         self._mappings = tuple(translator.resolver.mappings)
         self._slots = [collector.slot(Target(m.type, m.id)) for m in self._mappings]
         self._attributes = translator.metadata_attributes
@@ -155,7 +136,7 @@ class ShortWay:
         self._nested: dict[Path, tuple[_Route, ...]] = {}
         self._metadata: dict[str, tuple[_Route, ...]] = {}
         self._answers: dict[tuple[str, str, str | None], list[tuple[int, int, Any, Path]]] = {}
-        self._values: dict[bytes, _Values] = {}
+        self._values: dict[bytes, Choices] = {}
         self._version = -1
         self._ignored: set[str] = set()
 
@@ -188,108 +169,36 @@ class ShortWay:
         Returns:
             How many were taken.
         """
-        # All names are local and nothing is called that can be done here: this is the hot loop.
-        first = at
-        entries, known, regulation = self._entries, self._values, self._regulation
-        skipped, read_metadata = self._skip_delegates, self._read_metadata
-        texts, ignored, plain_metadata = self._plain_texts, self._ignored, not self._maps_metadata
+        take, read_metadata, put = self.take, self._read_metadata, self._collector.put
+        known, regulation = self._values, self._scope.regulation
         current = self._version == self._resolver.version
-        while at < end:
-            record = records[at]
+        for place in range(at, end):
+            record = records[place]
             if record is None or record is UNSET:
-                break
+                return place - at
             user = record.user
-            if current and user is not UNSET and record.events is UNSET:
-                moment = record.created_at
-                person = user.organization_user_id
-                consents = bytes(record.consents)
-                if (
-                    consents
-                    and moment is not UNSET
-                    and person.__class__ is str
-                    and person
-                    and record.status in _CONFIRMED
-                    and (record.regulation or DEFAULT_REGULATION) == regulation
-                    and (record.delegate is None or record.delegate.id not in skipped)
-                ):
-                    values = known.get(consents)
-                    if values is None:
-                        try:
-                            values = self._look_up(consents)
-                        except _FullWayError:
-                            break
-                    metadata = user.metadata
-                    attributes = None
-                    if metadata and not plain_metadata:
-                        try:
-                            attributes = read_metadata(metadata, moment)
-                        except _FullWayError:
-                            break
-                    entry = entries.get(person)
-                    if entry is None:
-                        entry = self._collector.entry(person)
-                    changed = 0
-                    newest = entry[NEWEST]
-                    if newest is None or moment > newest:
-                        entry[NEWEST] = moment
-                        for choice, slots, bits in values.choices:
-                            value = _new(Value, (moment, choice, choice))
-                            for slot in slots:
-                                entry[slot] = value
-                            changed |= bits
-                    else:
-                        for choice, slots, bits in values.choices:
-                            value = None
-                            for slot in slots:
-                                before = entry[slot]
-                                if before is None or moment >= before[0]:
-                                    if value is None:
-                                        value = _new(Value, (moment, choice, choice))
-                                    if before is None or value.beats(before):
-                                        entry[slot] = value
-                                        continue
-                                bits ^= 1 << slot  # noqa: PLW2901 - what is left of them
-                            changed |= bits
-                    if metadata and plain_metadata:
-                        for name, raw in metadata.items():
-                            found = texts.get(name)
-                            if found is None:
-                                if name not in ignored:
-                                    attributes = attributes or []
-                                    attributes += read_metadata({name: raw}, moment)
-                            elif raw.__class__ is str and len(raw) <= found[1]:
-                                slot = found[0]
-                                before = entry[slot]
-                                if before is None or moment >= before[0]:
-                                    entry[slot] = _new(Value, (moment, raw, None))
-                                    changed |= 1 << slot
-                            elif raw is not None:
-                                attributes = attributes or []
-                                attributes += read_metadata({name: raw}, moment)
-                    if attributes:
-                        for slot, value in attributes:
-                            before = entry[slot]
-                            if before is None or value.beats(before):
-                                entry[slot] = value
-                                changed |= 1 << slot
-                    for slot, pair in values.others:
-                        value = Value(moment, *pair)
-                        if entry[slot] is None or value.beats(entry[slot]):
-                            entry[slot] = value
-                            changed |= 1 << slot
-                    if changed:
-                        if not entry[CHANGED]:
-                            self._collector.wait(person, entry, number)
-                        entry[CHANGED] |= changed
-                    at += 1
-                    number += 1
+            # Most records are such events: the same as `take` does, without its detours.
+            if (
+                current
+                and user is not UNSET
+                and record.events is UNSET
+                and record.status == CONFIRMED
+                and record.regulation == regulation
+                and record.delegate is None
+            ):
+                person, moment = user.organization_user_id, record.created_at
+                values = known.get(bytes(record.consents))
+                if values and person and person.__class__ is str and moment is not UNSET:
+                    try:
+                        attributes = read_metadata(user.metadata, moment) if user.metadata else ()
+                    except _FullWayError:
+                        return place - at
+                    put(person, number + place - at, moment, values, attributes)
                     continue
-            if not self.take(record, number):
-                break
+            if not take(record, number + place - at):
+                return place - at
             current = self._version == self._resolver.version
-            at += 1
-            number += 1
-        return at - first
+        return end - at
 
     def take(self, record: Any, number: int) -> bool:
         """Take in one record, unless it must be read in full.
@@ -302,116 +211,74 @@ class ShortWay:
             False where nothing was done: the record must take the full way.
         """
         try:
-            parts = self._parts(record)
-            if parts is None:
-                return False
-            # All parts must fit before one is taken: there is no way back.
-            ready = [self._prepare(part) for part in parts]
+            person, parts = self._read_record(record)
         except _FullWayError:
             return False
-        for part, (reason, values, attributes) in zip(parts, ready, strict=True):
-            if reason is not None:
-                self._summary.skipped[reason] += 1
+        # All fits; from here on nothing fails, since there is no way back.
+        for part in parts:
+            if part.__class__ is str:
+                self._summary.skipped[part] += 1
             else:
-                self._store(str(part.person), number, part.moment, values, attributes)
+                self._collector.put(person, number, *part)
         return True
 
-    def _parts(self, record: Any) -> list[_Part] | None:
-        """Split a record as the full way does; None where it must be read in full."""
-        user = record.user
-        if user is UNSET:
-            moment = record.created_at if record.updated_at is UNSET else record.updated_at
-            consents = bytes(record.consents)
-            if not consents or moment is UNSET or record.events is not UNSET:
-                return None
-            person, regulation = record.organization_user_id, record.regulation
-            return [_Part(person, moment, None, regulation, None, consents, record.metadata)]
-        events = [record] if record.events is UNSET else record.events
-        parts: list[_Part] = []
-        for event in events:
-            consents = bytes(event.consents)
-            if not consents or event.created_at is UNSET:
-                return None
-            if event is not record and bytes(event.user):
-                return None
-            parts.append(
-                _Part(
-                    user.organization_user_id,
-                    event.created_at,
-                    event.status,
-                    event.regulation or DEFAULT_REGULATION,
-                    event.delegate,
-                    consents,
-                    user.metadata,
-                )
-            )
-        if user.metadata and record.events is not UNSET:
-            moment = user.created_at if user.updated_at is UNSET else user.updated_at
-            if moment is UNSET:
-                return None
-            person = user.organization_user_id
-            parts.append(_Part(person, moment, None, None, None, b"null", user.metadata))
-        return parts
+    def _read_record(self, record: Any) -> tuple[str, list[_Part]]:
+        """Split a record as the full way does, and read what it says.
 
-    def _prepare(self, part: _Part) -> tuple[str | None, _Values, list[tuple[int, Value]]]:
-        """Give the reason to skip a part of a record, or its values.
+        Metadata is the same in all parts of a record, so only the newest of them gets it.
+
+        Returns:
+            The person, and the parts.
 
         Raises:
             _FullWayError: The record must be read in full.
         """
-        reason = None
-        if part.person == 0:
+        owner, events = record.user, record.events
+        if events is UNSET:
+            if owner is not UNSET:
+                person = owner.organization_user_id
+                parts = [self._read_event(person, record)]
+            else:
+                owner = record
+                person = owner.organization_user_id
+                reason = self._scope.reason_to_skip(person, None, owner.regulation, None)
+                parts = [self._read_part(reason, person, _changed(owner), bytes(owner.consents))]
+        elif owner is not UNSET:
+            person = owner.organization_user_id
+            parts = [self._read_event(person, event) for event in events]
+            if any([event.user is not _ABSENT for event in events]):  # noqa: C419 - hot
+                raise _FullWayError
+            if owner.metadata:
+                reason = self._scope.reason_to_skip(person, None, None, None)
+                parts.append(self._read_part(reason, person, _changed(owner), b"null"))
+        else:
             raise _FullWayError
-        if not part.person or part.person is UNSET:
-            reason = "of guests"
-        elif part.status not in _CONFIRMED:
-            reason = "not confirmed"
-        elif part.regulation is not None and part.regulation != self._regulation:
-            reason = "of another regulation"
-        elif part.delegate and part.delegate.id in self._skip_delegates:
-            reason = "by a skipped delegate"
-        if reason is not None:
-            return reason, _NONE, []
-        values = self._look_up(part.consents)
-        attributes = self._read_metadata(part.metadata, part.moment) if part.metadata else []
-        return None, values, attributes
+        if owner.metadata:
+            found = [(part[0], at) for at, part in enumerate(parts) if part.__class__ is not str]
+            if found:
+                moment, at = max(found)
+                parts[at] = *parts[at], self._read_metadata(owner.metadata, moment)
+        return str(person), parts
 
-    def _store(
-        self,
-        person: str,
-        number: int,
-        moment: datetime,
-        values: _Values,
-        attributes: list[tuple[int, Value]] | None,
-    ) -> None:
-        """Bring values to the collector, where they are newer; the hottest of all loops."""
-        entry = self._entries.get(person)
-        if entry is None:
-            entry = self._collector.entry(person)
-        changed = 0
-        found = [
-            (slot, _new(Value, (moment, choice, choice)))
-            for choice, slots, _ in values.choices
-            for slot in slots
-        ]
-        found += [(slot, Value(moment, *pair)) for slot, pair in values.others]
-        if attributes:
-            found += attributes
-        if entry[NEWEST] is None or moment > entry[NEWEST]:
-            entry[NEWEST] = moment
-        for slot, value in found:
-            before = entry[slot]
-            if before is None or value.beats(before):
-                entry[slot] = value
-                changed |= 1 << slot
-        if changed:
-            if not entry[CHANGED]:
-                self._collector.wait(person, entry, number)
-            entry[CHANGED] |= changed
+    def _read_event(self, person: Any, event: Any) -> _Part:
+        delegate = None if event.delegate is None else event.delegate.id
+        regulation = event.regulation or DEFAULT_REGULATION
+        reason = self._scope.reason_to_skip(person, event.status, regulation, delegate)
+        return self._read_part(reason, person, event.created_at, bytes(event.consents))
+
+    def _read_part(self, reason: str | None, person: Any, moment: Any, consents: bytes) -> _Part:
+        """Read a part of a record: one moment.
+
+        Raises:
+            _FullWayError: The record must be read in full.
+        """
+        if not consents or moment is UNSET or person == 0:
+            raise _FullWayError
+        return reason or (moment, self._look_up(consents))
 
     # Choices
 
-    def _look_up(self, consents: bytes) -> _Values:
+    def _look_up(self, consents: bytes) -> Choices:
         """Give what consents say; the same consents are read once.
 
         Raises:
@@ -431,14 +298,14 @@ class ShortWay:
             self._values[consents] = values
         return values
 
-    def _read(self, consents: Any) -> _Values:
+    def _read(self, consents: Any) -> Choices:
         """Read consents.
 
         Raises:
             _FullWayError: They must be read in full.
         """
         if consents is None:
-            return _NONE
+            return NO_CHOICES
         hits: list[_Hit] = []
         if channels := consents.channels:
             known = self._channels
@@ -470,22 +337,7 @@ class ShortWay:
         self._settle(hits, _ANY_MOMENT, values)
         if self._reads_values and purposes:
             self._read_answers(purposes, hits, _ANY_MOMENT, values)
-        yes: list[int] = []
-        no: list[int] = []
-        others: list[tuple[int, tuple[Any, bool | None]]] = []
-        for slot, value in values:
-            if value[1] is not value[2]:
-                others.append((slot, (value[1], value[2])))
-            elif value[1] is True:
-                yes.append(slot)
-            else:
-                no.append(slot)
-        choices = []
-        if yes:
-            choices.append((True, tuple(yes), sum([1 << slot for slot in yes])))
-        if no:
-            choices.append((False, tuple(no), sum([1 << slot for slot in no])))
-        return _Values(tuple(choices), tuple(others))
+        return Choices.of(values)
 
     def _settle(self, hits: list[_Hit], moment: datetime, values: list[tuple[int, Value]]) -> None:
         """Turn hits into values: a name as it is goes before another spelling of it."""
@@ -556,6 +408,11 @@ class ShortWay:
         hits: list[_Hit] = []
         for name, raw in metadata.items():
             if raw is not None:
+                if raw.__class__ is str and name in self._plain_texts:
+                    place, longest = self._plain_texts[name]
+                    if len(raw) <= longest:
+                        values.append((place, _new(Value, (moment, raw, None))))
+                        continue
                 slot = self._metadata_slots.get(name)
                 if slot is None and name in self._attributes:
                     slot = self._learn(name)
@@ -581,7 +438,7 @@ class ShortWay:
         """Give an attribute that metadata names its place."""
         slot = self._metadata_slots[name] = self._collector.slot(Target("attribute", name))
         attribute = self._attributes[name]
-        if attribute.type is ValueType.STRING:
+        if attribute.type is ValueType.STRING and not self._maps_metadata:
             longest = attribute.max_length if attribute.max_length is not None else _ANY_LENGTH
             self._plain_texts[name] = slot, longest
         return slot
@@ -675,17 +532,20 @@ class ShortWay:
         """
         self._to_compare -= 1
         try:
-            parts = self._parts(record) or []
-            if any(self._prepare(part)[0] is not None for part in parts):
+            _, parts = self._read_record(record)
+            if any(part.__class__ is str for part in parts):
                 return
             consents = [read_record(part) for part in split_record(whole)]
-            short = [dict(self._all_values(part)) for part in parts]
         except (_FullWayError, BadInputError):
             return
         translated = [self._translator.translate(consent) for consent in consents]
-        if not parts or any(failed for _, failed in translated):
+        if any(failed for _, failed in translated):
             return
-        if short != [dict(values) for values, _ in translated]:
+        found: list[tuple[int, Value]] = []
+        for moment, choices, *attributes in parts:
+            found += [*choices.values(moment), *(pair for pairs in attributes for pair in pairs)]
+        short = _newest((self._collector.target(slot), value) for slot, value in found)
+        if short != _newest(pair for values, _ in translated for pair in values):
             self.usable = False
             self._to_compare = 0
             logger.info(
@@ -693,13 +553,14 @@ class ShortWay:
                 "are read in full, which takes longer."
             )
 
-    def _all_values(self, part: _Part) -> list[tuple[Target, Value]]:
-        values = self._look_up(part.consents)
-        found = self._read_metadata(part.metadata, part.moment) if part.metadata else []
-        for choice, slots, _ in values.choices:
-            found += [(slot, Value(part.moment, choice, choice)) for slot in slots]
-        found += [(slot, Value(part.moment, *pair)) for slot, pair in values.others]
-        return [(self._collector.target(slot), value) for slot, value in found]
+
+def _newest(pairs: Iterable[tuple[Target, Value]]) -> dict[Target, Value]:
+    """Give what is left of values in order of arrival."""
+    found: dict[Target, Value] = {}
+    for target, value in pairs:
+        if target not in found or value.beats(found[target]):
+            found[target] = value
+    return found
 
 
 _READING = 2

@@ -40,6 +40,7 @@ from target_actito.bulk import BulkWriter
 from target_actito.coalesce import Collector
 from target_actito.fast import ShortWay
 from target_actito.plan import plan_writes
+from target_actito.scope import Scope
 from target_actito.sink import ConsentSink
 from target_actito.summary import Summary, to_dict, to_text, write_report
 from target_actito.translate import Translator
@@ -93,6 +94,7 @@ class TargetActito(CheckedPlugin, Target):
         super().__init__(**kwargs)
         self.settings = setting.read_settings(self._config)
         self.shutdown.grace = self.settings.shutdown_grace
+        self._scope = Scope(self.settings.regulation, self.settings.skip_delegates)
         self._collector = Collector()
         self._barriers = StateBarriers()
         self._unsettled = Unsettled([])
@@ -165,8 +167,8 @@ class TargetActito(CheckedPlugin, Target):
         """Read the input to its end, or as far as it goes."""
         target = cls(config=given.config, parse_env_config=given.parse_env)
         target.shutdown.watch()
-        # A million people are kept, and none of them in a cycle: looking for cycles while reading
-        # would take a tenth of the time. `flush` looks for those that calls leave behind.
+        # A million people are kept, and none of them in a cycle: looking for cycles while reading,
+        # and once more at the end, would take a fifth of the time. While writing it is needed.
         gc.freeze()
         gc.disable()
         try:
@@ -184,6 +186,8 @@ class TargetActito(CheckedPlugin, Target):
         except Exception as error:
             target.conclude(f"failed: {type(error).__name__}")
             raise
+        finally:
+            gc.freeze()
 
     # Messages
 
@@ -207,8 +211,7 @@ class TargetActito(CheckedPlugin, Target):
                 self._connected.translator,
                 self._collector,
                 self._summary,
-                regulation=self.settings.regulation,
-                skip_delegates=self.settings.skip_delegates,
+                scope=self._scope,
                 compare_first=self.compare_first,
             )
             self._typed = TypedLines(self._short.record_type)
@@ -436,7 +439,10 @@ class TargetActito(CheckedPlugin, Target):
                 self._collect_consent(connected, consent)
 
     def _collect_consent(self, connected: _Connected, consent: records.ConsentRecord) -> None:
-        if reason := self._reason_to_skip(consent):
+        reason = self._scope.reason_to_skip(
+            consent.person, consent.status, consent.regulation, consent.delegate
+        )
+        if reason:
             self._summary.skipped[reason] += 1
             return
         person = consent.person or ""
@@ -452,17 +458,6 @@ class TargetActito(CheckedPlugin, Target):
                     record={"target": choice.id, "moment": consent.moment, **consent.tree},
                 ),
             )
-
-    def _reason_to_skip(self, consent: records.ConsentRecord) -> str | None:
-        if consent.person is None:
-            return "of guests"
-        if consent.status != records.CONFIRMED:
-            return "not confirmed"
-        if consent.regulation not in (None, self.settings.regulation):
-            return "of another regulation"
-        if consent.delegate in self.settings.skip_delegates:
-            return "by a skipped delegate"
-        return None
 
     def _skip_stream(self, stream: str) -> None:
         self._summary.skipped["without consents"] += 1
@@ -508,8 +503,9 @@ class TargetActito(CheckedPlugin, Target):
         changes = self._collector.take()
         self._waiting_since = None
         if changes and self._connected:
+            gc.enable()
             self._write(self._connected, changes)
-            gc.collect()
+            gc.disable()
         self._release()
 
     def _write(self, connected: _Connected, changes: list[ProfileChange]) -> None:

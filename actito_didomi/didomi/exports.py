@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import re
-import zlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import fsspec
 import msgspec
 
+from actito_didomi.compression import BROKEN, open_gzip
 from actito_didomi.errors import BadInputError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -144,11 +143,11 @@ class ExportFolder:
         """
         number = 0
         try:
-            with self._fs.open(file, "rb") as raw, gzip.GzipFile(fileobj=raw) as lines:
+            with self._fs.open(file, "rb") as raw, open_gzip(raw) as lines:
                 for number, line in enumerate(lines, start=1):
                     if line.strip():
                         yield number, line
-        except (EOFError, zlib.error, gzip.BadGzipFile):
+        except BROKEN:
             problem = (
                 f"{file}: the gzip breaks off or is damaged behind line {number}. Fetch the file "
                 "again; if it is broken at its source, ask Didomi for the export of that day."
