@@ -297,7 +297,7 @@ def main() -> None:
         folder = Path(name)
         if "a" in parts:
             print("(a) Record path, one core, by processor time\n", flush=True)
-            print(record_path(folder, 1 if quick else 3) + "\n", flush=True)
+            print(record_path(folder, 1 if quick else 5) + "\n", flush=True)
         if "b" in parts:
             print("(b) End to end at documented limits\n", flush=True)
             print(end_to_end(folder, [1000] if quick else [100, 1000, 10_000, 100_000]) + "\n")
