@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 from functools import cached_property
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from singer_sdk import Tap
 from singer_sdk import typing as th
-from singer_sdk.contrib.msgspec import MsgSpecWriter
-from singer_sdk.helpers._util import load_json
-from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities, TapCapabilities
+from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities
 
 from actito_didomi.didomi.exports import ExportFolder
 from actito_didomi.didomi.session import API_URL, open_session
-from actito_didomi.errors import BadInputError, StoppedError
-from actito_didomi.singer.plugin import RETRY_SETTINGS, CheckedPlugin, read_retry, run_safely
+from actito_didomi.singer.plugin import RETRY_SETTINGS, read_retry
+from actito_didomi.singer.tap import CheckedTap, texts_of
 from tap_didomi.api import ApiEvents, ApiUsers
-from tap_didomi.base import DidomiStream
 from tap_didomi.exports import ExportEvents, ExportLines, ExportUsers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import click
     from singer_sdk import Stream
-    from singer_sdk.plugin_base import _ConfigInput
 
     from actito_didomi.http import ApiSession
 
-_GRACE = 10.0
 _SECRETS = ("api_key", "api_secret")
 
 CONFIG = th.PropertiesList(
@@ -109,28 +102,16 @@ GROUPS = [["export_root"], ["api_key", "api_secret", "organization_id"]]
 """Settings that are complete together, each list by itself."""
 
 
-class TapDidomi(CheckedPlugin, Tap):
+class TapDidomi(CheckedTap):
     """Singer tap for Didomi: consent events and consent users, from batch exports or the API."""
 
     name = "tap-didomi"
     package_name = "actito-didomi"
     config_jsonschema = CONFIG
-    message_writer_class = MsgSpecWriter
     capabilities: ClassVar[list[CapabilitiesEnum]] = [
-        TapCapabilities.CATALOG,
-        TapCapabilities.STATE,
-        TapCapabilities.DISCOVER,
-        PluginCapabilities.ABOUT,
-        PluginCapabilities.STREAM_MAPS,
-        PluginCapabilities.FLATTENING,
-        PluginCapabilities.STRUCTURED_LOGGING,
+        *CheckedTap.capabilities,
         PluginCapabilities.BATCH,
     ]
-
-    def __init__(self, **kwargs: Any) -> None:
-        self.skipped_lines = 0
-        super().__init__(**kwargs)
-        self.shutdown.grace = _GRACE
 
     def discover_streams(self) -> list[Stream]:
         """List the streams: those of batch exports where `export_root` is set, else the API's."""
@@ -162,7 +143,7 @@ class TapDidomi(CheckedPlugin, Tap):
     def find_secrets(cls, config: Mapping[str, Any]) -> list[str]:
         """Collect key, secret, and all texts of the storage options."""
         keys = [str(config[name]) for name in _SECRETS if config.get(name)]
-        return keys + _texts(config.get("storage_options"))
+        return keys + texts_of(config.get("storage_options"))
 
     @classmethod
     def find_problems(cls, config: dict[str, Any]) -> list[str]:
@@ -180,59 +161,3 @@ class TapDidomi(CheckedPlugin, Tap):
             return []
         how = "Either set export_root to read batch exports, or all three to read through the API."
         return [f"{', '.join(missing)} missing. {how}"]
-
-    # Command line
-
-    @classmethod
-    def run(cls, given: _ConfigInput, **files: IO[str] | None) -> None:
-        """Read all that is new."""
-        catalog = _load(files.get("catalog"), "--catalog")
-        tap = cls(
-            config=given.config,
-            state=_load(files.get("state"), "--state"),
-            catalog=catalog,
-            parse_env_config=given.parse_env,
-        )
-        tap.shutdown.watch()
-        if catalog is None:
-            for stream in tap.streams.values():
-                if isinstance(stream, DidomiStream) and stream.off_without_catalog:
-                    stream.selected = False
-        try:
-            tap.sync_all()
-            tap.shutdown.check()
-        except StoppedError:
-            cls.logger.warning("Stopped by %s.", tap.shutdown.signal_name)
-            tap.shutdown.finish()
-        if tap.skipped_lines:
-            cls.logger.error(
-                "%d broken line(s) or file(s) were skipped, as on_bad_line says; what they held "
-                "is missing.",
-                tap.skipped_lines,
-            )
-
-    @classmethod
-    def cb_discover(cls, ctx: click.Context, param: click.Option, value: bool) -> None:
-        """Run discovery; an error shows no values."""
-        run_safely(cls.name, lambda: super(TapDidomi, cls).cb_discover(ctx, param, value))
-
-    @classmethod
-    def cb_test(cls, ctx: click.Context, param: click.Option, value: str) -> None:
-        """Run the connection test; an error shows no values."""
-        run_safely(cls.name, lambda: super(TapDidomi, cls).cb_test(ctx, param, value))
-
-
-def _load(file: IO[str] | None, option: str) -> dict[str, Any] | None:
-    if file is None:
-        return None
-    try:
-        loaded: dict[str, Any] = load_json(file.read())
-    except ValueError:
-        raise BadInputError(f"{option}: the file is no JSON.") from None
-    return loaded
-
-
-def _texts(value: Any) -> list[str]:
-    if isinstance(value, dict):
-        return [text for part in value.values() for text in _texts(part)]
-    return [value] if isinstance(value, str) else []
