@@ -13,6 +13,8 @@ from typing import Any
 
 import yaml
 
+from tap_actito import settings as actito_settings
+from tap_actito.tap import TapActito
 from tap_didomi import tap
 from target_actito import settings, target
 
@@ -36,9 +38,19 @@ MAPPINGS = [
     },
 ]
 
+SANDBOX_ACTITO = {
+    "api_url": "http://127.0.0.1:8700/actito",
+    "api_key": "sandbox-actito-key",
+    "entity_id": "demo",
+    "table_name": "Profiles",
+    "user_unique_key": "customerId",
+    "mappings": MAPPINGS,
+}
+
 _PLUGINS = {
     "tap-didomi": (tap.TapDidomi, tap.GROUPS),
     "target-actito": (target.TargetActito, settings.GROUPS),
+    "tap-actito": (TapActito, actito_settings.GROUPS),
 }
 
 
@@ -107,7 +119,8 @@ def meltano_yml() -> str:
         "project_id": "actito-didomi",
         "plugins": {
             "extractors": [
-                _plugin("tap-didomi", capabilities["tap-didomi"], select=["consent_events.*"])
+                _plugin("tap-didomi", capabilities["tap-didomi"], select=["consent_events.*"]),
+                _plugin("tap-actito", capabilities["tap-actito"], select=["consent_events.*"]),
             ],
             "loaders": [_plugin("target-actito", capabilities["target-actito"])],
         },
@@ -131,19 +144,20 @@ def meltano_yml() -> str:
                                     "export_root": "file://$MELTANO_PROJECT_ROOT/.demo/exports",
                                     "export_ids": ["org-current"],
                                 },
-                            }
+                            },
+                            {
+                                "name": "tap-actito",
+                                "config": {
+                                    **SANDBOX_ACTITO,
+                                    "snapshot_url": "sqlite:///$MELTANO_PROJECT_ROOT/.demo/"
+                                    "snapshot.db",
+                                },
+                            },
                         ],
                         "loaders": [
                             {
                                 "name": "target-actito",
-                                "config": {
-                                    "api_url": "http://127.0.0.1:8700/actito",
-                                    "api_key": "sandbox-actito-key",
-                                    "entity_id": "demo",
-                                    "table_name": "Profiles",
-                                    "user_unique_key": "customerId",
-                                    "mappings": MAPPINGS,
-                                },
+                                "config": SANDBOX_ACTITO,
                             }
                         ],
                     }
@@ -153,6 +167,8 @@ def meltano_yml() -> str:
             {"name": "prod"},
         ],
     }
+    # Aliases would make one place of the file depend on another.
+    yaml.SafeDumper.ignore_aliases = lambda *_: True  # type: ignore[method-assign]
     return _HEADER + yaml.safe_dump(project, sort_keys=False, allow_unicode=True, width=98)
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
-import zoneinfo
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from singer_sdk import typing as th
 
-from actito_didomi.actito import ENVIRONMENTS
 from actito_didomi.actito.imports import check_definition
+from actito_didomi.actito.settings import (
+    CALLS_PER_MINUTE,
+    MAPPING_TYPE,
+    REQUIRED,
+    TIME_ZONE,
+    account_settings,
+    base_url,
+    find_account_problems,
+)
 from actito_didomi.errors import MappingError
 from actito_didomi.mapping import Mapping, read_mappings
 from actito_didomi.singer.plugin import RETRY_SETTINGS, read_lenient_json, read_retry
@@ -26,68 +33,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("target-actito")
 
 _REQUIRED = {
-    "api_key": "the key of an Actito API user with read and write access to profiles",
-    "entity_id": "the name of the Actito entity",
-    "table_name": "the name or id of the profile table",
-    "user_unique_key": "the unique attribute that holds Didomi's organization_user_id",
+    **REQUIRED,
     "mappings": 'which consent goes where, such as [{"id": "Newsletter", "value": '
     '"consents_channels_email_enabled"}]',
 }
 
 CONFIG = th.PropertiesList(
-    th.Property(
-        "api_key",
-        th.StringType,
-        secret=True,
-        title="API key",
-        description="Key of an Actito API user. Required, here or in the connector object.",
-    ),
-    th.Property(
-        "environment",
-        th.StringType,
-        default="env0",
-        allowed_values=list(ENVIRONMENTS),
-        title="Environment",
-        description="The Actito environment that the licence lives on; it is shown next to the key "
-        "in Actito.",
-    ),
-    th.Property(
-        "api_url",
-        th.StringType,
-        title="API address",
-        description="Address of the API, in place of `environment`; for the sandbox, "
-        "`http://127.0.0.1:8700/actito`.",
-    ),
-    th.Property(
-        "entity_id",
-        th.StringType,
-        title="Entity",
-        description="Name of the entity. Required, here or in the connector object.",
-    ),
-    th.Property(
-        "table_name",
-        th.StringType,
-        title="Profile table",
-        description="Name or id of the profile table. Required, here or in the connector object.",
-    ),
-    th.Property(
-        "user_unique_key",
-        th.StringType,
-        title="Key attribute",
-        description="The unique attribute of the table that holds Didomi's `organization_user_id`. "
-        "Required, here or in the connector object.",
-    ),
+    *account_settings(", here or in the connector object"),
     th.Property(
         "mappings",
-        th.ArrayType(
-            th.ObjectType(
-                th.Property("id", th.StringType, required=True),
-                th.Property("value", th.StringType, required=True),
-                th.Property("type", th.StringType, allowed_values=["subscription", "attribute"]),
-                th.Property("invert", th.BooleanType),
-                th.Property("path", th.ArrayType(th.StringType)),
-            )
-        ),
+        MAPPING_TYPE,
         title="Mappings",
         description="Which consent goes to which subscription or attribute. `id` names the "
         "subscription (or, with `type: attribute`, the attribute), `value` the consent path, "
@@ -116,20 +71,8 @@ CONFIG = th.PropertiesList(
         title="Delegates to skip",
         description="Consent events by these delegates are skipped: they came from Actito.",
     ),
-    th.Property(
-        "time_zone",
-        th.StringType,
-        default="Europe/Brussels",
-        title="Time zone",
-        description="Time zone of dates and moments in Actito, as an IANA name.",
-    ),
-    th.Property(
-        "calls_per_minute",
-        th.IntegerType(minimum=1),
-        default=100,
-        title="Calls a minute",
-        description="Most calls in any minute; Actito slows down beyond 100.",
-    ),
+    TIME_ZONE,
+    CALLS_PER_MINUTE,
     th.Property(
         "max_concurrency",
         th.IntegerType(minimum=1, maximum=50),
@@ -440,12 +383,7 @@ def find_problems(config: dict[str, Any]) -> list[str]:
             read_mappings(config["mappings"])
         except MappingError as error:
             problems.append(str(error))
-    try:
-        ZoneInfo(config["time_zone"])
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        problems.append(
-            f"time_zone: {config['time_zone']!r} is no IANA time zone such as Europe/Brussels."
-        )
+    problems += find_account_problems(config)
     if config.get("bulk_definition") is not None and (
         wrong := check_definition(config["bulk_definition"])
     ):
@@ -455,9 +393,6 @@ def find_problems(config: dict[str, Any]) -> list[str]:
             "bulk_etl_id and bulk_definition are both set: an ETL has its own definition. Take one "
             "of them out."
         )
-    url = config.get("api_url")
-    if url and not str(url).startswith(("http://", "https://")):
-        problems.append("api_url must begin with https:// (or http:// for a sandbox).")
     return problems
 
 
@@ -482,7 +417,7 @@ def read_settings(config: dict[str, Any]) -> Settings:
     """Turn checked settings into typed ones."""
     return Settings(
         api_key=config["api_key"],
-        base_url=config.get("api_url") or ENVIRONMENTS[config["environment"]],
+        base_url=base_url(config),
         entity_id=config["entity_id"],
         table_name=str(config["table_name"]),
         user_unique_key=config["user_unique_key"],

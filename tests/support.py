@@ -129,6 +129,24 @@ def tap_config(url: str, **changes: Any) -> dict[str, Any]:
     }
 
 
+def back_config(url: str, folder: Path, **changes: Any) -> dict[str, Any]:
+    """Settings of tap-actito for a sandbox, quick to give up."""
+    return {
+        "api_key": ACTITO_KEY,
+        "api_url": f"{url}/actito",
+        "entity_id": "demo",
+        "table_name": "Profiles",
+        "user_unique_key": "customerId",
+        "mappings": MAPPINGS,
+        "calls_per_minute": 1_000_000,
+        "retry_tries": 3,
+        "retry_seconds": 0,
+        "retry_max_wait": 0.05,
+        "snapshot_url": f"sqlite:///{folder / 'snapshot.db'}",
+        **changes,
+    }
+
+
 @dataclass
 class Actito:
     """Looks into, and changes, a sandbox's Actito, past all limits and counts that matter."""
@@ -158,6 +176,15 @@ class Actito:
             for person in people:
                 body = {"attributes": {"customerId": person, "lastName": "Doe"}}
                 session.post(self._profiles(), json=body, timeout=30).raise_for_status()
+
+    def change(self, person: str, **subscriptions: bool) -> None:
+        """Change subscriptions as a person does: past our pipelines."""
+        requests.patch(
+            f"{self._profiles()}/customerId={person}",
+            json={"subscriptions": subscriptions},
+            headers=self._headers(),
+            timeout=30,
+        ).raise_for_status()
 
     def delete(self, profile_id: int) -> None:
         """Delete a profile."""

@@ -16,10 +16,11 @@ from singer_sdk.testing import (
     target_test_streams,
 )
 from singer_sdk.testing.runners import TargetTestRunner
-from support import tap_config, target_config
+from support import Actito, back_config, tap_config, target_config
 
 from actito_didomi.sandbox.options import SandboxOptions
 from actito_didomi.sandbox.server import BackgroundSandbox
+from tap_actito.tap import TapActito
 from tap_didomi.tap import TapDidomi
 from target_actito.target import TargetActito
 
@@ -31,6 +32,15 @@ requests.post(
     f"{_sandbox.url}/sandbox/exports", json={"root": _folder.name}, timeout=60
 ).raise_for_status()
 _config = target_config(_sandbox.url, Path(_folder.name))
+
+
+Actito(_sandbox.url).create("whole", attributes={"averageBasket": 12.5})
+_changes = Path(_folder.name) / "changes"
+_changes.mkdir()
+(_changes / "changes-20261001.csv").write_text(
+    "profileId;customerId;eventType;subscription;subscribed;moment;source\n"
+    "1;customer-000001;UPDATED_SUBSCRIPTION;Newsletter;N;2026-10-01 10:00:00;LINK\n"
+)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,6 +62,25 @@ TestTapDidomiExports = get_tap_test_class(
     TapDidomi,
     config={"export_root": f"file://{_folder.name}"},
     suite_config=SuiteConfig(max_records_limit=50),
+)
+
+
+TestTapActitoApi = get_tap_test_class(
+    TapActito,
+    config=back_config(_sandbox.url, Path(_folder.name), emit_initial=True),
+    suite_config=SuiteConfig(max_records_limit=150),
+)
+
+TestTapActitoExports = get_tap_test_class(
+    TapActito,
+    config=back_config(
+        _sandbox.url,
+        Path(_folder.name),
+        change_source="exports",
+        export_root=f"file://{_changes}",
+        export_grace=0,
+    ),
+    suite_config=SuiteConfig(max_records_limit=150),
 )
 
 

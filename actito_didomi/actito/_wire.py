@@ -101,6 +101,80 @@ def attributes_of(profile_body: Any) -> dict[str, Any]:
     return dict(found)
 
 
+def segmentations_of(table: dict[str, Any]) -> list[str]:
+    """Unpack a structure's segmentations (that they are there was read; their shape not)."""
+    found = table.get("segmentations") or []
+    return [s["name"] if isinstance(s, dict) else str(s) for s in found]
+
+
+def page_query(page: int, size: int, since: str | None) -> dict[str, Any]:
+    """Query of one page of a table's profiles.
+
+    `page` (from 0) and `pageSize` are documented for V4's list of webhooks, the only paging that
+    is; that profiles take them too is inferred. So is the filter on `updateMoment`, of which not
+    even the form is known: where it is ignored, all profiles come.
+    """
+    query: dict[str, Any] = {"page": page, "pageSize": size}
+    if since is not None:
+        query["updateMoment"] = f">={since}"
+    return query
+
+
+def profiles_of(body: Any) -> list[dict[str, Any]]:
+    """Unpack a page of profiles: `{"profiles": [...]}` (inferred), or a bare list."""
+    if isinstance(body, dict):
+        body = body.get("profiles", [])
+    return [p for p in body if isinstance(p, dict)] if isinstance(body, list) else []
+
+
+def states_of(profile_body: dict[str, Any]) -> dict[str, bool]:
+    """Unpack a profile's subscriptions: a flat object (inferred), or V4's list."""
+    found = profile_body.get("subscriptions") or {}
+    if isinstance(found, list):
+        found = {s["name"]: s.get("subscribe", s.get("value")) for s in found}
+    return {
+        name: state for name, value in found.items() if (state := read_state(value)) is not None
+    }
+
+
+_SUBSCRIBED = frozenset({"y", "true", "1", "yes", "subscribe", "subscribed", "subscription"})
+_UNSUBSCRIBED = frozenset(
+    {"n", "false", "0", "no", "unsubscribe", "unsubscribed", "unsubscription"}
+)
+
+
+def read_state(value: Any) -> bool | None:
+    """Read whether somebody is subscribed, in any spelling that was seen; None for any other.
+
+    Webhooks and clients show booleans, 1 and 0, and texts; imports take Y and N (documented). How
+    exports spell it was not seen.
+    """
+    text = str(value).strip().lower()
+    if text in _SUBSCRIBED:
+        return True
+    return False if text in _UNSUBSCRIBED else None
+
+
+CHANGE_COLUMNS = {
+    "profile_id": "profileId",
+    "event": "eventType",
+    "subscription": "subscription",
+    "subscribed": "subscribed",
+    "moment": "moment",
+    "source": "source",
+}
+"""Columns of the "Profile changes" export, besides the key attribute. None of them was seen."""
+
+
+def is_subscription_event(event: str) -> bool:
+    """Tell whether a line of that export is about a subscription.
+
+    The export also holds changes of marketing consent and segments, and deletions (documented); its
+    words for them were not seen. Webhooks say `UPDATED_SUBSCRIPTION`.
+    """
+    return not event or "SUBSCRI" in event.upper()
+
+
 _BY_SEMANTIC_TYPE = {
     "BIRTHDATE": ValueType.DATE,
     "MARKETING_CONSENT": ValueType.BOOLEAN,

@@ -67,6 +67,7 @@ class TableStructure:
         name: Name of the table.
         attributes: By name.
         subscriptions: Names.
+        segmentations: Names.
     """
 
     entity: str
@@ -74,6 +75,7 @@ class TableStructure:
     name: str
     attributes: dict[str, Attribute]
     subscriptions: tuple[str, ...]
+    segmentations: tuple[str, ...] = ()
 
 
 def read_table(session: ApiSession, entity: str, table: str, key: str) -> TableStructure:
@@ -126,6 +128,41 @@ def read_table(session: ApiSession, entity: str, table: str, key: str) -> TableS
     return structure
 
 
+def find_only_table(session: ApiSession, entity: str | None, table: str | None) -> TableStructure:
+    """Read the structure of the one table that the key sees, for discovery.
+
+    Args:
+        session: Session with Actito.
+        entity: Name of the entity, where it is known.
+        table: Name or id of the table, where it is known.
+
+    Raises:
+        ConfigurationError: It sees none or several; the message lists them.
+    """
+    entities = [entity] if entity else _entities(session)
+    found = [
+        (name, known)
+        for name in entities
+        for known in _wire.tables_of(
+            session.request(
+                "GET",
+                _wire.profile_tables(name),
+                route="/profile-table-structure/v5/entities/{entity}/profile-tables",
+            ).body
+        )
+        if table in (None, str(known.get("id")), known.get("name"))
+    ]
+    if len(found) != 1:
+        shown = ", ".join(f"{n}/{t.get('name')}" for n, t in found) or "none"
+        raise ConfigurationError(
+            f"entity_id and table_name: the key sees {len(found)} profile tables ({shown}); say "
+            "which one is meant."
+        )
+    name, known = found[0]
+    path = f"{_wire.profile_tables(name)}/{known['id']}"
+    return parse_structure(name, session.request("GET", path, route="/profile-tables/{id}").body)
+
+
 def _entities(session: ApiSession) -> list[str]:
     """List the entities' names; empty when the key may not see them."""
     try:
@@ -164,4 +201,5 @@ def parse_structure(entity: str, body: Any) -> TableStructure:
         name=str(body.get("name", body["id"])),
         attributes=attributes,
         subscriptions=tuple(_wire.subscriptions_of(body)),
+        segmentations=tuple(_wire.segmentations_of(body)),
     )

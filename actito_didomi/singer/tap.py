@@ -62,10 +62,7 @@ class CheckedTap(CheckedPlugin, Tap):
             parse_env_config=given.parse_env,
         )
         tap.shutdown.watch()
-        if catalog is None:
-            for stream in tap.streams.values():
-                if isinstance(stream, OwnStateStream) and stream.off_without_catalog:
-                    stream.selected = False
+        tap.prepare(selected_by_catalog=catalog is not None)
         try:
             tap.sync_all()
             tap.shutdown.check()
@@ -79,6 +76,13 @@ class CheckedTap(CheckedPlugin, Tap):
                 tap.skipped_lines,
             )
         tap.conclude()
+
+    def prepare(self, *, selected_by_catalog: bool) -> None:
+        """Choose the streams where no catalog does, and check what they need."""
+        if not selected_by_catalog:
+            for stream in self.streams.values():
+                if isinstance(stream, OwnStateStream) and stream.off_without_catalog:
+                    stream.selected = False
 
     def conclude(self) -> None:
         """Say at the end what was noticed."""
@@ -146,6 +150,7 @@ class OwnStateStream(Stream):
         end = b',"time_extracted":"' + datetime.now(timezone.utc).isoformat().encode() + b'"}\n'
         start = b'{"type":"RECORD","stream":' + encode(self.name) + b',"record":'
         waiting = self._waiting
+        self._write_starting_replication_value(context)
         with self.get_record_counter() as counter, self.get_sync_timer():
             for record in self.quick_records(context):
                 waiting += (start, encode(record), end)

@@ -1,0 +1,262 @@
+"""The two sources of changes: export files, and comparing the table with a snapshot."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING, Any
+
+import fsspec
+
+from actito_didomi.actito import ConversionError, ValueType, convert
+from actito_didomi.actito.changes import ChangeFile, SubscriptionChange
+from actito_didomi.actito.listing import list_profiles
+from actito_didomi.errors import BadInputError, ConfigurationError
+from tap_actito.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from actito_didomi.actito.listing import Profile
+    from tap_actito.snapshot import Numbered, States
+    from tap_actito.streams import ChangeStream
+    from tap_actito.tap import TapActito
+
+_FILE = re.compile(r"\.(csv|csv\.gz|gz|zip)$", re.IGNORECASE)
+_PROGRESS_INTERVAL = 30.0
+_UPDATE_OVERLAP = timedelta(minutes=5)
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
+"""When a profile may have changed that was never looked at before."""
+_ATTRIBUTE = "@"
+"""Marks attributes among states; no subscription begins so."""
+
+
+# Exports
+
+
+def read_exports(stream: ChangeStream) -> Iterator[Iterable[SubscriptionChange]]:
+    """Give the changes of each file that is new, in order of the names.
+
+    When the next one is asked for, the one before has been read to its end: the state says so.
+
+    Raises:
+        ConfigurationError: The folder isn't there, or a file's columns aren't those expected.
+        BadInputError: A file or line is broken.
+    """
+    fs, root = _open_folder(stream)
+    done: list[str] = stream.stream_state.setdefault("files", [])
+    found = sorted(name for name in _names(fs, root) if _FILE.search(name))
+    # Names of files that are gone need not be remembered.
+    done[:] = [name for name in done if name in found]
+    new = [name for name in found if name not in set(done)]
+    stream.logger.info("Exports: %d file(s), %d of them new.", len(found), len(new))
+    if stream.attributes_wanted:
+        stream.logger.info(
+            "Changes of attributes (%s) don't stand in exports of profile changes; with "
+            "change_source api they are seen.",
+            ", ".join(stream.attributes_wanted),
+        )
+    for name in new:
+        path = f"{root}/{name}"
+        if not _settled(fs, path, stream):
+            stream.logger.info(
+                "Exports: %s may still be on its way. This run ends before it; the next one goes "
+                "on here.",
+                name,
+            )
+            return
+        yield _read_file(stream, fs, path, name)
+        done.append(name)
+        stream.emit_state()
+
+
+def _open_folder(stream: ChangeStream) -> tuple[Any, str]:
+    url = stream.config["export_root"]
+    try:
+        fs, root = fsspec.url_to_fs(url, **(stream.config.get("storage_options") or {}))
+    except (ImportError, ValueError) as error:
+        raise ConfigurationError(
+            f"export_root: this kind of address can't be read ({type(error).__name__}). For s3:// "
+            "install actito-didomi[s3], for gs:// actito-didomi[gcs], for sftp:// paramiko."
+        ) from None
+    return fs, str(root).rstrip("/")
+
+
+def _names(fs: Any, root: str) -> list[str]:
+    fs.invalidate_cache()
+    try:
+        found = fs.ls(root, detail=True)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ConfigurationError(f"export_root: there is no folder at {root}.") from None
+    return [f["name"].rsplit("/", 1)[-1] for f in found if f["type"] == "file"]
+
+
+def _settled(fs: Any, path: str, stream: ChangeStream) -> bool:
+    """Tell whether a file isn't being written any more."""
+    grace = float(stream.config["export_grace"])
+    if not grace:
+        return True
+    try:
+        modified = fs.modified(path)
+    except NotImplementedError:
+        size = fs.size(path)
+        stream.actito.shutdown.requested.wait(grace)
+        stream.actito.shutdown.check()
+        fs.invalidate_cache()
+        return bool(size == fs.size(path))
+    if modified.tzinfo is None:
+        modified = modified.replace(tzinfo=timezone.utc)
+    return bool(datetime.now(timezone.utc) - modified >= timedelta(seconds=grace))
+
+
+def _read_file(stream: ChangeStream, fs: Any, path: str, name: str) -> Iterator[SubscriptionChange]:
+    tap = stream.actito
+    file = ChangeFile(
+        name,
+        tap.config["user_unique_key"],
+        {k: v for k, v in (tap.config.get("export_columns") or {}).items() if v},
+        tap.structure.subscriptions,
+        tap.zone,
+    )
+    count, last = 0, time.monotonic()
+    with fs.open(path, "rb") as raw:
+        for change in file.read(raw):
+            tap.shutdown.check()
+            if isinstance(change, BadInputError):
+                if tap.config["on_bad_line"] != "skip":
+                    raise BadInputError(
+                        f"{change} Set on_bad_line to `skip` to go on without it; it is counted "
+                        "then."
+                    )
+                tap.skipped_lines += 1
+                stream.logger.error("Skipped: %s", change)
+                continue
+            count += 1
+            yield change
+            if time.monotonic() - last > _PROGRESS_INTERVAL:
+                last = time.monotonic()
+                stream.logger.info("Exports: %s: %d changes read.", name, count)
+    stream.logger.info(
+        "Exports: %s: done, %d changes, %d lines about something else.",
+        name,
+        count,
+        file.other_lines,
+    )
+
+
+# The API
+
+
+def read_api(stream: ChangeStream) -> Iterator[Iterable[SubscriptionChange]]:
+    """Give the changes between the snapshot and the table, page by page.
+
+    First come those that were found before and that no STATE has passed. When the next page is
+    asked for, the one before has been emitted: the state says so.
+    """
+    tap = stream.actito
+    structure = tap.structure
+    snapshot = Snapshot(tap.config["snapshot_url"], "/".join([*tap.account, stream.name]))
+    state = stream.stream_state
+    if state.get("snapshot") != snapshot.id:
+        state.pop("emitted", None)
+        state["snapshot"] = snapshot.id
+    try:
+        snapshot.forget(int(state.get("emitted") or 0))
+        while pending := snapshot.pending(int(state.get("emitted") or 0)):
+            stream.logger.info("Found before and not settled: %d changes.", len(pending))
+            yield _emit(stream, pending)
+            stream.emit_state()
+        first = not snapshot.complete
+        emits_new = not first or tap.config["emit_initial"]
+        since = None
+        if tap.config["trust_update_moment"] and snapshot.complete:
+            since = snapshot.newest_update
+        newest, read, last = since, 0, time.monotonic()
+
+        def compare(
+            profile: Profile, before: States | None, last_look: datetime | None
+        ) -> tuple[States, list[SubscriptionChange]]:
+            states = _states(stream, profile)
+            if before is None:
+                wanted = {n: s for n, s in states.items() if s or first} if emits_new else {}
+            else:
+                wanted = {n: s for n, s in states.items() if before.get(n) is not s}
+                # A subscription that is new in the table begins as not subscribed.
+                wanted = {n: s for n, s in wanted.items() if s or n in before}
+            window = last_look or _LONG_AGO, page.read_at
+            changes = [_change(tap, profile, n, s, window=window) for n, s in wanted.items()]
+            return states, changes
+
+        for page in list_profiles(tap.session, structure, tap.config["page_size"], since):
+            tap.shutdown.check()
+            found = snapshot.take(page, compare)
+            if found:
+                yield _emit(stream, found)
+                stream.emit_state()
+            moments = [str(p.attributes.get("updateMoment") or "") for p in page.profiles]
+            newest = max([newest or "", *moments])
+            read += len(page.profiles)
+            if time.monotonic() - last > _PROGRESS_INTERVAL:
+                last = time.monotonic()
+                stream.logger.info("Changes: %d profiles compared.", read)
+        snapshot.finish(_earlier(newest) if newest else None)
+        if first and not emits_new:
+            stream.logger.info(
+                "Changes: the snapshot of %d profiles is made; the next run gives what changed "
+                "since.",
+                read,
+            )
+        stream.emit_state()
+    finally:
+        snapshot.close()
+
+
+def _emit(stream: ChangeStream, numbered: list[Numbered]) -> Iterator[SubscriptionChange]:
+    for number, change in numbered:
+        yield change
+        stream.stream_state["emitted"] = number
+
+
+def _states(stream: ChangeStream, profile: Profile) -> States:
+    states: States = dict(profile.subscriptions)
+    for name in stream.attributes_wanted:
+        value = profile.attributes.get(name)
+        if value is not None:
+            try:
+                states[_ATTRIBUTE + name] = bool(
+                    convert(value, ValueType.BOOLEAN, stream.actito.zone)
+                )
+            except ConversionError:
+                continue
+    return states
+
+
+def _change(
+    tap: TapActito,
+    profile: Profile,
+    name: str,
+    state: bool,
+    *,
+    window: tuple[datetime, datetime],
+) -> SubscriptionChange:
+    person = profile.attributes.get(tap.config["user_unique_key"])
+    return SubscriptionChange(
+        profile_id=profile.id,
+        person=None if person is None or person == "" else str(person),
+        subscription=name.removeprefix(_ATTRIBUTE),
+        subscribed=state,
+        changed_at=window[1],
+        changed_after=window[0],
+        source="api",
+        kind="attribute" if name.startswith(_ATTRIBUTE) else "subscription",
+    )
+
+
+def _earlier(moment: str) -> str:
+    """Give a moment in Actito's form some minutes earlier, for what changes while reading."""
+    try:
+        read = datetime.fromisoformat(moment)
+    except ValueError:
+        return moment
+    return (read - _UPDATE_OVERLAP).strftime("%Y-%m-%d %H:%M:%S")
