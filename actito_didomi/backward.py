@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi.errors import MappingError
 from actito_didomi.mapping import show_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from actito_didomi.mapping import Mapping, Path
 
@@ -149,8 +148,7 @@ def _without_spelling(path: Path) -> Path | None:
     return None
 
 
-@lru_cache(maxsize=1024)
-def to_consents(choices: tuple[tuple[Path, bool], ...]) -> dict[str, Any]:
+def to_consents(choices: Iterable[tuple[Path, bool]]) -> dict[str, Any]:
     """Make the consents of an event.
 
     A value of a preference stands among the preference's `values`, each with `enabled`: which
@@ -158,9 +156,6 @@ def to_consents(choices: tuple[tuple[Path, bool], ...]) -> dict[str, Any]:
 
     Args:
         choices: Paths as `Way.path`, each once.
-
-    Returns:
-        The consents; not to be changed, since the same choices give the same object.
     """
     consents: dict[str, Any] = {}
     for path, choice in choices:

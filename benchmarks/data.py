@@ -165,3 +165,18 @@ def write_batch(path: Path, count: int, people: int) -> None:
     with open_gzip(path) as out:
         for event in events(count, people):
             out.write(json.dumps(event, separators=(",", ":")) + "\n")
+
+
+def write_changes(path: Path, count: int, people: int, seed: int = 1) -> None:
+    """Write a file of Actito's export of profile changes."""
+    rng = random.Random(seed)
+    names = [mapping["id"] for mapping in MAPPINGS]
+    with path.open("w") as file:
+        file.write("profileId;customerId;eventType;subscription;subscribed;moment;source\n")
+        for number in range(count):
+            person = number % people
+            moment = _START + timedelta(seconds=number // 10)
+            file.write(
+                f"{person};{person_id(person)};UPDATED_SUBSCRIPTION;{rng.choice(names)};"
+                f"{rng.choice('YN')};{moment:%Y-%m-%d %H:%M:%S};LINK\n"
+            )

@@ -173,6 +173,20 @@ def record_path(folder: Path, tries: int) -> str:
         empty = folder / "empty.json"
         empty.write_text(json.dumps({"export_root": f"file://{folder / 'empty'}"}))
         reader = [str(BIN / "tap-didomi")]
+        (folder / "changes").mkdir()
+        data.write_changes(folder / "changes" / "changes.csv", RECORDS, PEOPLE)
+        (folder / "none").mkdir()
+        back = [str(BIN / "tap-actito"), "--config"]
+        changes, none = (
+            settings(
+                server.url,
+                folder,
+                change_source="exports",
+                export_root=f"file://{folder / name}",
+                export_grace=0,
+            )
+            for name in ("changes", "none")
+        )
         ours = python("ours.py", "reading", "--config", config)
         cases = {
             "plain SDK target": (python("peers.py", "idle"), peers, PEER_RECORDS),
@@ -186,16 +200,19 @@ def record_path(folder: Path, tries: int) -> str:
             "tap-didomi, batch export": (
                 [*reader, "--config", str(tap)], nothing, RECORDS,
             ),
+            "tap-actito, changes to events": ([*back, changes], nothing, RECORDS),
         }  # fmt: skip
         best: dict[str, float] = {}
         for _ in range(tries):
             idle = {
                 "plain": run(python("peers.py", "idle"), folder / "log", stdin=nothing).cpu,
                 "ours": run(ours, folder / "log", stdin=nothing).cpu,
-                "tap": run([*reader, "--config", str(empty)], folder / "log").cpu,
+                "tap-didomi": run([*reader, "--config", str(empty)], folder / "log").cpu,
+                "tap-actito": run([*back, none], folder / "log").cpu,
             }
             for name, (command, stdin, count) in cases.items():
-                start = idle["plain" if "plain" in name else "tap" if "tap" in name else "ours"]
+                kind = name.split(",")[0]
+                start = idle["plain" if "plain" in name else kind if kind in idle else "ours"]
                 cost = run(command, folder / "log", stdin=stdin).cpu - start
                 best[name] = max(best.get(name, 0), count / cost)
     base = best["plain SDK target"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
-from collections import Counter
+from collections import Counter, OrderedDict
 from datetime import datetime, timedelta, timezone
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any, cast
@@ -164,12 +164,12 @@ class ChangeStream(ActitoStream):
         """Give the changes of a person at one moment together."""
         source = read_exports if self.config["change_source"] == "exports" else read_api
         for batch in source(self):
-            open_groups: dict[tuple[Any, ...], list[SubscriptionChange]] = {}
+            open_groups: OrderedDict[tuple[Any, ...], list[SubscriptionChange]] = OrderedDict()
             for change in batch:
                 key = (change.profile_id, change.person, change.changed_at, change.changed_after)
                 open_groups.setdefault(key, []).append(change)
                 if len(open_groups) > _MOST_OPEN:
-                    yield open_groups.pop(next(iter(open_groups)))
+                    yield open_groups.popitem(last=False)[1]
             yield from open_groups.values()
 
     @property
@@ -272,22 +272,27 @@ class ConsentEvents(ChangeStream):
     def _event(
         self, change: SubscriptionChange, choices: dict[tuple[str, ...], bool]
     ) -> dict[str, Any]:
-        moment = change.changed_after or change.changed_at
-        if len(choices) > 1:
-            choices = dict(sorted(choices.items()))
-        said = [f"{'/'.join(path)}={choice}" for path, choice in choices.items()]
+        said, consents = _say(tuple(choices.items()))
         window = "after" if change.changed_after else "at"
-        name = [*self._account, change.person or "", window, moment.isoformat(), *said]
+        moment = _iso(change.changed_after or change.changed_at)
+        name = "\n".join([*self._account, change.person or "", window, moment, said])
         event: dict[str, Any] = {
-            "id": str(uuid.uuid5(_NAMESPACE, "\n".join(name))),
+            "id": str(uuid.uuid5(_NAMESPACE, name)),
             "created_at": _iso(change.changed_at),
             "user": {"organization_user_id": change.person},
-            "consents": to_consents(tuple(choices.items())),
+            "consents": consents,
             "delegate": {"id": "actito", "name": "Actito"},
         }
         if change.changed_after:
             event["changed_after"] = _iso(change.changed_after)
         return event
+
+
+@lru_cache(maxsize=1024)
+def _say(choices: tuple[tuple[tuple[str, ...], bool], ...]) -> tuple[str, dict[str, Any]]:
+    """Give choices as a text that is the same in whatever order they came, and as consents."""
+    said = sorted(f"{'/'.join(path)}={choice}" for path, choice in choices)
+    return "\n".join(said), to_consents(sorted(choices))
 
 
 @lru_cache(maxsize=4096)

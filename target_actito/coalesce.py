@@ -140,7 +140,8 @@ class Collector:
     written is still the older one.
 
     A person is one flat list, since there may be a million of them and each record touches one: at
-    `FIRST_RECORD` the number of the earliest record that waits (0 when none ever did), at `CHANGED`
+    `FIRST_RECORD` the number of the earliest record that waits (0 when none ever did, negative when
+    something was handed out before), at `CHANGED`
     a bit for each slot that waits, at `NEWEST` a moment that no choice is newer than, at `LAST` the
     `Choices` of that moment where they aren't laid out in their slots yet, else None, and from
     `FIRST_SLOT` on the newest value of each target. Choices are laid out late, since mostly others
@@ -153,7 +154,7 @@ class Collector:
         self._targets: list[Target] = []
         self._waiting: dict[str, list[Any]] = {}
         self._sets: dict[int, tuple[tuple[int, ...], tuple[Target, ...]]] = {}
-        self._people_changed = 0
+        self._people_written = 0
 
     @property
     def people(self) -> int:
@@ -163,7 +164,8 @@ class Collector:
     @property
     def people_unchanged(self) -> int:
         """People seen in this run for whom nothing was to be written."""
-        return len(self.entries) - self._people_changed
+        waiting: int = sum(entry[FIRST_RECORD] > 0 for entry in self._waiting.values())
+        return len(self.entries) - self._people_written - waiting
 
     @property
     def waiting(self) -> int:
@@ -174,7 +176,7 @@ class Collector:
     def oldest(self) -> int | None:
         """Number of the earliest record that waits to be written; None when none does."""
         # People wait in the order in which their first records came.
-        return next((entry[FIRST_RECORD] for entry in self._waiting.values()), None)
+        return next((abs(entry[FIRST_RECORD]) for entry in self._waiting.values()), None)
 
     def slot(self, target: Target) -> int:
         """Give the place of a target in an entry."""
@@ -197,13 +199,22 @@ class Collector:
             entry = self.entries[person] = [0, 0, None, None, *[None] * len(self._targets)]
         return entry
 
-    def add(self, person: str, record: int, values: Iterable[tuple[Target, Value]]) -> None:
+    def add(
+        self,
+        person: str,
+        record: int,
+        values: Iterable[tuple[Target, Value]],
+        *,
+        written: bool = False,
+    ) -> None:
         """Take in what one record says about one person.
 
         Args:
             person: Value of the key attribute.
             record: Number of the record.
             values: What it says; nothing for a record without any explicit choice.
+            written: Whether Actito holds these values already: what is older isn't written over
+                them, and they need not be written.
         """
         entry = self.entry(person)
         if entry[LAST] is not None:
@@ -217,7 +228,9 @@ class Collector:
                 changed |= 1 << slot
                 if entry[NEWEST] is None or value.moment > entry[NEWEST]:
                     entry[NEWEST] = value.moment
-        if changed:
+        if written:
+            self._drop(person, entry, changed)
+        elif changed:
             self._note(person, entry, record, changed)
 
     def put(
@@ -267,9 +280,15 @@ class Collector:
         if entry[CHANGED]:
             entry[CHANGED] |= changed
             return
-        self._people_changed += not entry[FIRST_RECORD]
-        entry[FIRST_RECORD], entry[CHANGED] = record, changed
+        entry[FIRST_RECORD] = -record if entry[FIRST_RECORD] else record
+        entry[CHANGED] = changed
         self._waiting[person] = entry
+
+    def _drop(self, person: str, entry: list[Any], settled: int) -> None:
+        """Take note that slots need not be written any more."""
+        entry[CHANGED] &= ~settled
+        if not entry[CHANGED] and self._waiting.pop(person, None) is not None:
+            entry[FIRST_RECORD] = min(0, entry[FIRST_RECORD])
 
     def take(self) -> list[ProfileChange]:
         """Hand out all changes that wait: those with an opt-out first, then in order of arrival."""
@@ -281,7 +300,9 @@ class Collector:
             slots, targets = self._set(entry[CHANGED])
             values = tuple([entry[slot] for slot in slots])
             opt_out = any([value.choice is False for value in values])  # noqa: C419 - a hot loop
-            change = ProfileChange(person, entry[FIRST_RECORD], targets, values, opt_out)
+            first = entry[FIRST_RECORD]
+            self._people_written += first > 0
+            change = ProfileChange(person, abs(first), targets, values, opt_out)
             (opt_outs if opt_out else others).append(change)
             entry[CHANGED] = 0
         self._waiting = {}

@@ -26,6 +26,7 @@ from actito_didomi.didomi.records import (
 from actito_didomi.errors import BadInputError
 from actito_didomi.mapping import Found, split_answer
 from target_actito.coalesce import NO_CHOICES, Choices, Target, Value
+from target_actito.scope import BY_DELEGATE
 from target_actito.translate import Untranslatable
 
 if TYPE_CHECKING:
@@ -274,6 +275,8 @@ class ShortWay:
         """
         if not consents or moment is UNSET or person == 0:
             raise _FullWayError
+        if reason is BY_DELEGATE:
+            raise _FullWayError  # rare, and it isn't just left out
         return reason or (moment, self._look_up(consents))
 
     # Choices

@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from actito_didomi.didomi.records import CONFIRMED
 
+BY_DELEGATE = "by a skipped delegate"
+"""Reason of records whose choices came from Actito: it holds them already."""
+
 
 @dataclass(frozen=True)
 class Scope:
@@ -37,5 +40,5 @@ class Scope:
         if regulation is not None and regulation != self.regulation:
             return "of another regulation"
         if delegate is not None and delegate in self.skip_delegates:
-            return "by a skipped delegate"
+            return BY_DELEGATE
         return None

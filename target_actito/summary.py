@@ -18,7 +18,7 @@ class Summary:
 
     Attributes:
         records: Records read, of all streams.
-        people: People seen in records that were not skipped.
+        people: People seen in records that were not skipped, or only as by a skipped delegate.
         updated: Profiles changed. Of people whose change was spread over several imports, how many
             are updated and how many unmatched is reckoned from what the imports count.
         created: Profiles created.

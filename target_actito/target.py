@@ -6,6 +6,7 @@ import gc
 import logging
 import sys
 import time
+from dataclasses import replace
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -40,7 +41,7 @@ from target_actito.bulk import BulkWriter
 from target_actito.coalesce import Collector
 from target_actito.fast import ShortWay
 from target_actito.plan import plan_writes
-from target_actito.scope import Scope
+from target_actito.scope import BY_DELEGATE, Scope
 from target_actito.sink import ConsentSink
 from target_actito.summary import Summary, to_dict, to_text, write_report
 from target_actito.translate import Translator
@@ -444,6 +445,11 @@ class TargetActito(CheckedPlugin, Target):
         )
         if reason:
             self._summary.skipped[reason] += 1
+            if reason is BY_DELEGATE:
+                # Not to be written, but older choices must not be written over it either.
+                values, _ = connected.translator.translate(replace(consent, metadata={}))
+                number = self._summary.records
+                self._collector.add(consent.person or "", number, values, written=True)
             return
         person = consent.person or ""
         values, failed = connected.translator.translate(consent)

@@ -104,3 +104,23 @@ def test_people_without_any_choice_are_counted_as_unchanged() -> None:
     collector.add("bob", 2, [(A, Value(MOMENTS[1], True, True))])
     assert (collector.people, collector.people_unchanged) == (2, 1)
     assert [change.person for change in collector.take()] == ["bob"]
+
+
+def test_what_is_written_already_is_not_handed_out() -> None:
+    """Nor counted as changed, also where something was handed out before."""
+    collector = Collector()
+    target = Target("subscription", "A")
+    moments = [datetime(2026, 10, 1, hour, tzinfo=timezone.utc) for hour in range(5)]
+    collector.add("ann", 1, [(target, Value(moments[0], True, True))])
+    collector.add("ann", 2, [(target, Value(moments[1], False, False))], written=True)
+    assert (collector.waiting, collector.oldest, collector.people_unchanged) == (0, None, 1)
+    assert collector.take() == []
+    collector.add("ann", 3, [(target, Value(moments[2], True, True))])
+    assert (collector.oldest, collector.people_unchanged) == (3, 0)
+    assert [change.first_record for change in collector.take()] == [3]
+    collector.add("ann", 4, [(target, Value(moments[3], False, False))])
+    assert collector.oldest == 4
+    collector.add("ann", 5, [(target, Value(moments[4], True, True))], written=True)
+    assert (collector.waiting, collector.people_unchanged) == (0, 0)
+    collector.add("ann", 6, [(target, Value(moments[0], False, False))])
+    assert collector.take() == [], "it is older than what Actito holds"

@@ -484,3 +484,28 @@ def test_too_many_rejects_stop_the_run(
     assert "max_rejects (5)" in run.err
     assert 6 <= len(rejects(config)) <= 6 + 10
     assert actito.calls("patch_profile") < 30
+
+
+def test_an_older_choice_is_not_written_over_what_came_from_actito(config, actito) -> None:
+    """In whatever order they arrive; a newer one is written."""
+    own = event("ann", "2026-10-01T10:00:00Z", channels={"email": True, "sms": True})
+    back = event(
+        "ann", "2026-10-01T10:05:00Z", channels={"email": False}, delegate={"id": "actito"}
+    )
+    newer = event("bob", "2026-10-01T10:10:00Z", channels={"email": True})
+    theirs = event("bob", "2026-10-01T10:05:00Z", channels={"email": False},
+                   delegate={"id": "actito"})  # fmt: skip
+    only = event("eve", "2026-10-01T10:05:00Z", channels={"email": True}, delegate={"id": "actito"})
+    for order in ([own, back, newer, theirs, only], [theirs, newer, only, back, own]):
+        for person in ("ann", "bob", "eve"):
+            if person in actito.all():
+                actito.delete(actito.all()[person]["profileId"])
+            actito.create(person)
+        listen(config, stream_of(*order))
+        assert actito.subscriptions("ann")["Newsletter"] is False
+        assert actito.subscriptions("ann")["SmsAlerts"] is True
+        assert actito.subscriptions("bob")["Newsletter"] is True
+        assert actito.subscriptions("eve")["Newsletter"] is False
+        found = report(config)
+        assert (found["people"], found["updated"], found["unchanged"]) == (3, 2, 1)
+        assert found["skipped"] == {"by a skipped delegate": 3}

@@ -18,7 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import MAPPINGS, Actito, Run, back_config, run_plugin
+from support import BIN, MAPPINGS, Run, back_config, clean_environment, run_plugin
+
+from benchmarks.data import write_changes
 
 HEADER = "profileId;customerId;eventType;subscription;subscribed;moment;source"
 STREAMS = ("profiles", "subscription_changes", "consent_events")
@@ -255,6 +257,26 @@ def test_broken_lines_can_be_skipped(exports, root, tmp_path) -> None:
     assert "1 broken line(s)" in run.err
 
 
+def test_memory_does_not_grow_with_the_file(exports, root, tmp_path) -> None:
+    """Ten times the lines take at most a tenth more."""
+    peaks = []
+    for count in (10_000, 100_000):
+        write_changes(root / "a.csv", count, count)
+        with (tmp_path / "out").open("wb") as out:
+            config = tmp_path / "tap.json"
+            config.write_text(json.dumps(exports))
+            process = subprocess.Popen(
+                [BIN / "tap-actito", "--config", config],
+                stdout=out, stderr=subprocess.DEVNULL, env=clean_environment(),
+            )  # fmt: skip
+            _, status, used = os.wait4(process.pid, 0)
+            process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        assert (tmp_path / "out").read_bytes().count(b'"RECORD"') == count
+        peaks.append(used.ru_maxrss)
+    assert peaks[1] <= 1.1 * peaks[0]
+
+
 # The API
 
 
@@ -330,7 +352,7 @@ def test_killed_at_any_moment_no_change_is_lost(api, actito, tmp_path) -> None:
     for kill in range(KILLS + 1):
         (tmp_path / "state.json").write_text(json.dumps(state))
         command = [
-            shutil.which("tap-actito") or str(Path(os.sys.executable).with_name("tap-actito")),
+            str(BIN / "tap-actito"),
             "--config", str(tmp_path / "tap-actito.json"),
             "--catalog", str(tmp_path / "catalog.json"), "--state", str(tmp_path / "state.json"),
         ]  # fmt: skip
@@ -477,9 +499,20 @@ def test_all_mappings_of_the_tests_can_be_read_backwards() -> None:
     assert len(read_backwards(read_mappings(MAPPINGS))) == len(MAPPINGS)
 
 
-def test_trust_update_moment_asks_for_what_was_updated(api, actito: Actito, tmp_path) -> None:
-    """Where Actito ignores or refuses the filter is seen by hand; a change of moment is found."""
-    actito.create("ann", Newsletter=True)
-    _, state = read({**api, "trust_update_moment": True}, tmp_path)
-    run, _ = read({**api, "trust_update_moment": True}, tmp_path, state=state)
+@pytest.mark.parametrize("understood", [True, False])
+def test_trust_update_moment_asks_for_what_was_updated(api, actito, tmp_path, understood) -> None:
+    """Where Actito doesn't understand the filter, the whole table is read, and that is told."""
+    actito.steer(
+        "options",
+        {"knows_update_filter": understood, "subscription_moves_update_moment": True},
+    )
+    config = {**api, "trust_update_moment": True}
+    actito.create_many(f"p{n}" for n in range(5))
+    _, state = read(config, tmp_path)
+    time.sleep(1.1)  # moments in Actito are whole seconds
+    actito.change("p3", Newsletter=True)
+    run, _ = read(config, tmp_path, state=state)
     assert run.exit_code == 0, run.err
+    (event,) = run.records("consent_events")
+    assert event["user"] == {"organization_user_id": "p3"}
+    assert ("doesn't seem to understand" in run.err) is not understood

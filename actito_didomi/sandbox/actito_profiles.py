@@ -79,6 +79,11 @@ class Profiles:
     ) -> tuple[int, list[dict[str, Any]]]:
         """Give one page of profiles and how many there are; filters compare attributes."""
         where, values = "table_id = ?", [table["id"]]
+        since = filters.get("updateMoment", "")
+        if self._options.knows_update_filter and since.startswith(">="):
+            filters = {k: v for k, v in filters.items() if k != "updateMoment"}
+            where += " AND json_extract(attributes, '$.updateMoment') >= ?"
+            values.append(since.removeprefix(">="))
         for name, value in filters.items():
             where += " AND CAST(json_extract(attributes, ?) AS TEXT) = ?"
             values += [f'$."{name}"', value]

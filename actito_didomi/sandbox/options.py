@@ -54,6 +54,8 @@ class SandboxOptions:
         etl_fail_next: So many executions, the next ones, fail their validation.
         etl_bad_person: Text that makes a row fail when its key holds it; for tests of errors.
         etl_bad_file: Text that makes the validation of a whole file fail when it is in it.
+        knows_update_filter: The list of profiles takes `updateMoment=>=MOMENT` (unknown); else it
+            is compared as it is.
         duplicate_event_status: Didomi's answer to an event `id` that exists: 409 or 400 (unknown).
         array_per_item: In an array of events, good ones are stored beside a bad one; else none is
             (unknown).
@@ -98,6 +100,7 @@ class SandboxOptions:
     etl_fail_next: int = 0
     etl_bad_person: str = ""
     etl_bad_file: str = ""
+    knows_update_filter: bool = True
     duplicate_event_status: Literal[400, 409] = 409
     array_per_item: bool = False
     late_events_last: bool = False
