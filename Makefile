@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 MELTANO := .venv-meltano
+# A public target with old pins of its own, which tests pipe into.
+JSONL := .venv-jsonl
 PIP := -m pip install --quiet --disable-pip-version-check
 
 ARGS :=
@@ -11,7 +13,7 @@ ARGS :=
 demo: $(VENV)/.installed $(MELTANO)/.installed
 	@$(VENV)/bin/python scripts/demo.py
 
-test: lint $(MELTANO)/.installed
+test: lint $(MELTANO)/.installed $(JSONL)/.installed
 	$(VENV)/bin/python -m pytest
 
 bench: $(VENV)/.installed
@@ -31,7 +33,7 @@ generate: $(VENV)/.installed
 	$(VENV)/bin/python scripts/generate.py
 
 clean:
-	rm -rf $(VENV) $(MELTANO) .meltano .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(MELTANO) $(JSONL) .meltano .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) ..."
@@ -43,4 +45,10 @@ $(MELTANO)/.installed: constraints-meltano.txt
 	@echo "Installing Meltano into $(MELTANO) ..."
 	@$(PYTHON) -m venv $(MELTANO)
 	@$(MELTANO)/bin/python $(PIP) --constraint constraints-meltano.txt meltano
+	@touch $@
+
+$(JSONL)/.installed: constraints-jsonl.txt
+	@echo "Installing target-jsonl into $(JSONL) ..."
+	@$(PYTHON) -m venv $(JSONL)
+	@$(JSONL)/bin/python $(PIP) --constraint constraints-jsonl.txt target-jsonl
 	@touch $@

@@ -419,6 +419,48 @@ def test_the_snapshot_is_its_owners_only(api, actito, tmp_path) -> None:
     assert (tmp_path / "snapshot.db").stat().st_mode & 0o077 == 0
 
 
+# A target that isn't ours
+
+
+def test_a_public_target_stores_profiles_and_changes(api, actito, tmp_path) -> None:
+    """A row a profile and a row a change, as the table has them."""
+    target = Path(__file__).parent.parent / ".venv-jsonl" / "bin" / "target-jsonl"
+    if not target.exists() and not os.environ.get("CI"):
+        pytest.skip("target-jsonl is not installed; `make test` installs it")
+    actito.create("ann", Newsletter=True, attributes={"loyaltyPoints": 5})
+    actito.create("bob", attributes={"firstName": "Zoé"})
+    config = {k: v for k, v in api.items() if k != "mappings"} | {"emit_initial": True}
+    run = run_plugin("tap-actito", config, tmp_path)
+    assert run.exit_code == 0, run.err
+    (tmp_path / "jsonl.json").write_text(
+        json.dumps({"destination_path": str(tmp_path), "do_timestamp_file": False})
+    )
+    done = subprocess.run(
+        [target, "--config", tmp_path / "jsonl.json"],
+        input=run.out, text=True, capture_output=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+
+    def rows(stream: str) -> list[dict[str, Any]]:
+        text = (tmp_path / f"{stream}.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+    stored = actito.all()
+    assert len(rows("profiles")) == len(stored) == 2
+    for profile in rows("profiles"):
+        own = stored[profile["customerId"]]
+        for name, state in own["subscriptions"].items():
+            assert profile[f"subscription_{name}"] is state
+        for name in ("firstName", "lastName", "loyaltyPoints"):
+            assert profile.get(name) == own["attributes"].get(name)
+    changes = {(r["key"], r["subscription"]): r["subscribed"] for r in rows("subscription_changes")}
+    assert changes == {
+        (person, name): state
+        for person, own in stored.items()
+        for name, state in own["subscriptions"].items()
+    }
+
+
 # PostgreSQL
 
 
