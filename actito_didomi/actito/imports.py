@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from actito_didomi.actito.table import TableStructure
-    from actito_didomi.http import ApiSession, Parts
+    from actito_didomi.http import Answer, ApiSession, Parts
 
 _ROUTE = "/mass-imports/v5/entities/{entity}"
 _NOT_THERE = frozenset({403, 404, 405, 501})
@@ -205,23 +205,16 @@ class Imports:
         Raises:
             ApiError: As `ApiSession.request`.
         """
-        try:
-            body = self._session.request(
-                "GET",
-                f"{self._base}/etl-executions/{execution_id}/errors",
-                route=f"{_ROUTE}/etl-executions/{{id}}/errors",
-            ).body
-        except RefusedError as error:
-            if error.status in _NOT_THERE:
-                return None
-            raise
+        answer = self._get_executions(f"/{execution_id}/errors", "/{id}/errors")
+        if answer is None:
+            return None
         return [
             RowError(
                 key=None if row.get("key") is None else str(row["key"]),
                 line=row["line"] - 1 if isinstance(row.get("line"), int) else None,
                 reason=privacy.redact(str(row.get("message", "no reason given"))),
             )
-            for row in _wire.row_errors(body)
+            for row in _wire.row_errors(answer.body)
         ]
 
     def running(self, name: re.Pattern[str]) -> list[str] | None:
@@ -241,21 +234,27 @@ class Imports:
         return found[0] if found else None
 
     def _find(self, name: re.Pattern[str], *, finished: bool) -> list[str] | None:
-        try:
-            body = self._session.request(
-                "GET", f"{self._base}/etl-executions", route=f"{_ROUTE}/etl-executions"
-            ).body
-        except RefusedError as error:
-            if error.status in _NOT_THERE:
-                return None
-            raise
+        answer = self._get_executions()
+        if answer is None:
+            return None
         return [
             found
-            for execution in _wire.executions_of(body)
+            for execution in _wire.executions_of(answer.body)
             if (found := _wire.execution_id(execution))
             and (finished or not _wire.is_finished(execution))
             and name.search(msgspec.json.encode(execution).decode())
         ]
+
+    def _get_executions(self, path: str = "", route: str = "") -> Answer | None:
+        """Read something of executions; None where Actito has no such call."""
+        try:
+            return self._session.request(
+                "GET", f"{self._base}/etl-executions{path}", route=f"{_ROUTE}/etl-executions{route}"
+            )
+        except RefusedError as error:
+            if error.status in _NOT_THERE:
+                return None
+            raise
 
 
 def check_definition(definition: Any) -> str | None:

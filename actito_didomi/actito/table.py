@@ -29,6 +29,7 @@ TECHNICAL_ATTRIBUTES = frozenset(
 """Attributes that Actito keeps itself (documented); they are never written."""
 
 _NOT_FOUND = 404
+_TABLES_ROUTE = "/profile-table-structure/v5/entities/{entity}/profile-tables"
 
 
 @dataclass(frozen=True)
@@ -97,10 +98,8 @@ def read_table(session: ApiSession, entity: str, table: str, key: str) -> TableS
             f"entity_id: Actito has no entity {entity!r} for this key. "
             f"It has: {', '.join(names)}. Entities are given by name."
         )
-    path = _wire.profile_tables(entity)
-    route = "/profile-table-structure/v5/entities/{entity}/profile-tables"
     try:
-        tables = _wire.tables_of(session.request("GET", path, route=route).body)
+        tables = _tables(session, entity)
     except RefusedError as error:
         if error.status != _NOT_FOUND:
             raise
@@ -114,9 +113,7 @@ def read_table(session: ApiSession, entity: str, table: str, key: str) -> TableS
         raise ConfigurationError(
             f"table_name: the entity {entity!r} has no profile table {table!r}. It has: {known}."
         )
-    structure = parse_structure(
-        entity, session.request("GET", f"{path}/{found['id']}", route=f"{route}/{{id}}").body
-    )
+    structure = _structure(session, entity, found)
     attribute = structure.attributes.get(key)
     if attribute is None or not attribute.unique:
         unique = ", ".join(a.name for a in structure.attributes.values() if a.unique) or "none"
@@ -143,13 +140,7 @@ def find_only_table(session: ApiSession, entity: str | None, table: str | None) 
     found = [
         (name, known)
         for name in entities
-        for known in _wire.tables_of(
-            session.request(
-                "GET",
-                _wire.profile_tables(name),
-                route="/profile-table-structure/v5/entities/{entity}/profile-tables",
-            ).body
-        )
+        for known in _tables(session, name)
         if table in (None, str(known.get("id")), known.get("name"))
     ]
     if len(found) != 1:
@@ -158,9 +149,20 @@ def find_only_table(session: ApiSession, entity: str | None, table: str | None) 
             f"entity_id and table_name: the key sees {len(found)} profile tables ({shown}); say "
             "which one is meant."
         )
-    name, known = found[0]
-    path = f"{_wire.profile_tables(name)}/{known['id']}"
-    return parse_structure(name, session.request("GET", path, route="/profile-tables/{id}").body)
+    return _structure(session, *found[0])
+
+
+def _tables(session: ApiSession, entity: str) -> list[dict[str, Any]]:
+    return _wire.tables_of(
+        session.request("GET", _wire.profile_tables(entity), route=_TABLES_ROUTE).body
+    )
+
+
+def _structure(session: ApiSession, entity: str, table: dict[str, Any]) -> TableStructure:
+    path = f"{_wire.profile_tables(entity)}/{table['id']}"
+    return parse_structure(
+        entity, session.request("GET", path, route=f"{_TABLES_ROUTE}/{{id}}").body
+    )
 
 
 def _entities(session: ApiSession) -> list[str]:

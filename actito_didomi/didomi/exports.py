@@ -10,6 +10,7 @@ import fsspec
 import msgspec
 
 from actito_didomi.compression import BROKEN, open_gzip
+from actito_didomi.didomi.records import OWNER_PARTS
 from actito_didomi.errors import BadInputError, ConfigurationError
 
 if TYPE_CHECKING:
@@ -161,7 +162,6 @@ class _RawLine(msgspec.Struct, gc=False):
 
 
 _RAW_LINES = msgspec.json.Decoder(_RawLine)
-_OWN = ("id", "organization_user_id", "metadata")
 
 
 def raw_events(line: bytes) -> list[dict[str, msgspec.Raw]] | None:
@@ -175,7 +175,7 @@ def raw_events(line: bytes) -> list[dict[str, msgspec.Raw]] | None:
     except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
     owner = msgspec.Raw(
-        msgspec.json.encode({name: found.user[name] for name in _OWN if name in found.user})
+        msgspec.json.encode({name: found.user[name] for name in OWNER_PARTS if name in found.user})
     )
     for event in found.events:
         if "user" in event:

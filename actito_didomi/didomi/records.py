@@ -23,6 +23,10 @@ DEFAULT_REGULATION = "gdpr"
 """Of an event that names none (documented)."""
 
 
+OWNER_PARTS = ("id", "organization_user_id", "metadata")
+"""What an event of a batch-export line takes over from the line's user."""
+
+
 class Shape(enum.Enum):
     """What a record is."""
 
@@ -116,7 +120,7 @@ def events_of_line(line: Mapping[str, Any]) -> list[dict[str, Any]]:
         raise BadInputError("`user` is no object.")
     if not isinstance(events, list) or not all(isinstance(e, dict) for e in events):
         raise BadInputError("`events` is no list of objects.")
-    owner = {k: user[k] for k in ("id", "organization_user_id", "metadata") if k in user}
+    owner = {k: user[k] for k in OWNER_PARTS if k in user}
     result = []
     for event in events:
         own = event.get("user")
