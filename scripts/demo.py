@@ -189,7 +189,7 @@ def main() -> None:
     }
     console.rule("[bold]Consent from Didomi to Actito[/]")
     console.print(
-        "[bold]1.[/] Installing the two plugins with Meltano (once; later runs are quick) ..."
+        "[bold]1.[/] Installing the plugins with Meltano (once; later runs are quick) ..."
     )
     meltano(["install"], environment, DEMO / "install.log")
     console.print(f"[bold]2.[/] Starting a local Actito and Didomi with {PEOPLE} people ...")
