@@ -115,19 +115,27 @@ def expected(count: int, people: int) -> dict[str, dict[str, bool]]:
     }
 
 
-def write_messages(path: Path, count: int, people: int, *, different: bool = False) -> None:
+def write_messages(
+    path: Path,
+    count: int,
+    people: int,
+    *,
+    different: bool = False,
+    schema: dict[str, Any] | None = None,
+) -> None:
     """Write events as Singer messages, with STATE every 10,000 and at the end.
 
-    With `different` no two consents are alike: each holds a consent string of its own.
+    The schema is the plain one unless another is given. With `different` no two consents are alike:
+    each holds a consent string of its own.
     """
     with path.open("w") as file:
-        schema = {
+        first = {
             "type": "SCHEMA",
             "stream": "consent_events",
-            "schema": SCHEMA,
+            "schema": schema or SCHEMA,
             "key_properties": ["id"],
         }
-        file.write(json.dumps(schema) + "\n")
+        file.write(json.dumps(first) + "\n")
         for number, event in enumerate(events(count, people), start=1):
             if different:
                 event["consents"]["tcfcs"] = f"CPXxRfAPXxRf{number:012d}"
