@@ -160,17 +160,10 @@ class ChangeStream(ActitoStream):
     def _write_starting_replication_value(self, context: Context | None) -> None:
         """Write none: the state names files, or changes of the snapshot."""
 
-    def groups(self) -> Iterator[list[SubscriptionChange]]:
-        """Give the changes of a person at one moment together."""
+    def batches(self) -> Iterator[Iterable[SubscriptionChange]]:
+        """Give the changes, in batches between which the state moves."""
         source = read_exports if self.config["change_source"] == "exports" else read_api
-        for batch in source(self):
-            open_groups: OrderedDict[tuple[Any, ...], list[SubscriptionChange]] = OrderedDict()
-            for change in batch:
-                key = (change.profile_id, change.person, change.changed_at, change.changed_after)
-                open_groups.setdefault(key, []).append(change)
-                if len(open_groups) > _MOST_OPEN:
-                    yield open_groups.popitem(last=False)[1]
-            yield from open_groups.values()
+        return source(self)
 
     @property
     def attributes_wanted(self) -> tuple[str, ...]:
@@ -196,8 +189,8 @@ class SubscriptionChanges(ChangeStream):
     def get_records(self, context: Context | None) -> Iterable[dict[str, Any]]:
         """Give the changes."""
         del context
-        for group in self.groups():
-            for change in group:
+        for batch in self.batches():
+            for change in batch:
                 yield {
                     "profileId": change.profile_id,
                     "key": change.person,
@@ -256,7 +249,7 @@ class ConsentEvents(ChangeStream):
         """Give an event for all changes of one person at one moment."""
         del context
         ways, self._account = self.actito.ways, self.actito.account
-        for group in self.groups():
+        for group in self._groups():
             choices = {}
             for change in group:
                 way = ways.get((change.kind, change.subscription))
@@ -268,6 +261,17 @@ class ConsentEvents(ChangeStream):
                     choices[way.path] = way.choice(change.subscribed)
             if choices:
                 yield self._event(group[0], choices)
+
+    def _groups(self) -> Iterator[list[SubscriptionChange]]:
+        """Give the changes of a person at one moment together."""
+        for batch in self.batches():
+            open_groups: OrderedDict[tuple[Any, ...], list[SubscriptionChange]] = OrderedDict()
+            for change in batch:
+                key = (change.profile_id, change.person, change.changed_at, change.changed_after)
+                open_groups.setdefault(key, []).append(change)
+                if len(open_groups) > _MOST_OPEN:
+                    yield open_groups.popitem(last=False)[1]
+            yield from open_groups.values()
 
     def _event(
         self, change: SubscriptionChange, choices: dict[tuple[str, ...], bool]

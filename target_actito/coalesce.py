@@ -141,11 +141,10 @@ class Collector:
 
     A person is one flat list, since there may be a million of them and each record touches one: at
     `FIRST_RECORD` the number of the earliest record that waits (0 when none ever did, negative when
-    something was handed out before), at `CHANGED`
-    a bit for each slot that waits, at `NEWEST` a moment that no choice is newer than, at `LAST` the
-    `Choices` of that moment where they aren't laid out in their slots yet, else None, and from
-    `FIRST_SLOT` on the newest value of each target. Choices are laid out late, since mostly others
-    take their place before they are needed.
+    something was handed out before), at `CHANGED` a bit for each slot that waits, at `NEWEST` a
+    moment that no choice is newer than, at `LAST` the `Choices` of that moment where they aren't
+    laid out in their slots yet, else None, and from `FIRST_SLOT` on the newest value of each
+    target. Choices are laid out late, since mostly others take their place before they are needed.
     """
 
     def __init__(self) -> None:
