@@ -250,7 +250,7 @@ class ConsentEvents(ChangeStream):
         del context
         ways, self._account = self.actito.ways, self.actito.account
         for group in self._groups():
-            choices = {}
+            choices: dict[tuple[str, ...], bool] = {}
             for change in group:
                 way = ways.get((change.kind, change.subscription))
                 if way is None:
@@ -258,7 +258,10 @@ class ConsentEvents(ChangeStream):
                 elif change.person is None:
                     self.without_key += 1
                 else:
-                    choices[way.path] = way.choice(change.subscribed)
+                    # Exports tell moments to the second: at equal times an opt-out counts.
+                    choices[way.path] = choices.get(way.path, True) and way.choice(
+                        change.subscribed
+                    )
             if choices:
                 yield self._event(group[0], choices)
 

@@ -166,6 +166,16 @@ def test_files_are_read_once_and_their_changes_become_events(exports, root, tmp_
     assert [e["id"] for e in fresh.records("consent_events")] == [ann["id"], bob["id"], eve["id"]]
 
 
+@pytest.mark.parametrize("order", ["NY", "YN"])
+def test_of_two_changes_at_one_moment_the_opt_out_counts(exports, root, tmp_path, order) -> None:
+    """In whatever order they stand in the file."""
+    rows = [row("ann", "Newsletter", state, "2026-10-01 10:00:00") for state in order]
+    write(root / "a.csv", *rows)
+    run, _ = read(exports, tmp_path)
+    (event,) = run.records("consent_events")
+    assert event["consents"] == {"channels": [{"id": "email", "enabled": False}]}
+
+
 def test_subscription_changes_hold_every_change(exports, root, tmp_path) -> None:
     """Mapped or not; with the columns that the settings name."""
     header = "id;customerId;list;state;when"
