@@ -244,7 +244,8 @@ def test_a_killed_run_reads_its_partition_again(tmp_path: Path, root: Path) -> N
     )] == ["2026-10-02", "2026-10-03"]  # fmt: skip
 
 
-def test_sigterm_ends_the_tap_between_two_records(tmp_path: Path) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_sigterm_ends_the_tap_between_two_records(tmp_path: Path, unbuffered: str) -> None:
     """Exit 143, whole lines only, and no state of a partition that wasn't read to its end."""
     root = tmp_path / "exports"
     entries = [line(f"p{n}", event(f"p{n}")) for n in range(20_000)]
@@ -255,7 +256,7 @@ def test_sigterm_ends_the_tap_between_two_records(tmp_path: Path) -> None:
         [str(BIN / "tap-didomi"), "--config", str(config)],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
-        env=clean_environment(),
+        env=clean_environment(PYTHONUNBUFFERED=unbuffered),
     ) as process:
         assert process.stdout
         first = [process.stdout.readline() for _ in range(20)]

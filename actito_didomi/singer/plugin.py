@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import io
 import logging
 import re
 import sys
@@ -198,6 +199,16 @@ def expectation(error: Any) -> str:
     return f"does not fit the rule {kind}: {expected}."
 
 
+def write_whole_messages() -> None:
+    """See to it that a write to stdout is carried out to its end.
+
+    With `PYTHONUNBUFFERED`, as is usual in containers, Python writes to the pipe only once and
+    leaves out what a signal cut off: half a message.
+    """
+    if isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase):
+        sys.stdout = open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115
+
+
 def run_safely(plugin: str, main: Callable[[], None]) -> None:
     """Run a plugin so that an error ends it with a clear line and no personal data.
 
@@ -269,6 +280,7 @@ class CheckedPlugin(PluginBase):
             cls.print_about(about_format)
             return
         cls.print_version(print_fn=cls.logger.info)
+        write_whole_messages()
         run_safely(cls.name, lambda: cls.run(config or _ConfigInput(), **files))
 
     @classmethod
