@@ -6,6 +6,8 @@ MELTANO := .venv-meltano
 JSONL := .venv-jsonl
 PIP := -m pip install --quiet --disable-pip-version-check
 
+# Tests mostly wait for the processes they start, so two at a time suit two cores.
+WORKERS := 2
 ARGS :=
 
 .PHONY: demo bench test lint format generate clean
@@ -14,7 +16,7 @@ demo: $(VENV)/.installed $(MELTANO)/.installed
 	@$(VENV)/bin/python scripts/demo.py
 
 test: lint $(MELTANO)/.installed $(JSONL)/.installed
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
 bench: $(VENV)/.installed
 	@PYTHONPATH=. $(VENV)/bin/python benchmarks/run.py $(ARGS)

@@ -165,6 +165,7 @@ def meltano(environment: dict[str, str], *arguments: str) -> subprocess.Complete
     not MELTANO.exists() and not os.environ.get("CI"),
     reason="Meltano isn't installed; `make test` installs it",
 )
+@pytest.mark.xdist_group("meltano")
 @pytest.mark.timeout(850)  # the first run installs both plugins
 def test_meltano_run(
     actito: Actito, exports: Path, meltano_environment: dict[str, str], tmp_path: Path
@@ -201,6 +202,7 @@ def test_meltano_run(
     not MELTANO.exists() and not os.environ.get("CI"),
     reason="Meltano isn't installed; `make test` installs it",
 )
+@pytest.mark.xdist_group("meltano")
 def test_meltano_lists_job_and_schedule(meltano_environment: dict[str, str]) -> None:
     """An orchestrator finds the job."""
     listed = meltano(meltano_environment, "schedule", "list", "--format=json").stdout

@@ -206,7 +206,7 @@ def write_whole_messages() -> None:
     leaves out what a signal cut off: half a message.
     """
     if isinstance(getattr(sys.stdout, "buffer", None), io.RawIOBase):
-        sys.stdout = open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False)  # noqa: PTH123, SIM115
+        sys.stdout = open(sys.stdout.fileno(), "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def run_safely(plugin: str, main: Callable[[], None]) -> None:
