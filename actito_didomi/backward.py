@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from actito_didomi.errors import MappingError
 from actito_didomi.mapping import show_path
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from actito_didomi.mapping import Mapping, Path
 
@@ -146,29 +146,3 @@ def _without_spelling(path: Path) -> Path | None:
             if all(part.isdigit() or part == own for part, own in pairs):
                 return path
     return None
-
-
-def to_consents(choices: Iterable[tuple[Path, bool]]) -> dict[str, Any]:
-    """Make the consents of an event.
-
-    A value of a preference stands among the preference's `values`, each with `enabled`: which
-    others are chosen isn't known here.
-
-    Args:
-        choices: Paths as `Way.path`, each once.
-    """
-    consents: dict[str, Any] = {}
-    for path, choice in choices:
-        node: Any = consents
-        steps = list(path[1:])
-        if steps[2] == "values":
-            steps = [steps[0], steps[1], "preferences", steps[3], "values", steps[4], "enabled"]
-        for name, key in zip(steps[:-1:2], steps[1::2], strict=False):
-            nodes = node.setdefault(name, [])
-            found = next((n for n in nodes if n["id"] == key), None)
-            if found is None:
-                found = {"id": key}
-                nodes.append(found)
-            node = found
-        node[steps[-1]] = choice
-    return consents

@@ -21,6 +21,8 @@ appear as a short hash (`actito_didomi.privacy.hash_person`), secrets never.
 
 from __future__ import annotations
 
+_ABOUT_WHAT_WAS_SENT = frozenset({400, 403, 404, 406, 409, 410, 413, 414, 415, 422})
+
 
 class ActitoDidomiError(Exception):
     """Base of all errors of this project.
@@ -65,6 +67,11 @@ class RefusedError(ApiError):
         super().__init__(message)
         self.status = status
         self.body = body
+
+    @property
+    def concerns_one(self) -> bool:
+        """Whether it concerns what was sent only; a refused key, say, would end the run."""
+        return self.status in _ABOUT_WHAT_WAS_SENT
 
 
 class UnavailableError(ApiError):

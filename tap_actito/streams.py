@@ -15,7 +15,7 @@ from singer_sdk.singerlib.catalog import REPLICATION_INCREMENTAL
 
 from actito_didomi.actito import ValueType
 from actito_didomi.actito.listing import list_profiles
-from actito_didomi.backward import to_consents
+from actito_didomi.didomi.choices import to_consents
 from actito_didomi.errors import ConfigurationError
 from actito_didomi.singer.tap import OwnStateStream
 from tap_actito.changes import read_api, read_exports

@@ -9,7 +9,13 @@ from singer_sdk import typing as th
 from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities
 
 from actito_didomi.didomi.exports import ExportFolder
-from actito_didomi.didomi.session import API_URL, open_session
+from actito_didomi.didomi.session import open_session
+from actito_didomi.didomi.settings import (
+    REQUIRED,
+    missing_settings,
+    organization_settings,
+    secrets_of,
+)
 from actito_didomi.singer.plugin import RETRY_SETTINGS, read_retry
 from actito_didomi.singer.tap import CheckedTap, texts_of
 from tap_didomi.api import ApiEvents, ApiUsers
@@ -22,42 +28,10 @@ if TYPE_CHECKING:
 
     from actito_didomi.http import ApiSession
 
-_SECRETS = ("api_key", "api_secret")
-
 CONFIG = th.PropertiesList(
-    th.Property(
-        "api_key",
-        th.StringType,
-        secret=True,
-        title="API key",
-        description="Private API key of the Didomi organisation. Required without `export_root`.",
-    ),
-    th.Property(
-        "api_secret",
-        th.StringType,
-        secret=True,
-        title="API secret",
-        description="Secret of the API key. Required without `export_root`.",
-    ),
-    th.Property(
-        "organization_id",
-        th.StringType,
-        title="Organisation",
-        description="Id of the Didomi organisation. Required without `export_root`.",
-    ),
-    th.Property(
-        "api_url",
-        th.StringType,
-        default=API_URL,
-        title="API address",
-        description="Address of the API; for the sandbox, `http://127.0.0.1:8700/didomi/v1`.",
-    ),
-    th.Property(
-        "regulation",
-        th.StringType,
-        default="gdpr",
-        title="Regulation",
-        description="The regulation to read consents of through the API. Batch exports hold GDPR "
+    *organization_settings(
+        required="Required without `export_root`.",
+        regulation="The regulation to read consents of through the API. Batch exports hold GDPR "
         "only.",
     ),
     th.Property(
@@ -98,7 +72,7 @@ CONFIG = th.PropertiesList(
     *RETRY_SETTINGS,
 ).to_dict()
 
-GROUPS = [["export_root"], ["api_key", "api_secret", "organization_id"]]
+GROUPS = [["export_root"], list(REQUIRED)]
 """Settings that are complete together, each list by itself."""
 
 
@@ -142,8 +116,7 @@ class TapDidomi(CheckedTap):
     @classmethod
     def find_secrets(cls, config: Mapping[str, Any]) -> list[str]:
         """Collect key, secret, and all texts of the storage options."""
-        keys = [str(config[name]) for name in _SECRETS if config.get(name)]
-        return keys + texts_of(config.get("storage_options"))
+        return secrets_of(config) + texts_of(config.get("storage_options"))
 
     @classmethod
     def find_problems(cls, config: dict[str, Any]) -> list[str]:
@@ -156,7 +129,7 @@ class TapDidomi(CheckedTap):
             if not config.get("export_root"):
                 how = "Set export_root, or take batch_config out."
                 return [f"batch_config: only batch exports go out as BATCH messages. {how}"]
-        missing = [n for n in ("api_key", "api_secret", "organization_id") if not config.get(n)]
+        missing = missing_settings(config)
         if config.get("export_root") or not missing:
             return []
         how = "Either set export_root to read batch exports, or all three to read through the API."

@@ -1,12 +1,10 @@
-"""Reads many lines at a time: of the input as typed messages, of BATCH files as typed records."""
+"""Reads the files of BATCH messages, many lines at a time."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 import fsspec
-import msgspec
-from msgspec import UNSET, UnsetType
 
 from actito_didomi.compression import BROKEN, open_gzip
 from actito_didomi.errors import BadInputError
@@ -18,52 +16,6 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 16
 """What fits into a processor's cache: larger blocks take half as long again."""
 _COMPRESSIONS = ("gzip", "none", None)
-
-
-class TypedLines:
-    """Decodes lines by the types that are expected; None stands for a line that isn't so.
-
-    Args:
-        record_type: Type of records.
-    """
-
-    def __init__(self, record_type: type[msgspec.Struct]) -> None:
-        message_type = msgspec.defstruct(
-            "Message",
-            [
-                ("type", str),
-                ("stream", str, ""),
-                ("record", record_type | UnsetType, UNSET),
-            ],
-            gc=False,
-        )
-        self._messages: msgspec.json.Decoder[Any] = msgspec.json.Decoder(message_type)
-        self._records: msgspec.json.Decoder[Any] = msgspec.json.Decoder(record_type)
-
-    def messages(self, block: bytes) -> list[Any]:
-        """Decode Singer messages; of others than RECORD only type and stream are of use."""
-        return _decode(self._messages, block)
-
-    def records(self, block: bytes) -> list[Any]:
-        """Decode bare records."""
-        return _decode(self._records, block)
-
-
-def _decode(decoder: msgspec.json.Decoder[Any], block: bytes) -> list[Any]:
-    try:
-        found = decoder.decode_lines(block)
-        if len(found) == block.count(b"\n") + 1:
-            return found
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        pass
-    return [_decode_one(decoder, line) for line in block.split(b"\n")]
-
-
-def _decode_one(decoder: msgspec.json.Decoder[Any], line: bytes) -> Any:
-    try:
-        return decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
 
 
 def read_batch(

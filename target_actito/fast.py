@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import logging
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
-from msgspec import UNSET, Meta, Struct, UnsetType
+from msgspec import UNSET
 
 from actito_didomi.actito import ValueType
 from actito_didomi.didomi.records import (
@@ -25,35 +25,27 @@ from actito_didomi.didomi.records import (
 )
 from actito_didomi.errors import BadInputError
 from actito_didomi.mapping import Found, split_answer
+from actito_didomi.target import BY_DELEGATE
 from target_actito.coalesce import NO_CHOICES, Choices, Target, Value
-from target_actito.scope import BY_DELEGATE
 from target_actito.translate import Untranslatable
+from target_actito.typed import ABSENT, consents_type, is_covered, record_type
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from actito_didomi.mapping import Path
+    from actito_didomi.target import Scope, Summary
     from target_actito.coalesce import Collector
-    from target_actito.scope import Scope
-    from target_actito.summary import Summary
     from target_actito.translate import Translator
 
 logger = logging.getLogger("target-actito")
 
-_ENDS = ("_enabled", "_enabled_li", "_value")
-_OPEN = ("_metadata", "_vendors", "_tcfcs", "_propagation")
-"""Parts of names that lead out of what is decoded."""
 _MOST_KEPT = 20_000
 """Different consents whose meaning is kept."""
 _ANY_MOMENT = datetime.min.replace(tzinfo=timezone.utc)
 """Stands for the moment while consents are read: what they say doesn't depend on it."""
 _ANY_LENGTH = 1 << 30
-_ABSENT = msgspec.Raw(b"")
 _new = tuple.__new__
-
-_Moment = Annotated[datetime, Meta(tz=True)] | UnsetType
-_Text = str | None | UnsetType
-_Choice = bool | None | UnsetType
 
 
 class _Route(NamedTuple):
@@ -125,13 +117,13 @@ class ShortWay:
         self._metadata_slots: dict[str, int] = {}
         self._plain_texts: dict[str, tuple[int, int]] = {}
         self._to_compare = compare_first
-        self.usable = all(_is_covered(m.value, m.path) for m in self._mappings)
+        self.usable = all(is_covered(m.value, m.path) for m in self._mappings)
         names = [m.value if m.path is None else "_".join(m.path) for m in self._mappings]
         self._reads_values = any("_values_" in name for name in names)
         self._maps_metadata = any(name.startswith("metadata_") for name in names)
-        consents_type = _consents_type(names, values=self._reads_values)
-        self._consents = msgspec.json.Decoder(consents_type | None)
-        self.record_type = _record_type()
+        consents = consents_type(names, values=self._reads_values)
+        self._consents = msgspec.json.Decoder(consents | None)
+        self.record_type = record_type()
         self._channels: dict[str, tuple[_Route, ...]] = {}
         self._purposes: dict[str, tuple[tuple[_Route, ...], tuple[_Route, ...]]] = {}
         self._nested: dict[Path, tuple[_Route, ...]] = {}
@@ -153,7 +145,7 @@ class ShortWay:
         for key in keys:
             for place in range(at, end):
                 value = getattr(records[place], key, UNSET)
-                if value is UNSET or value is _ABSENT:
+                if value is UNSET or value is ABSENT:
                     end = place
                     break
         return end
@@ -247,7 +239,7 @@ class ShortWay:
         elif owner is not UNSET:
             person = owner.organization_user_id
             parts = [self._read_event(person, event) for event in events]
-            if any([event.user is not _ABSENT for event in events]):  # noqa: C419 - hot
+            if any([event.user is not ABSENT for event in events]):  # noqa: C419 - hot
                 raise _FullWayError
             if owner.metadata:
                 reason = self._scope.reason_to_skip(person, None, None, None)
@@ -568,85 +560,3 @@ def _newest(pairs: Iterable[tuple[Target, Value]]) -> dict[Target, Value]:
 
 _READING = 2
 """Rank of a value of a preference that is read out of a mapping's name."""
-
-
-def _is_covered(name: str, path: Path | None) -> bool:
-    """Tell whether all that a mapping can name is decoded."""
-    if path is not None:
-        name = "_".join(path)
-        return path[0] == "consents" and not any(part in name for part in _OPEN)
-    if name.startswith("metadata_"):
-        return True
-    if not name.startswith("consents_") or any(part in name for part in _OPEN):
-        return False
-    return name.endswith(_ENDS) or "_values_" in name
-
-
-def _consents_type(names: list[str], *, values: bool) -> type[Struct]:
-    """Make the type of consents that holds what mappings can name, and nothing else."""
-    below = any(
-        "_channel" in name.removeprefix("consents_channel") or "_preference" in name
-        for name in names
-    )
-    choice = msgspec.defstruct("Choice", [("id", str), ("enabled", _Choice, UNSET)], gc=False)
-    choices = list[choice] | None  # type: ignore[valid-type]
-    preference = msgspec.defstruct(
-        "Preference",
-        [
-            ("id", str),
-            ("enabled", _Choice, UNSET),
-            ("channels", choices, None),
-        ],
-        gc=False,
-    )
-    answer = msgspec.defstruct("Answer", [("value", _Text, UNSET)], gc=False)
-    fields: list[Any] = [
-        ("id", str),
-        ("enabled", _Choice, UNSET),
-        ("enabled_li", _Choice, UNSET),
-    ]
-    if below:
-        fields += [("channels", choices, None), ("preferences", list[preference] | None, None)]  # type: ignore[valid-type]
-    if values:
-        fields += [("values", dict[str, answer] | None, None)]  # type: ignore[valid-type]
-    purpose = msgspec.defstruct("Purpose", fields, gc=False, namespace={"nested": below})
-    return msgspec.defstruct(
-        "Consents",
-        [
-            ("channels", choices, None),
-            ("purposes", list[purpose] | None, None),  # type: ignore[valid-type]
-        ],
-        gc=False,
-    )
-
-
-def _record_type() -> type[Struct]:
-    """Make the type of records: the envelope of consents, whatever kind of record it is."""
-    owner: list[Any] = [
-        ("organization_user_id", _Text | int, UNSET),
-        ("metadata", dict[str, Any] | None, None),
-        ("created_at", _Moment, UNSET),
-        ("updated_at", _Moment, UNSET),
-    ]
-    user = msgspec.defstruct("User", owner, gc=False)
-    delegate = msgspec.defstruct("Delegate", [("id", str | None, None)], gc=False)
-    event: list[Any] = [
-        ("status", str | None, None),
-        ("regulation", str | None, None),
-        ("delegate", delegate | None, None),
-        ("consents", msgspec.Raw, _ABSENT),
-    ]
-    part = msgspec.defstruct(
-        "Event", [*event, ("user", msgspec.Raw, _ABSENT), ("created_at", _Moment, UNSET)], gc=False
-    )
-    return msgspec.defstruct(
-        "Record",
-        [
-            ("id", msgspec.Raw, _ABSENT),
-            *event,
-            *owner,
-            ("user", user | UnsetType, UNSET),
-            ("events", list[part] | UnsetType, UNSET),  # type: ignore[valid-type]
-        ],
-        gc=False,
-    )

@@ -22,6 +22,7 @@ from actito_didomi.actito.settings import (
 from actito_didomi.errors import MappingError
 from actito_didomi.mapping import Mapping, read_mappings
 from actito_didomi.singer.plugin import RETRY_SETTINGS, read_lenient_json, read_retry
+from actito_didomi.target import target_settings
 from target_actito.bulk import BulkSettings
 from target_actito.plan import Limits
 
@@ -167,54 +168,13 @@ CONFIG = th.PropertiesList(
         "case. Beyond it the run ends with an error and the rest is written by the next one.",
     ),
     th.Property(
-        "max_buffered_people",
-        th.IntegerType(minimum=1),
-        default=200_000,
-        title="People in memory",
-        description="Changes of so many people are gathered before they are written.",
-    ),
-    th.Property(
-        "flush_interval",
-        th.NumberType(exclusive_minimum=0),
-        default=300,
-        title="Longest wait (s)",
-        description="Seconds after which gathered changes are written, also when the tap is quiet.",
-    ),
-    th.Property(
         "storage_options",
         th.ObjectType(additional_properties=True),
         secret=True,
         title="Storage options",
         description="Arguments of the file system of BATCH messages' files, as fsspec takes them.",
     ),
-    th.Property(
-        "rejects_path",
-        th.StringType,
-        default="actito-rejects.jsonl",
-        title="Rejects file",
-        description="JSON Lines file for what could not be written, with the reason. It holds "
-        "personal data; only its owner can read it.",
-    ),
-    th.Property(
-        "max_rejects",
-        th.IntegerType(minimum=0),
-        default=1000,
-        title="Most rejects",
-        description="More rejects than this in one run stop it.",
-    ),
-    th.Property(
-        "report_path",
-        th.StringType,
-        title="Report file",
-        description="Where to write the summary of the run as JSON.",
-    ),
-    th.Property(
-        "shutdown_grace",
-        th.NumberType(exclusive_minimum=0),
-        default=30,
-        title="Shutdown grace (s)",
-        description="Seconds from SIGTERM or SIGINT to the end of the process, at the latest.",
-    ),
+    *target_settings("actito-rejects.jsonl"),
     th.Property(
         "connector",
         th.StringType,
@@ -299,13 +259,7 @@ class Settings:
     bulk_etl_id: str | None
     bulk_etl_mode: str | None
     bulk_definition: dict[str, Any] | None
-    max_buffered_people: int
-    flush_interval: float
     storage_options: dict[str, Any]
-    rejects_path: str
-    max_rejects: int
-    report_path: str | None
-    shutdown_grace: float
 
 
 def unfold_connector(config: dict[str, Any]) -> dict[str, Any]:
@@ -449,11 +403,5 @@ def read_settings(config: dict[str, Any]) -> Settings:
         bulk_etl_id=config.get("bulk_etl_id"),
         bulk_etl_mode=_ETL_MODES.get(config.get("bulk_etl_mode") or ""),
         bulk_definition=config.get("bulk_definition"),
-        max_buffered_people=config["max_buffered_people"],
-        flush_interval=float(config["flush_interval"]),
         storage_options=config.get("storage_options") or {},
-        rejects_path=config["rejects_path"],
-        max_rejects=config["max_rejects"],
-        report_path=config.get("report_path"),
-        shutdown_grace=float(config["shutdown_grace"]),
     )

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from actito_didomi.errors import ApiError, RefusedError, StoppedError
+from actito_didomi.errors import ApiError, RefusedError
+from actito_didomi.singer.parallel import run_parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -18,11 +17,6 @@ if TYPE_CHECKING:
     from target_actito.coalesce import ProfileChange
 
 logger = logging.getLogger("target-actito")
-
-_TICK = 0.2
-_PROGRESS_INTERVAL = 10.0
-REJECTABLE = frozenset({400, 403, 404, 406, 409, 410, 413, 414, 415, 422})
-"""Refusals that concern one change only; others, such as a refused key, end the run."""
 
 
 @dataclass(frozen=True)
@@ -67,40 +61,21 @@ class Writer:
             StoppedError: The process is to stop; what is not settled was or wasn't written.
             ApiError: The API can't be used; likewise.
         """
-        waiting = iter(changes)
-        running: set[Future[Result]] = set()
-        failure: Exception | None = None
-        settled, announced = 0, time.monotonic()
-        pool = ThreadPoolExecutor(self._max_concurrency, thread_name_prefix="actito")
-        try:
-            while True:
-                while (
-                    not failure and not self._stopping and len(running) < 2 * self._max_concurrency
-                ):
-                    if (change := next(waiting, None)) is None:
-                        break
-                    running.add(pool.submit(self._write_one, change))
-                if not running or not self._shutdown.patience_left:
-                    break
-                done, running = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED)
-                for future in done:
-                    try:
-                        on_result(future.result())
-                        settled += 1
-                    except Exception as error:  # noqa: BLE001 - raised below, after the others
-                        failure = failure or error
-                if time.monotonic() - announced > _PROGRESS_INTERVAL:
-                    announced = time.monotonic()
-                    logger.info("Written so far: %d of %d.", settled, len(changes))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-        if failure and not isinstance(failure, StoppedError):
-            raise failure
-        self._shutdown.check()
+        settled = 0
 
-    @property
-    def _stopping(self) -> bool:
-        return self._shutdown.requested.is_set()
+        def settle(result: Result) -> None:
+            nonlocal settled
+            settled += 1
+            on_result(result)
+
+        run_parallel(
+            changes,
+            self._write_one,
+            settle,
+            workers=self._max_concurrency,
+            shutdown=self._shutdown,
+            on_progress=lambda: logger.info("Written so far: %d of %d.", settled, len(changes)),
+        )
 
     def _write_one(self, change: ProfileChange) -> Result:
         try:
@@ -108,7 +83,7 @@ class Writer:
                 change.person, change.attributes, change.subscriptions, create=self._create
             )
         except RefusedError as error:
-            if error.status in REJECTABLE:
+            if error.concerns_one:
                 return Result(change, error)
             raise ApiError(
                 f"{error} This concerns all calls, so the run stops; nothing is lost."

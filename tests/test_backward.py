@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actito_didomi.backward import _readings, read_backwards, to_consents
+from actito_didomi.backward import _readings, read_backwards
+from actito_didomi.didomi.choices import to_consents
 from actito_didomi.errors import MappingError
 from actito_didomi.mapping import Mapping, Resolver, flat_name
 

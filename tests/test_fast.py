@@ -130,7 +130,7 @@ class Watched(TargetActito):
     compare_first = 0
     written: list[ProfileChange]
 
-    def _write(self, connected: Any, changes: list[ProfileChange]) -> None:
+    def write_changes(self, changes: list[ProfileChange]) -> None:
         self.written = changes
 
 
@@ -158,8 +158,9 @@ def read(
         (c.person, c.first_record, c.opt_out, dict(zip(c.targets, c.values, strict=True)))
         for c in target.written
     ]
-    summary = target._summary
-    names = target._connect().translator.unknown_metadata
+    summary = target.summary
+    target.connect()
+    names = target.connected.translator.unknown_metadata
     target.conclude("done")
     return changes, summary.skipped, summary.records, summary.people, stored, set(names)
 

@@ -60,7 +60,7 @@ class RejectStore:
         if self.path.is_dir() or not os.access(writable, os.W_OK):
             raise ConfigurationError(
                 f"rejects_path: {self.path} can't be written. Its folder must exist and be "
-                "writable: what Actito refuses is kept there."
+                "writable: what is refused is kept there."
             )
 
     def add(self, reject: Reject) -> None:

@@ -14,7 +14,7 @@ from actito_didomi.didomi.records import shape_of
 from actito_didomi.singer.plugin import expectation
 
 if TYPE_CHECKING:
-    from target_actito.target import TargetActito
+    from actito_didomi.target.base import ConsentTarget
 
 
 class ConsentSink(Sink):
@@ -24,9 +24,9 @@ class ConsentSink(Sink):
     the same time, and after a change of SCHEMA in another order than their records came.
     """
 
-    target: TargetActito
+    target: ConsentTarget
 
-    def __init__(self, target: TargetActito, **kwargs: Any) -> None:
+    def __init__(self, target: ConsentTarget, **kwargs: Any) -> None:
         super().__init__(target=target, **kwargs)
         self.target = target
         self.declares_consent = shape_of(self.original_schema.get("properties") or {}) is not None

@@ -1,0 +1,183 @@
+"""Calls of the Consents API about one person, and posting of events."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from actito_didomi.didomi.lists import pages, read_page
+from actito_didomi.errors import ApiError, BadInputError, RefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from actito_didomi.http import ApiSession
+
+logger = logging.getLogger(__name__)
+
+MOST_EVENTS = 100
+"""Events in one call (documented)."""
+_FORBIDDEN, _NOT_FOUND, _CONFLICT, _BAD_REQUEST = 403, 404, 409, 400
+_NO_TREE = frozenset({_BAD_REQUEST, _FORBIDDEN, _NOT_FOUND})
+_SAYS_IT_EXISTS = ("exist", "duplicate", "already")
+
+
+class ConsentApi:
+    """The consents of one organisation under one regulation.
+
+    Args:
+        session: Session with Didomi.
+        organization_id: Id of the organisation.
+        regulation: Id of the regulation.
+    """
+
+    def __init__(self, session: ApiSession, organization_id: str, regulation: str) -> None:
+        self._session = session
+        self._organization_id = organization_id
+        self._regulation = regulation
+        self._single_choice: frozenset[str] | None = None
+        self._lock = threading.Lock()
+
+    def users(self, person: str) -> list[dict[str, Any]]:
+        """Give the Didomi users who stand for a person; none where the person is unknown.
+
+        Raises:
+            ApiError: They can't be read.
+        """
+        return self._list("/consents/users", person)
+
+    def events(self, person: str) -> list[dict[str, Any]]:
+        """Give the confirmed events of a person, of all users who stand for them.
+
+        Raises:
+            ApiError: They can't be read.
+        """
+        return self._list("/consents/events", person)
+
+    def post(self, events: list[dict[str, Any]]) -> None:
+        """Store events, without telling the organisation's integrations.
+
+        Args:
+            events: 1 to 100 events, each with its `id`. Whether Didomi stores some of an array
+                that it refuses isn't documented.
+
+        Raises:
+            RefusedError: Didomi refuses one of them.
+            ApiError: It takes none at all.
+        """
+        own = {"organization_id": self._organization_id}
+        body = [{**own, **event} for event in events]
+        try:
+            self._session.request(
+                "POST",
+                "/consents/events",
+                route="/consents/events",
+                params={**own, "$disable_integrations": "true"},
+                json=body if len(body) > 1 else body[0],
+            )
+        except RefusedError as error:
+            if error.status == _FORBIDDEN or not error.concerns_one:
+                raise _about_all(error) from None
+            raise
+
+    def exists(self, event_id: str, person: str) -> bool:
+        """Tell whether a person has an event with this id.
+
+        Raises:
+            ApiError: That can't be told.
+        """
+        try:
+            self._session.request(
+                "GET",
+                f"/consents/events/{quote(event_id, safe='')}",
+                route="/consents/events/{id}",
+                params={
+                    "organization_id": self._organization_id,
+                    "organization_user_id": person,
+                },
+            )
+        except RefusedError as error:
+            if error.status in {_NOT_FOUND, _BAD_REQUEST}:
+                return False
+            raise _about_all(error) from None
+        return True
+
+    def single_choice(self) -> frozenset[str]:
+        """Give the ids of preferences that take one value, from the configuration tree; read once.
+
+        Where there is no tree to be read, all are taken to take several.
+        """
+        with self._lock:
+            if self._single_choice is None:
+                self._single_choice = self._read_single_choice()
+            return self._single_choice
+
+    def _read_single_choice(self) -> frozenset[str]:
+        try:
+            answer = self._session.request(
+                "GET",
+                "/config-trees",
+                route="/config-trees",
+                params={"organization_id": self._organization_id},
+            )
+        except RefusedError as error:
+            if error.status not in _NO_TREE:
+                raise
+            logger.warning(
+                "Didomi gives no configuration tree (status %s), so every preference is taken to "
+                "allow several values. Give the API key the right to read it, if there are any "
+                "that allow one.",
+                error.status,
+            )
+            return frozenset()
+        body = answer.body
+        if isinstance(body, (list, dict)) and "selected_purposes" not in body:
+            body = read_page(body, "/config-trees").items
+        return frozenset(_single_choice_in(body))
+
+    def _list(self, path: str, person: str) -> list[dict[str, Any]]:
+        params = {
+            "organization_id": self._organization_id,
+            "organization_user_id": person,
+            "regulation": self._regulation,
+        }
+        try:
+            found = [item for page in pages(self._session, path, params) for item in page.items]
+        except RefusedError as error:
+            if error.status == _NOT_FOUND:
+                return []
+            raise _about_all(error) from None
+        if not all(isinstance(item, dict) for item in found):
+            raise BadInputError(f"Didomi's answer to {path} holds something other than objects.")
+        return found
+
+
+def says_it_exists(error: RefusedError) -> bool:
+    """Tell whether a refusal means that an event with this id is there (both forms inferred)."""
+    text = error.body.lower()
+    return error.status == _CONFLICT or (
+        error.status == _BAD_REQUEST and any(word in text for word in _SAYS_IT_EXISTS)
+    )
+
+
+def _about_all(error: RefusedError) -> ApiError:
+    return ApiError(
+        f"{error} Check organization_id and the rights of the API key. The run stops; nothing is "
+        "lost."
+    )
+
+
+def _single_choice_in(node: Any) -> Iterator[str]:
+    """Look through a tree, of which only the nesting is documented, for such preferences."""
+    children: Iterable[Any] = ()
+    if isinstance(node, dict):
+        preference = node.get("preference")
+        if isinstance(preference, dict) and preference.get("type") == "single":
+            yield str(preference.get("id"))
+        children = node.values()
+    elif isinstance(node, list):
+        children = node
+    for child in children:
+        yield from _single_choice_in(child)

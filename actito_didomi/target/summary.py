@@ -1,0 +1,118 @@
+"""What a run did, as lines for a person and as JSON for a program."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import msgspec
+
+
+class Line(NamedTuple):
+    """A line of the summary.
+
+    Attributes:
+        name: What is counted.
+        number: How many.
+        note: What to know of it, or nothing.
+        rare: Whether it is left out where nothing was counted.
+    """
+
+    name: str
+    number: int
+    note: str = ""
+    rare: bool = False
+
+
+@dataclass
+class Summary:
+    """Counts of one run; each target adds its own.
+
+    Attributes:
+        records: Records read, of all streams.
+        people: People seen in records that were not skipped, or only as by a skipped delegate.
+        unmatched: People whom the other side doesn't know, left alone.
+        unchanged: People for whom there was nothing to write.
+        rejected: What could not be written; it stands in the rejects file.
+        rejected_opt_outs: How many of these hold an opt-out.
+        skipped: Records left out, by reason.
+        calls: Requests to the API, tries and token calls included.
+        retries: How many of these were tries of the same call again.
+        seconds: Time from start to end.
+        status: `success`, or how the run ended.
+    """
+
+    records: int = 0
+    people: int = 0
+    unmatched: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+    rejected_opt_outs: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    calls: int = 0
+    retries: int = 0
+    seconds: float = 0.0
+    status: str = "success"
+
+    def outcome(self) -> list[Line]:
+        """Give the lines about what became of the people."""
+        raise NotImplementedError
+
+    def effort(self) -> list[Line]:
+        """Give the lines about what it took."""
+        return [Line("calls", self.calls, f"{self.retries:,} of them repeated")]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the counts as plain data, ready for JSON."""
+        return {
+            **vars(self),
+            "skipped": dict(sorted(self.skipped.items())),
+            "seconds": round(self.seconds, 3),
+        }
+
+    def to_text(self) -> str:
+        """Word the counts for the end of a log."""
+        skipped = ", ".join(f"{n:,} {why}" for why, n in sorted(self.skipped.items()))
+        lines = [
+            Line("records read", self.records),
+            Line("skipped", sum(self.skipped.values()), skipped),
+            Line("people", self.people),
+            *self.outcome(),
+            Line("rejected", self.rejected, f"{self.rejected_opt_outs:,} with an opt-out"),
+            *self.effort(),
+        ]
+        return "\n".join(
+            [
+                f"Summary ({self.status}):",
+                *(
+                    f"  {line.name:<14} {line.number:>9,}"
+                    + (f"   ({line.note})" if line.note else "")
+                    for line in lines
+                    if line.number or not line.rare
+                ),
+                f"  time           {self.seconds:>9,.1f} s",
+            ]
+        )
+
+
+def write_report(summary: Summary, path: str) -> None:
+    """Write the counts as JSON; the file is whole or not there.
+
+    Raises:
+        OSError: The file can't be written.
+    """
+    target = Path(path).absolute()
+    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(
+                msgspec.json.format(msgspec.json.encode(summary.to_dict()), indent=2) + b"\n"
+            )
+        Path(name).replace(target)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,211 @@
+"""The target: gathers consent events, and writes to Didomi what differs there."""
+
+from __future__ import annotations
+
+import logging
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from actito_didomi.didomi.consents import ConsentApi
+from actito_didomi.didomi.records import Shape
+from actito_didomi.didomi.session import open_session
+from actito_didomi.didomi.settings import secrets_of
+from actito_didomi.errors import RefusedError
+from actito_didomi.singer.parallel import run_parallel
+from actito_didomi.singer.rejects import Reject
+from actito_didomi.target import ConsentTarget, Scope
+from target_didomi import settings as setting
+from target_didomi.events import Incoming, read_incoming
+from target_didomi.settle import Verdict
+from target_didomi.summary import DidomiSummary
+from target_didomi.writer import Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from actito_didomi.didomi.records import ConsentRecord
+    from actito_didomi.http import ApiSession
+    from target_didomi.writer import Outcome
+
+logger = logging.getLogger("target-didomi")
+
+_PEOPLE_AT_ONCE = 25
+"""People whose events go together: enough for arrays, few enough for several calls at once."""
+
+
+class TargetDidomi(ConsentTarget):
+    """Singer target for Didomi: writes consent events, such as those of changes in Actito.
+
+    It takes events of Didomi's form from any tap, and posts only what differs from what Didomi
+    holds. A newer choice there stays; where the order can't be told, the opt-out wins.
+    """
+
+    name = "target-didomi"
+    system = "Didomi"
+    summary_class = DidomiSummary
+    config_jsonschema = setting.CONFIG
+    summary: DidomiSummary
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.settings = setting.read_settings(self._config)
+        self._scope = Scope(self.settings.regulation, skip_delegates=frozenset())
+        self._people: dict[str, list[Incoming]] = {}
+        self._oldest: int | None = None
+        self._seen: set[str] = set()
+        self._written: set[str] = set()
+        self._created: set[str] = set()
+        self._unmatched: set[str] = set()
+        self._rejected: set[str] = set()
+        self._writer: Writer | None = None
+
+    # Settings
+
+    @classmethod
+    def find_secrets(cls, config: Mapping[str, Any]) -> list[str]:
+        """Collect key and secret."""
+        return secrets_of(config)
+
+    @classmethod
+    def find_problems(cls, config: dict[str, Any]) -> list[str]:
+        """Check that all is there to call Didomi."""
+        return setting.find_problems(config)
+
+    # Gathering
+
+    def open(self) -> ApiSession:
+        """Open the session; it is checked by the first call."""
+        settings = self.settings
+        session = open_session(
+            settings.api_key,
+            settings.api_secret,
+            base_url=settings.api_url,
+            max_concurrency=settings.max_concurrency,
+            timeout=settings.request_timeout,
+            retry=settings.retry,
+            stop=self.shutdown.requested,
+        )
+        self._writer = Writer(
+            ConsentApi(session, settings.organization_id, settings.regulation),
+            regulation=settings.regulation,
+            create_users=settings.create_users,
+            respect_approval=settings.respect_approval,
+        )
+        return session
+
+    @property
+    def waiting(self) -> int:
+        """How many people have events gathered."""
+        return len(self._people)
+
+    @property
+    def oldest_waiting(self) -> int | None:
+        """Number of the earliest record of which something is gathered."""
+        return self._oldest
+
+    def may_opt_out(self, part: dict[str, Any]) -> bool:
+        """Tell whether one that could not be read may hold an opt-out."""
+        return _holds_false(part.get("consents"))
+
+    def take(self, consent: ConsentRecord, part: Mapping[str, Any]) -> None:
+        """Gather an event."""
+        reason = self._scope.reason_to_skip(
+            consent.person, consent.status, consent.regulation, consent.delegate
+        )
+        if consent.shape is not Shape.EVENT:
+            reason = "that are no events"
+        if reason:
+            self.summary.skipped[reason] += 1
+            return
+        number = self.summary.records
+        incoming = read_incoming(consent, part, number, self.settings.delegate)
+        self._people.setdefault(incoming.person, []).append(incoming)
+        self._seen.add(incoming.person)
+        if self._oldest is None:
+            self._oldest = number
+
+    # Writing
+
+    def write_gathered(self) -> None:
+        """Write the events of all people gathered, each one's in order of time."""
+        people, self._people, self._oldest = self._people, {}, None
+        if not people or self._writer is None:
+            return
+        self.expect(event.number for events in people.values() for event in events)
+        total = sum(map(len, people.values()))
+        logger.info("Writing %d events of %d people.", total, len(people))
+        done = 0
+
+        def settle(outcomes: list[Outcome]) -> None:
+            nonlocal done
+            for outcome in outcomes:
+                self._settle(outcome)
+            done += len(outcomes)
+            self.settle(*(outcome.incoming.number for outcome in outcomes))
+
+        run_parallel(
+            _groups(sorted(events, key=_moment) for events in people.values()),
+            self._writer.write,
+            settle,
+            workers=self.settings.max_concurrency,
+            shutdown=self.shutdown,
+            on_progress=lambda: logger.info("Written so far: %d of %d events.", done, total),
+        )
+
+    def _settle(self, outcome: Outcome) -> None:
+        """Count what became of an event, and keep what was refused."""
+        summary, incoming, verdicts = self.summary, outcome.incoming, outcome.verdicts
+        summary.equal += verdicts[Verdict.EQUAL]
+        summary.newer += verdicts[Verdict.NEWER]
+        summary.tied += verdicts[Verdict.TIED]
+        summary.existed += outcome.existed
+        summary.posted += outcome.posted
+        summary.pending += outcome.pending
+        if outcome.unmatched and incoming.person not in self._unmatched:
+            self._unmatched.add(incoming.person)
+            self.note_unmatched(incoming.person)
+        if error := outcome.refused:
+            self._rejected.add(incoming.person)
+            refused = error if isinstance(error, RefusedError) else None
+            self.reject(
+                Reject(
+                    reason=str(error),
+                    person=incoming.person,
+                    opt_out=outcome.refused_opt_out,
+                    record=incoming.record,
+                    status=refused.status if refused else None,
+                    answer=refused.body if refused else None,
+                )
+            )
+            return
+        if outcome.posted:
+            summary.written += verdicts[Verdict.WRITE]
+            summary.written_opt_outs += outcome.opt_outs
+            self._written.add(incoming.person)
+            if outcome.created:
+                self._created.add(incoming.person)
+
+    def close(self) -> None:
+        """Count the people."""
+        summary = self.summary
+        summary.people = len(self._seen)
+        summary.updated = len(self._written)
+        summary.created = len(self._created)
+        others = self._written | self._unmatched | self._rejected
+        summary.unchanged = len(self._seen - others)
+
+
+def _moment(event: Incoming) -> Any:
+    return event.window.until
+
+
+def _groups(people: Iterable[list[Incoming]]) -> Iterator[list[list[Incoming]]]:
+    waiting = iter(people)
+    while group := list(islice(waiting, _PEOPLE_AT_ONCE)):
+        yield group
+
+
+def _holds_false(node: Any) -> bool:
+    if isinstance(node, dict):
+        node = list(node.values())
+    return node is False or (isinstance(node, list) and any(_holds_false(n) for n in node))
