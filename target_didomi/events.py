@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from datetime import timezone
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -14,6 +15,7 @@ from target_didomi.settle import Window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from actito_didomi.didomi.records import ConsentRecord
 
@@ -86,6 +88,7 @@ def to_event(
     incoming: Incoming,
     choices: ConsentChoices,
     *,
+    moment: datetime,
     regulation: str,
     user_id: str | None,
     pending: bool = False,
@@ -95,6 +98,7 @@ def to_event(
     Args:
         incoming: The event that came in.
         choices: What of it is written.
+        moment: When Didomi is to take them as made.
         regulation: Id of the regulation.
         user_id: Didomi's id of the user it is for; None to have the user created.
         pending: Whether it waits for approval. Its id then follows from that of the event that came
@@ -106,7 +110,7 @@ def to_event(
     return {
         **incoming.extra,
         "id": str(uuid.uuid5(_NAMESPACE, incoming.id)) if pending else incoming.id,
-        "created_at": _iso(incoming.window),
+        "created_at": _iso(moment),
         "regulation": regulation,
         "status": PENDING if pending else CONFIRMED,
         "user": user,
@@ -114,8 +118,10 @@ def to_event(
     }
 
 
-def _iso(window: Window) -> str:
-    return window.until.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+def _iso(moment: datetime) -> str:
+    """Write a moment as Didomi does: UTC, to the millisecond."""
+    text = moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
 
 
 def _id_of(part: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 from actito_didomi.didomi.choices import ConsentChoices, is_value
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from actito_didomi.didomi.choices import Answer, Path
 
+_STEP = timedelta(milliseconds=1)
+"""What Didomi's moments are told to."""
 LONG_AGO = datetime(1, 1, 1, tzinfo=timezone.utc)
 
 
@@ -127,6 +129,14 @@ def settle(
     if window.is_later_than(moment) or other is choice or not choice:
         return Verdict.WRITE
     return Verdict.TIED
+
+
+def moment_to_post(window: Window, past: Sequence[Past]) -> datetime:
+    """Give the moment that makes Didomi apply choices behind those of the same moment."""
+    moment = window.until
+    while any(moment == event.moment for event in past):
+        moment += _STEP
+    return moment
 
 
 def new_answer(before: Answer, chosen: dict[str, bool], *, single_choice: bool) -> Answer:

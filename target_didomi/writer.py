@@ -20,6 +20,7 @@ from target_didomi.settle import (
     differs,
     expand,
     merge,
+    moment_to_post,
     settle,
 )
 
@@ -177,18 +178,24 @@ class Writer:
                 (choice, {p: c for p, c in written.items() if c is choice})
                 for choice in (False, True)
             ]
+        moment = moment_to_post(incoming.window, past)
         made: list[_Posting] = []
         for pending, part in parts:
             if not part:
                 continue
             said = merge(part, status, single_choice)
             event = to_event(
-                incoming, said, regulation=self._regulation, user_id=user_id, pending=pending
+                incoming,
+                said,
+                moment=moment,
+                regulation=self._regulation,
+                user_id=user_id,
+                pending=pending,
             )
             made.append(_Posting(event, outcome, sum(not choice for choice in part.values())))
             if not pending:
                 status = Status(status.choices.after(said), status.updated_at)
-                past = [*past, Past(event["id"], incoming.window.until, said)]
+                past = [*past, Past(event["id"], moment, said)]
         return made, status, past
 
     def _post(self, postings: list[_Posting]) -> None:

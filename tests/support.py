@@ -129,6 +129,16 @@ def tap_config(url: str, **changes: Any) -> dict[str, Any]:
     }
 
 
+def post_config(url: str, folder: Path, **changes: Any) -> dict[str, Any]:
+    """Settings of target-didomi for a sandbox, quick to give up."""
+    return tap_config(
+        url,
+        rejects_path=str(folder / "didomi-rejects.jsonl"),
+        report_path=str(folder / "didomi-report.json"),
+        **changes,
+    )
+
+
 def back_config(url: str, folder: Path, **changes: Any) -> dict[str, Any]:
     """Settings of tap-actito for a sandbox, quick to give up."""
     return {
@@ -231,6 +241,61 @@ class Actito:
         answer = requests.post(f"{self.url}/sandbox/{what}", json=body, timeout=60)
         assert answer.ok, answer.text
         return answer.json() if answer.content else None
+
+
+class Didomi:
+    """A bare client of a sandbox's Didomi: what the site and the app of a company do."""
+
+    def __init__(self, url: str) -> None:
+        self.url = f"{url}/didomi/v1"
+        body = {"type": "api-key", "key": DIDOMI_KEY, "secret": DIDOMI_SECRET}
+        self.session = requests.post(f"{self.url}/sessions", json=body, timeout=10).json()
+
+    def __call__(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        organization: str = ORGANIZATION,
+        **query: Any,
+    ) -> requests.Response:
+        return requests.request(
+            method,
+            self.url + path,
+            params={"organization_id": organization, **query},
+            json=body,
+            headers={"Authorization": f"Bearer {self.session['access_token']}"},
+            timeout=30,
+        )
+
+    def say(self, given: dict[str, Any], **more: Any) -> None:
+        """Store an event as it is, or as several changes say."""
+        answer = self("POST", "/consents/events", {**given, **more})
+        assert answer.ok, answer.text
+
+    def users(self, person: str) -> list[dict[str, Any]]:
+        """The Didomi users of a person."""
+        found: list[dict[str, Any]] = self(
+            "GET", "/consents/users", organization_user_id=person
+        ).json()["data"]
+        return found
+
+    def events(self, person: str, status: str = "confirmed") -> list[dict[str, Any]]:
+        """The events of a person, in order of arrival."""
+        found: list[dict[str, Any]] = self(
+            "GET", "/consents/events", organization_user_id=person, status=status
+        ).json()["data"]
+        return found
+
+    def state(self, person: str) -> dict[str, Any]:
+        """The choices that hold for a person, by names such as `email` or `surveys`."""
+        consents = max(self.users(person), key=lambda user: user["updated_at"])["consents"]
+        found = {n["id"]: n["enabled"] for n in consents["channels"]}
+        for purpose in consents["purposes"]:
+            if purpose.get("enabled") is not None:
+                found[purpose["id"]] = purpose["enabled"]
+            found |= {k: v["value"] for k, v in purpose.get("values", {}).items()}
+        return found
 
 
 @dataclass

@@ -9,43 +9,15 @@ from typing import Any
 
 import pytest
 import requests
-from support import Actito
-
-from actito_didomi.sandbox.options import DIDOMI_KEY, DIDOMI_SECRET
+from support import Actito, Didomi
 
 EVENTS, USERS = "/consents/events", "/consents/users"
 
 
-class Client:
-    """A bare client of the sandbox's Didomi."""
-
-    def __init__(self, url: str) -> None:
-        self.url = f"{url}/didomi/v1"
-        body = {"type": "api-key", "key": DIDOMI_KEY, "secret": DIDOMI_SECRET}
-        self.session = requests.post(f"{self.url}/sessions", json=body, timeout=10).json()
-
-    def __call__(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        organization: str = "org-current",
-        **query: Any,
-    ) -> requests.Response:
-        return requests.request(
-            method,
-            self.url + path,
-            params={"organization_id": organization, **query},
-            json=body,
-            headers={"Authorization": f"Bearer {self.session['access_token']}"},
-            timeout=30,
-        )
-
-
 @pytest.fixture
-def call(url: str) -> Client:
+def call(url: str) -> Didomi:
     """A client with a session."""
-    return Client(url)
+    return Didomi(url)
 
 
 def email(person: str, enabled: Any, when: str = "2026-10-01T10:00:00Z", **more: Any) -> Any:
@@ -57,14 +29,14 @@ def email(person: str, enabled: Any, when: str = "2026-10-01T10:00:00Z", **more:
     }
 
 
-def state(call: Client, person: str) -> dict[str, Any]:
+def state(call: Didomi, person: str) -> dict[str, Any]:
     """Read a person's channels."""
     query = {"$by_organization_user_id": "true"}
     user = call("GET", f"{USERS}/{person}", **query).json()
     return {c["id"]: c["enabled"] for c in user["consents"]["channels"]}
 
 
-def test_sessions(call: Client, url: str) -> None:
+def test_sessions(call: Didomi, url: str) -> None:
     """Bad credentials are a 400 in Didomi's words; no token is a 401."""
     assert set(call.session) == {"type", "key", "access_token"}
     wrong = requests.post(f"{url}/didomi/v1/sessions", json={"key": "x"}, timeout=10)
@@ -78,7 +50,7 @@ def test_sessions(call: Client, url: str) -> None:
     assert requests.get(f"{url}/didomi/v1{USERS}", timeout=10).status_code == 401
 
 
-def test_an_event_makes_and_changes_a_user(call: Client) -> None:
+def test_an_event_makes_and_changes_a_user(call: Didomi) -> None:
     """Unknown users are created; metadata is merged; the version counts."""
     first = call("POST", EVENTS, email("ann", True, user={
         "organization_user_id": "ann", "metadata": {"a": 1}}))  # fmt: skip
@@ -94,7 +66,7 @@ def test_an_event_makes_and_changes_a_user(call: Client) -> None:
 
 @pytest.mark.parametrize(("last", "expected"), [(False, False), (True, True)])
 def test_a_late_event_is_slotted_in_by_its_moment_or_by_a_switch_applied_last(
-    actito: Actito, call: Client, last: bool, expected: bool
+    actito: Actito, call: Didomi, last: bool, expected: bool
 ) -> None:
     """Nobody knows what Didomi does; both can be had."""
     actito.steer("options", {"late_events_last": last})
@@ -103,14 +75,14 @@ def test_a_late_event_is_slotted_in_by_its_moment_or_by_a_switch_applied_last(
     assert state(call, "ann") == {"email": expected}
 
 
-def test_null_is_no_choice(call: Client) -> None:
+def test_null_is_no_choice(call: Didomi) -> None:
     """It leaves an earlier choice as it is."""
     call("POST", EVENTS, email("ann", False))
     call("POST", EVENTS, email("ann", None, "2026-10-02T10:00:00Z"))
     assert state(call, "ann") == {"email": False}
 
 
-def test_pending_events_count_once_approved(call: Client) -> None:
+def test_pending_events_count_once_approved(call: Didomi) -> None:
     """They are stored, not listed unless asked for, and applied by approval."""
     event = call("POST", EVENTS, email("ann", True, status="pending_approval")).json()
     assert state(call, "ann") == {}
@@ -124,7 +96,7 @@ def test_pending_events_count_once_approved(call: Client) -> None:
     assert call("PATCH", path, {"user": {}}, **query).status_code == 400
 
 
-def test_deleting_events_recomputes_the_state(call: Client) -> None:
+def test_deleting_events_recomputes_the_state(call: Didomi) -> None:
     """As if they had never been; without a filter nothing is deleted."""
     first = call("POST", EVENTS, email("ann", True)).json()
     second = email("ann", False, "2026-10-02T10:00:00Z", metadata={"booking_id": 123})
@@ -137,7 +109,7 @@ def test_deleting_events_recomputes_the_state(call: Client) -> None:
     assert call("GET", f"{EVENTS}/{first['id']}", **query).status_code == 404
 
 
-def test_arrays_of_up_to_a_hundred(actito: Actito, call: Client) -> None:
+def test_arrays_of_up_to_a_hundred(actito: Actito, call: Didomi) -> None:
     """In order; over a hundred none; with one bad event none, or by a switch the others."""
     events = [email(f"p{n}", True) for n in range(100)]
     answer = call("POST", EVENTS, events)
@@ -155,7 +127,7 @@ def test_arrays_of_up_to_a_hundred(actito: Actito, call: Client) -> None:
 
 
 @pytest.mark.parametrize("status", [409, 400])
-def test_an_id_that_exists_is_refused(actito: Actito, call: Client, status: int) -> None:
+def test_an_id_that_exists_is_refused(actito: Actito, call: Didomi, status: int) -> None:
     """With 409, or by a switch 400; nothing is written."""
     actito.steer("options", {"duplicate_event_status": status})
     assert call("POST", EVENTS, email("ann", True, id="e1")).status_code == 200
@@ -166,7 +138,7 @@ def test_an_id_that_exists_is_refused(actito: Actito, call: Client, status: int)
     assert call("POST", EVENTS, twice).status_code == status
 
 
-def test_integrations_can_be_left_out(actito: Actito, call: Client) -> None:
+def test_integrations_can_be_left_out(actito: Actito, call: Didomi) -> None:
     """`$disable_integrations` keeps an event from them."""
     call("POST", EVENTS, email("ann", True))
     call("POST", EVENTS, email("ann", False), **{"$disable_integrations": "true"})
@@ -186,7 +158,7 @@ def test_integrations_can_be_left_out(actito: Actito, call: Client) -> None:
     ],
 )
 def test_organisations_with_and_without_validation(
-    call: Client, purpose: dict[str, Any], current: int, legacy: int
+    call: Didomi, purpose: dict[str, Any], current: int, legacy: int
 ) -> None:
     """The current one knows its ids and takes no nested preferences; the old one takes all."""
     event = {"user": {"organization_user_id": "ann"}, "consents": {"purposes": [purpose]}}
@@ -194,7 +166,7 @@ def test_organisations_with_and_without_validation(
     assert call("POST", EVENTS, event, organization="org-legacy").status_code == legacy
 
 
-def test_regulations_are_kept_apart(call: Client) -> None:
+def test_regulations_are_kept_apart(call: Didomi) -> None:
     """A user is what the events of one regulation make of it."""
     call("POST", EVENTS, email("ann", True))
     call("POST", EVENTS, email("ann", False, regulation="cpra"))
@@ -205,7 +177,7 @@ def test_regulations_are_kept_apart(call: Client) -> None:
     assert {"gdpr", "cpra"} <= set(ids)
 
 
-def test_users_come_by_cursor_a_hundred_a_page(actito: Actito, call: Client) -> None:
+def test_users_come_by_cursor_a_hundred_a_page(actito: Actito, call: Didomi) -> None:
     """Until the cursor is null."""
     actito.steer("reset", {"people": 250})
     sizes, ids, cursor = [], set(), None
@@ -222,7 +194,7 @@ def test_users_come_by_cursor_a_hundred_a_page(actito: Actito, call: Client) -> 
     assert call("GET", USERS, **{"$cursor": "nonsense"}).status_code == 400
 
 
-def test_users_can_be_changed_and_deleted_by_the_organisations_id(call: Client) -> None:
+def test_users_can_be_changed_and_deleted_by_the_organisations_id(call: Didomi) -> None:
     """Odd ids are encoded in the path; a stale version is a conflict."""
     person = "a/b+c@example.com"
     call("POST", EVENTS, email(person, True))
@@ -243,14 +215,14 @@ def test_users_can_be_changed_and_deleted_by_the_organisations_id(call: Client) 
         (USERS, {"organization_id": "someone-else"}, 403),
     ],
 )
-def test_what_is_refused(call: Client, path: str, query: dict[str, Any], status: int) -> None:
+def test_what_is_refused(call: Didomi, path: str, query: dict[str, Any], status: int) -> None:
     """In Feathers' form."""
     answer = call("GET", path, **query)
     assert answer.status_code == status
     assert answer.json()["code"] == status
 
 
-def test_the_configuration_tree_names_purposes_preferences_and_values(call: Client) -> None:
+def test_the_configuration_tree_names_purposes_preferences_and_values(call: Didomi) -> None:
     """With it, every mapping can be proven."""
     (tree,) = call("GET", "/config-trees").json()
     purposes = {p["purpose"]["id"]: p for p in tree["selected_purposes"]}
@@ -261,7 +233,7 @@ def test_the_configuration_tree_names_purposes_preferences_and_values(call: Clie
     assert found["frequency-Hj3"] == ["weekly-1a2b", "monthly-3c4d"]
 
 
-def test_calls_beside_consents_are_limited(actito: Actito, call: Client) -> None:
+def test_calls_beside_consents_are_limited(actito: Actito, call: Didomi) -> None:
     """100 in 15 seconds, with the documented headers; `/consents/*` is free."""
     actito.steer("options", {"limits": True})
     codes = [call("GET", "/config-trees").status_code for _ in range(101)]
@@ -298,7 +270,7 @@ def test_batch_exports_are_laid_out_as_documented(actito: Actito, tmp_path: Path
     assert not list(unfinished.rglob("_SUCCESS"))
 
 
-def test_the_people_hold_what_breaks_programs(actito: Actito, call: Client) -> None:
+def test_the_people_hold_what_breaks_programs(actito: Actito, call: Didomi) -> None:
     """Some on one side only, guests, second devices, pending, other regulation, odd ids, nulls."""
     actito.steer("reset", {"people": 300})
     profiles = set(actito.all())

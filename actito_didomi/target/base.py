@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import logging
 import sys
 import time
 from typing import IO, TYPE_CHECKING, Any, ClassVar
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from singer_sdk.plugin_base import _ConfigInput
 
     from actito_didomi.http import ApiSession
-
-logger = logging.getLogger(__name__)
 
 _EXAMPLES = 5
 _BROKEN_INPUT = (
@@ -209,7 +206,7 @@ class ConsentTarget(CheckedPlugin, Target):
         if self._waiting_since is None and self.waiting:
             self._waiting_since = time.monotonic()
         if self.waiting >= self.common.max_buffered_people:
-            logger.info("Changes of %d people are gathered.", self.waiting)
+            self.logger.info("Changes of %d people are gathered.", self.waiting)
             self.flush()
 
     def _process_state_message(self, message_dict: dict[str, Any]) -> None:
@@ -275,7 +272,7 @@ class ConsentTarget(CheckedPlugin, Target):
         self.summary.skipped["without consents"] += 1
         if stream not in self._skipped_streams:
             self._skipped_streams.add(stream)
-            logger.warning(
+            self.logger.warning(
                 "Stream %r holds no consent records; its records are counted and skipped.", stream
             )
 
@@ -300,7 +297,7 @@ class ConsentTarget(CheckedPlugin, Target):
         finally:
             self.summary.rejected = store.count
             self.summary.rejected_opt_outs = store.opt_outs
-        logger.warning(
+        self.logger.warning(
             "Rejected%s: person %s: %s",
             " (an opt-out)" if reject.opt_out else "",
             privacy.hash_person(reject.person) if reject.person else "unknown",
@@ -379,18 +376,18 @@ class ConsentTarget(CheckedPlugin, Target):
             summary.retries = self._session.count.retries
         self.close()
         if summary.unmatched:
-            logger.info(
+            self.logger.info(
                 "%d people are not known to %s, for example %s. Nothing was created.",
                 summary.unmatched,
                 self.system,
                 ", ".join(self._unmatched_examples),
             )
-        logger.info("%s", summary.to_text(), extra={"summary": summary.to_dict()})
+        self.logger.info("%s", summary.to_text(), extra={"summary": summary.to_dict()})
         if self.common.report_path:
             try:
                 write_report(summary, self.common.report_path)
             except OSError as error:
-                logger.error(  # noqa: TRY400
+                self.logger.error(  # noqa: TRY400
                     "report_path: the report can't be written: %s", error.strerror
                 )
 

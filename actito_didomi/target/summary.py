@@ -89,12 +89,12 @@ class Summary:
             [
                 f"Summary ({self.status}):",
                 *(
-                    f"  {line.name:<14} {line.number:>9,}"
+                    f"  {line.name:<15} {line.number:>9,}"
                     + (f"   ({line.note})" if line.note else "")
                     for line in lines
                     if line.number or not line.rare
                 ),
-                f"  time           {self.seconds:>9,.1f} s",
+                f"  time            {self.seconds:>9,.1f} s",
             ]
         )
 
