@@ -16,14 +16,17 @@ from singer_sdk.testing import (
     target_test_streams,
 )
 from singer_sdk.testing.runners import TargetTestRunner
-from support import Actito, back_config, tap_config, target_config
+from support import Actito, back_config, post_config, tap_config, target_config
 
 from actito_didomi.sandbox.options import SandboxOptions
 from actito_didomi.sandbox.server import BackgroundSandbox
 from tap_actito.tap import TapActito
 from tap_didomi.tap import TapDidomi
 from target_actito.target import TargetActito
+from target_didomi.target import TargetDidomi
 
+# Each class reads once what all of its tests look at, so they go together.
+pytestmark = pytest.mark.xdist_group("standard")
 # The test classes are made when this module is imported, so the sandbox stands that early.
 _sandbox = BackgroundSandbox(SandboxOptions(limits=False, people=60))
 _sandbox.__enter__()
@@ -51,6 +54,9 @@ def _stop_sandbox() -> Iterator[None]:
 
 
 TestTargetActito = get_target_test_class(TargetActito, config=_config)
+TestTargetDidomi = get_target_test_class(
+    TargetDidomi, config=post_config(_sandbox.url, Path(_folder.name))
+)
 
 TestTapDidomiApi = get_tap_test_class(
     TapDidomi,
