@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 import time
 from datetime import datetime, timedelta, timezone
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import fsspec
+from msgspec import structs
 
 from actito_didomi.actito import ConversionError, ValueType, convert
 from actito_didomi.actito.changes import ChangeFile, SubscriptionChange
+from actito_didomi.actito.ledger import Ledger, Note, Place
 from actito_didomi.actito.listing import list_profiles
 from actito_didomi.errors import BadInputError, ConfigurationError
 from tap_actito.snapshot import Snapshot
@@ -155,7 +158,9 @@ def read_api(stream: ChangeStream) -> Iterator[Iterable[SubscriptionChange]]:
     asked for, the one before has been emitted: the state says so.
     """
     tap = stream.actito
-    snapshot = Snapshot(tap.config["snapshot_url"], "/".join([*tap.account, stream.name]))
+    url = tap.config["snapshot_url"]
+    snapshot = Snapshot(url, "/".join([*tap.account, stream.name]))
+    ledger = Ledger(url, tap.account)
     state = stream.stream_state
     if state.get("snapshot") != snapshot.id:
         state.pop("emitted", None)
@@ -189,7 +194,7 @@ def read_api(stream: ChangeStream) -> Iterator[Iterable[SubscriptionChange]]:
 
         for page in _pages(stream, since):
             tap.shutdown.check()
-            found = snapshot.take(page, compare)
+            found = snapshot.take(page, compare, partial(_tell_origins, ledger))
             if found:
                 yield _emit(stream, found)
                 stream.emit_state()
@@ -209,6 +214,38 @@ def read_api(stream: ChangeStream) -> Iterator[Iterable[SubscriptionChange]]:
         stream.emit_state()
     finally:
         snapshot.close()
+        ledger.close()
+
+
+def _tell_origins(ledger: Ledger, changes: list[SubscriptionChange]) -> list[SubscriptionChange]:
+    """Tell what target-actito wrote from what people changed, and take note of the latter.
+
+    A change that was written was made by the end of the writing: whatever Didomi has behind that is
+    newer.
+    """
+    if not changes:
+        return changes
+    written = ledger.read("pipeline", {c.person for c in changes if c.person is not None})
+    told: list[SubscriptionChange] = []
+    own: dict[Place, Note] = {}
+    for change in changes:
+        place = Place(change.person or "", change.kind, change.subscription)
+        note, after = written.get(place), change.changed_after
+        if (
+            note is not None
+            and note.value is change.subscribed
+            and note.after is not None
+            and (after is None or after <= note.after)
+            and note.after <= change.changed_at
+        ):
+            until = min(note.at, change.changed_at)
+            told.append(structs.replace(change, changed_at=until, source="target-actito"))
+            continue
+        if change.person is not None:
+            own[place] = Note(change.subscribed, change.changed_at, after)
+        told.append(change)
+    ledger.note("person", own)
+    return told
 
 
 def _pages(stream: ChangeStream, since: str | None) -> Iterator[ProfilePage]:

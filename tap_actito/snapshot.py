@@ -7,19 +7,15 @@ again: the tap between two steps, or the target before it has written.
 
 from __future__ import annotations
 
-import os
 import uuid
-from contextlib import suppress
 from datetime import datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.engine import make_url
 
 from actito_didomi.actito.changes import SubscriptionChange
-from actito_didomi.errors import ConfigurationError
+from actito_didomi.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,25 +68,13 @@ class Snapshot:
 
     def __init__(self, url: str, scope: str) -> None:
         self._scope = scope
-        try:
-            parsed = make_url(url)
-            if parsed.drivername.startswith("sqlite") and parsed.database not in (None, ":memory:"):
-                _make_private(str(parsed.database))
-            self._engine = sa.create_engine(parsed)
-            _METADATA.create_all(self._engine)
-            with self._engine.begin() as connection:
-                found = connection.execute(self._own(sa.select(_SCANS), _SCANS)).first()
-                if found is None:
-                    values = {"scope": scope, "id": str(uuid.uuid4()), "last_number": 0}
-                    connection.execute(sa.insert(_SCANS).values(**values, complete=False))
-                    found = connection.execute(self._own(sa.select(_SCANS), _SCANS)).one()
-        except (sa.exc.SQLAlchemyError, ImportError, OSError) as error:
-            # Texts of drivers may hold the password.
-            raise ConfigurationError(
-                f"snapshot_url: the database can't be used ({type(error).__name__}). Check the "
-                "address and the rights, and that its driver is installed (for PostgreSQL "
-                "actito-didomi[postgres] and postgresql+psycopg://...)."
-            ) from None
+        self._engine = open_store(url, _METADATA, "snapshot_url")
+        with self._engine.begin() as connection:
+            found = connection.execute(self._own(sa.select(_SCANS), _SCANS)).first()
+            if found is None:
+                values = {"scope": scope, "id": str(uuid.uuid4()), "last_number": 0}
+                connection.execute(sa.insert(_SCANS).values(**values, complete=False))
+                found = connection.execute(self._own(sa.select(_SCANS), _SCANS)).one()
         self.id: str = found.id
         self.complete: bool = found.complete
         self.newest_update: str | None = found.newest_update
@@ -118,7 +102,10 @@ class Snapshot:
             ]
 
     def take(
-        self, page: ProfilePage, compare: Callable[[Profile, States | None, datetime | None], Any]
+        self,
+        page: ProfilePage,
+        compare: Callable[[Profile, States | None, datetime | None], Any],
+        amend: Callable[[list[SubscriptionChange]], list[SubscriptionChange]],
     ) -> list[Numbered]:
         """Compare a page of profiles with the snapshot, and move the snapshot.
 
@@ -126,6 +113,7 @@ class Snapshot:
             page: The page.
             compare: Gives for a profile, its last states and the moment of the last look (both None
                 where it is new) its states now and the changes.
+            amend: Gives the changes with what else is known of them.
 
         Returns:
             The changes, numbered, stored already.
@@ -151,6 +139,7 @@ class Snapshot:
                                 "looked_at": looked_at})  # fmt: skip
                 elif states != before:
                     changed.append({"b_id": profile.id, "b_states": text})
+            changes = amend(changes)
             if known:
                 connection.execute(
                     self._own(sa.update(_PROFILES), _PROFILES).where(here).values(
@@ -199,9 +188,3 @@ class Snapshot:
 
     def _own(self, statement: Any, table: sa.Table) -> Any:
         return statement.where(table.c.scope == self._scope)
-
-
-def _make_private(path: str) -> None:
-    """Make the file so that only its owner can read it: it tells of people."""
-    with suppress(FileExistsError):
-        os.close(os.open(Path(path), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))

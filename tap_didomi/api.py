@@ -13,6 +13,7 @@ from actito_didomi.didomi.records import read_moment
 from actito_didomi.errors import RefusedError
 from tap_didomi import schemas
 from tap_didomi.base import DidomiStream
+from tap_didomi.given import Given
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from actito_didomi.didomi.lists import Page
 
 _OVERLAP = timedelta(minutes=5)
+_LONG_AGO = datetime(1, 1, 1, tzinfo=timezone.utc)
 _STALE_CURSOR = frozenset({400, 404, 410})
 _PROGRESS_EVERY = 100
 
@@ -41,7 +43,11 @@ class ApiUsers(DidomiStream):
         """Give the users that changed, page by page, with a STATE after each page."""
         since = self.get_starting_timestamp(context)
         state = self.stream_state
-        scan = state.get("scan") or _new_scan()
+        scan = self._scan = state.get("scan") or _new_scan()
+        given = Given(state)
+        # A stream that is selected for the first time has given nothing yet.
+        events = [s for s in self.child_streams if isinstance(s, ApiEvents) and s.selected]
+        knows_all = all("given" in stream.stream_state for stream in events)
         read = 0
         for number, page in enumerate(self._pages(scan), start=1):
             for user in page.items:
@@ -50,6 +56,10 @@ class ApiUsers(DidomiStream):
                 if isinstance(moment, str):
                     scan["newest"] = _later(scan["newest"], moment)
                     if since and _read(moment) < since:
+                        continue
+                    version = f"{user.get('version')} {moment}"
+                    is_new = given.is_new(user["id"], version, _read(moment), _floor(scan))
+                    if knows_all and not is_new:
                         continue
                 yield user
             read += len(page.items)
@@ -60,7 +70,10 @@ class ApiUsers(DidomiStream):
                 state["scan"] = scan
                 self.emit_state()
         state.pop("scan", None)
-        if bookmark := _bookmark(scan):
+        bookmark = _bookmark(scan)
+        for stream_state in [state, *(stream.stream_state for stream in events)]:
+            Given(stream_state).finish(_read(bookmark) if bookmark else None)
+        if bookmark:
             state["replication_key"] = self.replication_key
             state["replication_key_value"] = bookmark
         self.emit_state()
@@ -68,7 +81,11 @@ class ApiUsers(DidomiStream):
     def get_child_context(self, record: Record, context: Context | None) -> Context | None:
         """Hand on whose events to read, and from when on."""
         since = self.get_starting_timestamp(context)
-        return {"user_id": record["id"], "since": since.isoformat() if since else None}
+        return {
+            "user_id": record["id"],
+            "since": since.isoformat() if since else None,
+            "floor": _floor(self._scan).isoformat(),
+        }
 
     def _pages(self, scan: dict[str, Any]) -> Iterator[Page]:
         params = {
@@ -121,6 +138,8 @@ class ApiEvents(DidomiStream):
             "user_id": context["user_id"],
             "status[$in]": ["confirmed", "pending_approval"],
         }
+        given = Given(self.stream_state)
+        floor = datetime.fromisoformat(context["floor"])
         for page in pages(self.didomi.session, "/consents/events", params):
             for event in page.items:
                 self.didomi.shutdown.check()
@@ -128,12 +147,14 @@ class ApiEvents(DidomiStream):
                 known = [_read(m) for m in moments if isinstance(m, str)]
                 if since and known and max(known) < since:
                     continue
+                if known and not given.is_new(event["id"], str(moments), max(known), floor):
+                    continue
                 yield event
 
     def post_process(self, row: Record, context: Context | None = None) -> Record | None:
         """Give the event as it came: the context names a user and is no part of it."""
         del context
-        return {k: v for k, v in row.items() if k not in {"user_id", "since"}}
+        return {k: v for k, v in row.items() if k not in {"user_id", "since", "floor"}}
 
     def get_record_counter(self, **kwargs: Any) -> metrics.Counter:
         """Count in silence: the SDK would log a line a user, with the user in it."""
@@ -179,6 +200,12 @@ class _QuietTimer(metrics.Timer):
 
 def _new_scan() -> dict[str, Any]:
     return {"next": None, "started_at": datetime.now(timezone.utc).isoformat(), "newest": None}
+
+
+def _floor(scan: dict[str, Any]) -> datetime:
+    """Give a moment that the bookmark of this scan will not be before."""
+    latest = datetime.fromisoformat(scan["started_at"]) - _OVERLAP
+    return min(latest, _read(scan["newest"])) if scan["newest"] else _LONG_AGO
 
 
 def _read(moment: str) -> datetime:

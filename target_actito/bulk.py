@@ -49,10 +49,12 @@ class Imported:
     Attributes:
         changes: The rows that were not refused; people without a profile among them.
         counts: Profiles created and updated; None where Actito doesn't tell.
+        began: When the import was begun.
     """
 
     changes: Sequence[ProfileChange]
     counts: tuple[int, int] | None
+    began: datetime
 
 
 @dataclass(frozen=True)
@@ -181,7 +183,11 @@ class BulkWriter:
             except _Failed as error:
                 if len(rows) == 1:
                     written.result(
-                        Result(rows[0], RefusedError(str(error), status=None, body=str(error)))
+                        Result(
+                            rows[0],
+                            RefusedError(str(error), status=None, body=str(error)),
+                            datetime.now(timezone.utc),
+                        )
                     )
                 elif limits.mode == "auto" and len(rows) <= limits.threshold:
                     self._find_bad_rows(rows, written, str(error))
@@ -229,7 +235,8 @@ class BulkWriter:
             raise _NoImports(
                 f"The {limits.imports_left} bulk imports of a day (bulk_calls_per_day) are used up."
             )
-        stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%S")
+        began = datetime.now(timezone.utc)
+        stamp = began.strftime("%Y%m%dT%H%M%S")
         path = workspace.folder / f"actito-didomi-{stamp}-{secrets.token_hex(6)}.zip"
         names = [self._settings.key, *(target.name for target in columns)]
         try:
@@ -245,7 +252,7 @@ class BulkWriter:
             path.unlink(missing_ok=True)
         workspace.note(execution_id)
         execution = self._follow(execution_id)
-        self._settle(execution, rows, written)
+        self._settle(execution, rows, written, began)
         workspace.settled()
 
     def _start(self, path: Path, columns: Sequence[str]) -> str:
@@ -305,7 +312,13 @@ class BulkWriter:
                 logger.info("Import %s is under way for %.0f s.", execution_id, now - started)
             pause = min(pause * _POLL_GROWTH, _LONGEST_POLL)
 
-    def _settle(self, execution: Execution, rows: Sequence[ProfileChange], written: _Tally) -> None:
+    def _settle(
+        self,
+        execution: Execution,
+        rows: Sequence[ProfileChange],
+        written: _Tally,
+        began: datetime,
+    ) -> None:
         """Take note of what became of each row.
 
         Raises:
@@ -330,12 +343,14 @@ class BulkWriter:
         )
         written.imported(
             Imported(
-                [change for at, change in enumerate(rows) if at not in refused], execution.counts
+                [change for at, change in enumerate(rows) if at not in refused],
+                execution.counts,
+                began,
             )
         )
         for at, reason in refused.items():
             refusal = RefusedError("Actito refuses the row of an import.", status=None, body=reason)
-            written.result(Result(rows[at], refusal))
+            written.result(Result(rows[at], refusal, began))
 
     # Waiting
 

@@ -174,6 +174,15 @@ CONFIG = th.PropertiesList(
         title="Storage options",
         description="Arguments of the file system of BATCH messages' files, as fsspec takes them.",
     ),
+    th.Property(
+        "snapshot_url",
+        th.StringType,
+        secret=True,
+        title="Snapshot",
+        description="Where tap-actito keeps its snapshot, if changes come back by it: the same "
+        "address as there. Both take note there of what they wrote or found, so that neither "
+        "writes over a newer choice of the other side.",
+    ),
     *target_settings("actito-rejects.jsonl"),
     th.Property(
         "connector",
@@ -260,6 +269,7 @@ class Settings:
     bulk_etl_mode: str | None
     bulk_definition: dict[str, Any] | None
     storage_options: dict[str, Any]
+    snapshot_url: str | None
 
 
 def unfold_connector(config: dict[str, Any]) -> dict[str, Any]:
@@ -352,7 +362,7 @@ def find_problems(config: dict[str, Any]) -> list[str]:
 
 def secrets_of(config: MappingABC[str, Any]) -> list[str]:
     """Collect the texts of flat settings that must never be shown."""
-    return [str(config["api_key"])] if config.get("api_key") else []
+    return [str(config[name]) for name in ("api_key", "snapshot_url") if config.get(name)]
 
 
 def announce(config: dict[str, Any]) -> None:
@@ -404,4 +414,5 @@ def read_settings(config: dict[str, Any]) -> Settings:
         bulk_etl_mode=_ETL_MODES.get(config.get("bulk_etl_mode") or ""),
         bulk_definition=config.get("bulk_definition"),
         storage_options=config.get("storage_options") or {},
+        snapshot_url=config.get("snapshot_url"),
     )

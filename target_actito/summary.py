@@ -18,6 +18,7 @@ class ActitoSummary(Summary):
         imported: People in imports of which Actito doesn't tell how many were updated.
         held: Changes that wait for the next run, for want of imports.
         imports: Bulk imports that were carried out.
+        newer: Choices left out for newer ones that people made in Actito, as tap-actito found.
     """
 
     updated: int = 0
@@ -25,6 +26,7 @@ class ActitoSummary(Summary):
     imported: int = 0
     held: int = 0
     imports: int = 0
+    newer: int = 0
 
     def outcome(self) -> list[Line]:
         """Give the lines about what became of the people."""
@@ -34,6 +36,7 @@ class ActitoSummary(Summary):
             Line("  unmatched", self.unmatched),
             Line("  unchanged", self.unchanged, "nothing but null or unmapped choices"),
             Line("  imported", self.imported, "Actito doesn't tell what became of them", rare=True),
+            Line("choices left", self.newer, "people's own in Actito are newer", rare=True),
             Line("  held back", self.held, "the next run writes them", rare=True),
         ]
 

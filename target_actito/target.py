@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities
 
 from actito_didomi.actito import Imports, ProfileTable, Written, open_session, read_table
+from actito_didomi.actito.ledger import Ledger
 from actito_didomi.errors import ImportsSpentError, RefusedError
 from actito_didomi.singer.rejects import Reject
 from actito_didomi.target import BY_DELEGATE, ConsentSink, ConsentTarget, Scope
@@ -17,6 +19,7 @@ from target_actito.bulk import BulkWriter
 from target_actito.coalesce import Collector
 from target_actito.fast import ShortWay
 from target_actito.intake import Intake
+from target_actito.known import OtherDirection
 from target_actito.plan import plan_writes
 from target_actito.summary import ActitoSummary
 from target_actito.translate import Translator
@@ -24,13 +27,14 @@ from target_actito.workspace import Workspace, account_name
 from target_actito.writer import Result, Writer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from actito_didomi.didomi.records import ConsentRecord
     from actito_didomi.http import ApiSession
     from actito_didomi.singer.shutdown import Shutdown
     from target_actito.bulk import Imported
     from target_actito.coalesce import ProfileChange
+    from target_actito.plan import WritePlan
 
 logger = logging.getLogger("target-actito")
 
@@ -182,6 +186,11 @@ class TargetActito(ConsentTarget):
     def write_changes(self, changes: list[ProfileChange]) -> None:
         """Plan how to write these changes, and do it."""
         connected = self.connected
+        if connected.other:
+            changes, newer = connected.other.leave_out(changes)
+            self.summary.newer += newer
+            if not changes:
+                return
         logger.info(
             "Writing the changes of %d people, %d of them with an opt-out.",
             len(changes),
@@ -196,6 +205,14 @@ class TargetActito(ConsentTarget):
         parts += [change for file in plan.files for change in file.changes]
         self.expect(part.first_record for part in parts)
         self._counted.clear()
+        try:
+            self._carry_out(plan)
+        finally:
+            if connected.other:
+                connected.other.save()
+
+    def _carry_out(self, plan: WritePlan) -> None:
+        connected = self.connected
         if connected.bulk is None:
             connected.writer.write([*plan.urgent, *plan.later], self._settle)
             return
@@ -212,6 +229,7 @@ class TargetActito(ConsentTarget):
         """
         summary = self.summary
         summary.imports += 1
+        self._note(imported.changes, imported.began)
         rows = len(imported.changes)
         new = 0
         for change in imported.changes:
@@ -244,11 +262,17 @@ class TargetActito(ConsentTarget):
             )
         elif outcome is Written.UPDATED:
             summary.updated += 1
+            self._note([change], result.began)
         elif outcome is Written.CREATED:
             summary.created += 1
+            self._note([change], result.began)
         elif outcome is Written.UNMATCHED:
             self.note_unmatched(change.person)
         self.settle(change.first_record)
+
+    def _note(self, changes: Sequence[ProfileChange], began: datetime) -> None:
+        if other := self.connected.other:
+            other.wrote(changes, began, datetime.now(timezone.utc))
 
     def close(self) -> None:
         """Count the people, say what of the metadata was left out, and close the workspace."""
@@ -258,6 +282,8 @@ class TargetActito(ConsentTarget):
             return
         if self._connected.workspace:
             self._connected.workspace.close()
+        if self._connected.other:
+            self._connected.other.close()
         translator = self._connected.translator
         if names := sorted(translator.unknown_metadata):
             logger.info(
@@ -292,6 +318,10 @@ class _Connected:
             max_concurrency=settings.max_concurrency,
             shutdown=shutdown,
         )
+        account = (settings.base_url, structure.entity, structure.id)
+        self.other: OtherDirection | None = None
+        if settings.snapshot_url:
+            self.other = OtherDirection(Ledger(settings.snapshot_url, account))
         self.bulk: BulkWriter | None = None
         self.workspace: Workspace | None = None
         if settings.bulk.limits.mode != "single":
@@ -304,7 +334,5 @@ class _Connected:
                 definition=settings.bulk_definition,
             )
             imports.check(told_mode=settings.bulk_etl_mode)
-            self.workspace = Workspace(
-                account_name(settings.base_url, structure.entity, structure.id)
-            )
+            self.workspace = Workspace(account_name(*account))
             self.bulk = BulkWriter(imports, self.writer, self.workspace, settings.bulk, shutdown)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from actito_didomi.errors import ApiError, RefusedError
@@ -26,10 +27,12 @@ class Result:
     Attributes:
         change: The change.
         outcome: What became of it, or why it was refused.
+        began: When the call began.
     """
 
     change: ProfileChange
     outcome: Written | RefusedError
+    began: datetime
 
 
 class Writer:
@@ -78,14 +81,15 @@ class Writer:
         )
 
     def _write_one(self, change: ProfileChange) -> Result:
+        began = datetime.now(timezone.utc)
         try:
             written = self._table.write(
                 change.person, change.attributes, change.subscriptions, create=self._create
             )
         except RefusedError as error:
             if error.concerns_one:
-                return Result(change, error)
+                return Result(change, error, began)
             raise ApiError(
                 f"{error} This concerns all calls, so the run stops; nothing is lost."
             ) from None
-        return Result(change, written)
+        return Result(change, written, began)

@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
-from support import BIN, Actito, Run, clean_environment, event, run_plugin, tap_config
+from support import BIN, Actito, Didomi, Run, clean_environment, event, run_plugin, tap_config
 
 from actito_didomi.didomi.exports import ExportFolder
 from actito_didomi.didomi.lists import read_page
@@ -336,33 +335,35 @@ def test_with_a_bookmark_only_changed_users_are_given(
     again = every(url, tmp_path, state=state)
     newest = max(u["updated_at"] for u in first.records("consent_users"))
     assert state["bookmarks"]["consent_users"]["replication_key_value"] == newest
-    assert {u["updated_at"] for u in again.records("consent_users")} == {newest}
-    assert len(again.records("consent_events")) <= 2
+    assert again.records("consent_users") == []
+    assert again.records("consent_events") == []
     assert "scan" not in last_state(again)["bookmarks"]["consent_users"]
 
 
-def test_the_bookmark_never_passes_the_start_of_the_scan(url: str, tmp_path: Path) -> None:
-    """A user that changed behind the scan is given by the next one."""
-    session = requests.post(
-        f"{url}/didomi/v1/sessions",
-        json={"type": "api-key", "key": "sandbox-didomi-key", "secret": "sandbox-didomi-secret"},
-        timeout=10,
-    ).json()
+def test_what_lies_behind_the_bookmark_is_given_once(url: str, tmp_path: Path) -> None:
+    """The bookmark stays before the scan's start; an old choice never comes again as if new."""
+    didomi = Didomi(url)
     for person in ("ann", "bob"):
-        requests.post(
-            f"{url}/didomi/v1/consents/events?organization_id=org-current",
-            json={"user": {"organization_user_id": person}, "consents": {}},
-            headers={"Authorization": f"Bearer {session['access_token']}"},
-            timeout=10,
-        ).raise_for_status()
-    first = run_plugin("tap-didomi", tap_config(url), tmp_path)
+        didomi.say(event(person, channels={"email": True}))
+    first = every(url, tmp_path)
     bookmark = last_state(first)["bookmarks"]["consent_users"]["replication_key_value"]
     assert bookmark < min(u["updated_at"] for u in first.records("consent_users"))
-    (tmp_path / "state.json").write_text(json.dumps(last_state(first)))
-    again = run_plugin(
-        "tap-didomi", tap_config(url), tmp_path, "--state", str(tmp_path / "state.json")
-    )
-    assert len(again.records("consent_users")) == 2
+    assert len(first.records("consent_users")) == len(first.records("consent_events")) == 2
+    quiet = every(url, tmp_path, state=last_state(first))
+    assert quiet.records("consent_users") == quiet.records("consent_events") == []
+    didomi.say(event("bob", "2026-10-02T10:00:00Z", channels={"email": False}))
+    again = every(url, tmp_path, state=last_state(quiet))
+    assert [u["organization_user_id"] for u in again.records("consent_users")] == ["bob"]
+    assert [e["created_at"] for e in again.records("consent_events")] == ["2026-10-02T10:00:00Z"]
+
+
+def test_events_selected_later_are_given_from_the_bookmark_on(url: str, tmp_path: Path) -> None:
+    """Users that were given before don't hide them."""
+    Didomi(url).say(event("ann", channels={"email": True}))
+    users = run_plugin("tap-didomi", tap_config(url), tmp_path)
+    assert users.records("consent_events") == []
+    again = every(url, tmp_path, state=last_state(users))
+    assert len(again.records("consent_events")) == 1
 
 
 def test_a_scan_that_broke_off_is_taken_up_again(url: str, people: Actito, tmp_path: Path) -> None:

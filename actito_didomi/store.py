@@ -1,0 +1,50 @@
+"""Databases of our own, by any URL that SQLAlchemy knows."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import sqlalchemy as sa
+from sqlalchemy.engine import make_url
+
+from actito_didomi.errors import ConfigurationError
+
+_PATIENCE = 60
+"""Seconds to wait while another process writes to a SQLite file."""
+
+
+def open_store(url: str, tables: sa.MetaData, setting: str) -> sa.Engine:
+    """Open a database and make the tables that it lacks.
+
+    A SQLite file is made so that only its owner can read it: it tells of people.
+
+    Args:
+        url: Its address.
+        tables: What it must hold.
+        setting: Name of the setting, for messages.
+
+    Raises:
+        ConfigurationError: The database can't be used.
+    """
+    try:
+        parsed = make_url(url)
+        is_file = parsed.drivername.startswith("sqlite")
+        if is_file and parsed.database not in (None, ":memory:"):
+            _make_private(str(parsed.database))
+        engine = sa.create_engine(parsed, connect_args={"timeout": _PATIENCE} if is_file else {})
+        tables.create_all(engine)
+    except (sa.exc.SQLAlchemyError, ImportError, OSError) as error:
+        # Texts of drivers may hold the password.
+        raise ConfigurationError(
+            f"{setting}: the database can't be used ({type(error).__name__}). Check the address "
+            "and the rights, and that its driver is installed (for PostgreSQL "
+            "actito-didomi[postgres] and postgresql+psycopg://...)."
+        ) from None
+    return engine
+
+
+def _make_private(path: str) -> None:
+    with suppress(FileExistsError):
+        os.close(os.open(Path(path), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))

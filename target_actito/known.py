@@ -1,0 +1,110 @@
+"""What tap-actito found of people's own choices, and what it must know of those written here."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from msgspec import structs
+from sqlalchemy.exc import SQLAlchemyError
+
+from actito_didomi.actito.ledger import Note, Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from datetime import datetime
+
+    from actito_didomi.actito.ledger import Ledger
+    from target_actito.coalesce import ProfileChange, Target, Value
+
+logger = logging.getLogger("target-actito")
+
+_KEPT = 500
+
+
+class OtherDirection:
+    """Keeps both directions from writing over what is newer.
+
+    Args:
+        ledger: The notes of both.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._written: dict[Place, Note] = {}
+
+    def leave_out(self, changes: Sequence[ProfileChange]) -> tuple[list[ProfileChange], int]:
+        """Leave out choices that people made anew in Actito.
+
+        Returns:
+            What is left of the changes, and how many choices were left out.
+        """
+        self.save()
+        seen = self._ledger.read("person", {change.person for change in changes})
+        if not seen:
+            return list(changes), 0
+        left, count = [], 0
+        for change in changes:
+            pairs = list(zip(change.targets, change.values, strict=True))
+            kept = [(t, v) for t, v in pairs if counts(v, seen.get(_place(change.person, t)))]
+            count += len(pairs) - len(kept)
+            if len(kept) == len(pairs):
+                left.append(change)
+            elif kept:
+                targets, values = zip(*kept, strict=True)
+                opt_out = any(value.opt_out for value in values)
+                left.append(
+                    structs.replace(change, targets=targets, values=values, opt_out=opt_out)
+                )
+        return left, count
+
+    def wrote(self, changes: Iterable[ProfileChange], began: datetime, ended: datetime) -> None:
+        """Take note of what was written; it is kept together with more.
+
+        Args:
+            changes: What was written.
+            began: When the writing began.
+            ended: When it had ended.
+        """
+        for change in changes:
+            for target, value in zip(change.targets, change.values, strict=True):
+                if isinstance(value.value, bool):
+                    place = _place(change.person, target)
+                    self._written[place] = Note(value.value, ended, began)
+        if len(self._written) >= _KEPT:
+            self.save()
+
+    def save(self) -> None:
+        """Keep the notes. What is written stays written if that fails."""
+        written, self._written = self._written, {}
+        try:
+            self._ledger.note("pipeline", written)
+        except SQLAlchemyError as error:
+            logger.warning(
+                "snapshot_url: what was written can't be noted (%s). tap-actito will take %d "
+                "choices for people's own; where that leaves the order open, the opt-out wins.",
+                type(error).__name__,
+                len(written),
+            )
+
+    def close(self) -> None:
+        """Keep the notes, and give connections back."""
+        self.save()
+        self._ledger.close()
+
+
+def counts(value: Value, own: Note | None) -> bool:
+    """Tell whether a choice is to be written, beside the person's own in Actito. Pure.
+
+    Args:
+        value: The choice to write.
+        own: What the person chose in Actito last.
+    """
+    if own is None or value.choice is None or value.moment > own.at:
+        return True
+    in_doubt = value.moment > own.after if own.after is not None else value.moment == own.at
+    return in_doubt and value.opt_out
+
+
+def _place(person: str, target: Target) -> Place:
+    return Place(person, target.kind, target.name)
