@@ -44,6 +44,8 @@ class Given:
     def finish(self, bookmark: datetime | None) -> None:
         """Take note that the scan has ended."""
         if bookmark is not None:
+            # Not all that was given before has been looked at again.
+            self._now.update({k: v for k, v in self._last.items() if k not in self._now})
             self._keep(bookmark)
             self._state["given"] = dict(self._now)
         self._state.pop("giving", None)
