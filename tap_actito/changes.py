@@ -6,10 +6,9 @@ import re
 import time
 from datetime import datetime, timedelta, timezone
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import fsspec
-from msgspec import structs
 
 from actito_didomi.actito import ConversionError, ValueType, convert
 from actito_didomi.actito.changes import ChangeFile, SubscriptionChange
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from actito_didomi.actito.listing import Profile, ProfilePage
-    from tap_actito.snapshot import Numbered, States
+    from tap_actito.snapshot import Look, Numbered, States
     from tap_actito.streams import ChangeStream
     from tap_actito.tap import TapActito
 
@@ -178,23 +177,12 @@ def read_api(stream: ChangeStream) -> Iterator[Iterable[SubscriptionChange]]:
             since = snapshot.newest_update
         newest, read, last = since, 0, time.monotonic()
 
-        def compare(
-            profile: Profile, before: States | None, last_look: datetime | None
-        ) -> tuple[States, list[SubscriptionChange]]:
-            states = _states(stream, profile)
-            if before is None:
-                wanted = {n: s for n, s in states.items() if s or first} if emits_new else {}
-            else:
-                wanted = {n: s for n, s in states.items() if before.get(n) is not s}
-                # A subscription that is new in the table begins as not subscribed.
-                wanted = {n: s for n, s in wanted.items() if s or n in before}
-            window = last_look or _LONG_AGO, page.read_at
-            changes = [_change(tap, profile, n, s, window=window) for n, s in wanted.items()]
-            return states, changes
-
         for page in _pages(stream, since):
             tap.shutdown.check()
-            found = snapshot.take(page, compare, partial(_tell_origins, ledger))
+            compare = partial(
+                _compare, stream, ledger, first=first, emits_new=emits_new, read_at=page.read_at
+            )
+            found = snapshot.take(page, compare)
             if found:
                 yield _emit(stream, found)
                 stream.emit_state()
@@ -217,35 +205,55 @@ def read_api(stream: ChangeStream) -> Iterator[Iterable[SubscriptionChange]]:
         ledger.close()
 
 
-def _tell_origins(ledger: Ledger, changes: list[SubscriptionChange]) -> list[SubscriptionChange]:
-    """Tell what target-actito wrote from what people changed, and take note of the latter.
+def _compare(
+    stream: ChangeStream,
+    ledger: Ledger,
+    looks: list[Look],
+    *,
+    first: bool,
+    emits_new: bool,
+    read_at: datetime,
+) -> tuple[list[States], list[SubscriptionChange]]:
+    """Give the states of profiles, and what changed; take note of what people changed themselves.
 
-    A change that was written was made by the end of the writing: whatever Didomi has behind that is
-    newer.
+    What target-actito wrote since the last look is no change of the person's: it had happened by
+    the end of the writing. If something else holds now, the person changed it after that, also
+    where it is what held before.
     """
-    if not changes:
-        return changes
-    written = ledger.read("pipeline", {c.person for c in changes if c.person is not None})
-    told: list[SubscriptionChange] = []
+    tap = stream.actito
+    looked = [look.last_look or _LONG_AGO for look in looks]
+    people = {person for look in looks if (person := _person(tap, look.profile))}
+    written = ledger.read("pipeline", people, since=min(looked, default=_LONG_AGO))
+    all_states: list[States] = []
+    changes: list[SubscriptionChange] = []
     own: dict[Place, Note] = {}
-    for change in changes:
-        place = Place(change.person or "", change.kind, change.subscription)
-        note, after = written.get(place), change.changed_after
-        if (
-            note is not None
-            and note.value is change.subscribed
-            and note.after is not None
-            and (after is None or after <= note.after)
-            and note.after <= change.changed_at
-        ):
-            until = min(note.at, change.changed_at)
-            told.append(structs.replace(change, changed_at=until, source="target-actito"))
+    for look, last_look in zip(looks, looked, strict=True):
+        states, before = _states(stream, look.profile), look.before
+        all_states.append(states)
+        if before is None and not emits_new:
             continue
-        if change.person is not None:
-            own[place] = Note(change.subscribed, change.changed_at, after)
-        told.append(change)
+        for name, state in states.items():
+            place = _place(tap, look.profile, name)
+            note = written.get(place)
+            if note is not None and note.at < last_look:
+                note = None
+            if before is None:
+                changed = state or first
+            else:
+                # A subscription that is new in the table begins as not subscribed.
+                changed = before.get(name) is not state and (state or name in before)
+            window, source = (last_look, read_at), "api"
+            if note is not None and note.value is state:
+                window, source = (last_look, min(note.at, read_at)), "target-actito"
+            elif note is not None:
+                changed, window = True, (note.after or last_look, read_at)
+            if changed:
+                change = _change(tap, look.profile, name, state, window=window, source=source)
+                changes.append(change)
+                if change.person is not None and source == "api":
+                    own[place] = Note(state, change.changed_at, change.changed_after)
     ledger.note("person", own)
-    return told
+    return all_states, changes
 
 
 def _pages(stream: ChangeStream, since: str | None) -> Iterator[ProfilePage]:
@@ -297,18 +305,31 @@ def _change(
     state: bool,
     *,
     window: tuple[datetime, datetime],
+    source: str,
 ) -> SubscriptionChange:
-    person = profile.attributes.get(tap.config["user_unique_key"])
     return SubscriptionChange(
         profile_id=profile.id,
-        person=None if person is None or person == "" else str(person),
+        person=_person(tap, profile),
         subscription=name.removeprefix(_ATTRIBUTE),
         subscribed=state,
         changed_at=window[1],
         changed_after=window[0],
-        source="api",
-        kind="attribute" if name.startswith(_ATTRIBUTE) else "subscription",
+        source=source,
+        kind=_kind(name),
     )
+
+
+def _person(tap: TapActito, profile: Profile) -> str | None:
+    person = profile.attributes.get(tap.config["user_unique_key"])
+    return None if person is None or person == "" else str(person)
+
+
+def _kind(name: str) -> Literal["subscription", "attribute"]:
+    return "attribute" if name.startswith(_ATTRIBUTE) else "subscription"
+
+
+def _place(tap: TapActito, profile: Profile, name: str) -> Place:
+    return Place(_person(tap, profile) or "", _kind(name), name.removeprefix(_ATTRIBUTE))
 
 
 def _earlier(moment: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -53,6 +53,27 @@ _CHANGES = sa.Table(
 )
 
 Numbered = tuple[int, SubscriptionChange]
+
+
+class Look(NamedTuple):
+    """A profile, and what the snapshot knows of it.
+
+    Attributes:
+        profile: The profile now.
+        before: Its states at the last look; None where it is new.
+        last_look: When that was.
+    """
+
+    profile: Profile
+    before: States | None
+    last_look: datetime | None
+
+
+def _look(profile: Profile, row: Any) -> Look:
+    if row is None:
+        return Look(profile, None, None)
+    before = msgspec.json.decode(row.states, type=States)
+    return Look(profile, before, datetime.fromisoformat(row.looked_at))
 
 
 class Snapshot:
@@ -104,16 +125,13 @@ class Snapshot:
     def take(
         self,
         page: ProfilePage,
-        compare: Callable[[Profile, States | None, datetime | None], Any],
-        amend: Callable[[list[SubscriptionChange]], list[SubscriptionChange]],
+        compare: Callable[[list[Look]], tuple[list[States], list[SubscriptionChange]]],
     ) -> list[Numbered]:
         """Compare a page of profiles with the snapshot, and move the snapshot.
 
         Args:
             page: The page.
-            compare: Gives for a profile, its last states and the moment of the last look (both None
-                where it is new) its states now and the changes.
-            amend: Gives the changes with what else is known of them.
+            compare: Gives for some profiles their states now, and the changes.
 
         Returns:
             The changes, numbered, stored already.
@@ -121,25 +139,20 @@ class Snapshot:
         looked_at = page.read_at.isoformat()
         profiles = {profile.id: profile for profile in page.profiles}
         here = _PROFILES.c.profile_id.in_(profiles)
-        changes: list[SubscriptionChange] = []
         new: list[dict[str, Any]] = []
         changed: list[dict[str, Any]] = []
         with self._engine.begin() as connection:
             query = self._own(sa.select(_PROFILES), _PROFILES).where(here)
             known = {row.profile_id: row for row in connection.execute(query)}
-            for profile in profiles.values():
-                row = known.get(profile.id)
-                before = msgspec.json.decode(row.states, type=States) if row else None
-                last_look = datetime.fromisoformat(row.looked_at) if row else None
-                states, found = compare(profile, before, last_look)
-                changes += found
+            looks = [_look(profile, known.get(profile.id)) for profile in profiles.values()]
+            all_states, changes = compare(looks)
+            for look, states in zip(looks, all_states, strict=True):
                 text = msgspec.json.encode(states).decode()
-                if row is None:
-                    new.append({"scope": self._scope, "profile_id": profile.id, "states": text,
-                                "looked_at": looked_at})  # fmt: skip
-                elif states != before:
-                    changed.append({"b_id": profile.id, "b_states": text})
-            changes = amend(changes)
+                if look.before is None:
+                    new.append({"scope": self._scope, "profile_id": look.profile.id,
+                                "states": text, "looked_at": looked_at})  # fmt: skip
+                elif states != look.before:
+                    changed.append({"b_id": look.profile.id, "b_states": text})
             if known:
                 connection.execute(
                     self._own(sa.update(_PROFILES), _PROFILES).where(here).values(

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from msgspec import structs
-from sqlalchemy.exc import SQLAlchemyError
 
 from actito_didomi.actito.ledger import Note, Place
 
@@ -16,10 +14,6 @@ if TYPE_CHECKING:
 
     from actito_didomi.actito.ledger import Ledger
     from target_actito.coalesce import ProfileChange, Target, Value
-
-logger = logging.getLogger("target-actito")
-
-_KEPT = 500
 
 
 class OtherDirection:
@@ -31,15 +25,16 @@ class OtherDirection:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        self._written: dict[Place, Note] = {}
 
     def leave_out(self, changes: Sequence[ProfileChange]) -> tuple[list[ProfileChange], int]:
         """Leave out choices that people made anew in Actito.
 
         Returns:
             What is left of the changes, and how many choices were left out.
+
+        Raises:
+            ConfigurationError: The database fails.
         """
-        self.save()
         seen = self._ledger.read("person", {change.person for change in changes})
         if not seen:
             return list(changes), 0
@@ -59,37 +54,26 @@ class OtherDirection:
         return left, count
 
     def wrote(self, changes: Iterable[ProfileChange], began: datetime, ended: datetime) -> None:
-        """Take note of what was written; it is kept together with more.
+        """Take note of what was written, before any STATE passes it.
 
         Args:
             changes: What was written.
             began: When the writing began.
             ended: When it had ended.
-        """
-        for change in changes:
-            for target, value in zip(change.targets, change.values, strict=True):
-                if isinstance(value.value, bool):
-                    place = _place(change.person, target)
-                    self._written[place] = Note(value.value, ended, began)
-        if len(self._written) >= _KEPT:
-            self.save()
 
-    def save(self) -> None:
-        """Keep the notes. What is written stays written if that fails."""
-        written, self._written = self._written, {}
-        try:
-            self._ledger.note("pipeline", written)
-        except SQLAlchemyError as error:
-            logger.warning(
-                "snapshot_url: what was written can't be noted (%s). tap-actito will take %d "
-                "choices for people's own; where that leaves the order open, the opt-out wins.",
-                type(error).__name__,
-                len(written),
-            )
+        Raises:
+            ConfigurationError: The database fails.
+        """
+        notes = {
+            _place(change.person, target): Note(value.value, ended, began)
+            for change in changes
+            for target, value in zip(change.targets, change.values, strict=True)
+            if isinstance(value.value, bool)
+        }
+        self._ledger.note("pipeline", notes)
 
     def close(self) -> None:
-        """Keep the notes, and give connections back."""
-        self.save()
+        """Give connections back."""
         self._ledger.close()
 
 

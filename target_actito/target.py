@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from actito_didomi.singer.shutdown import Shutdown
     from target_actito.bulk import Imported
     from target_actito.coalesce import ProfileChange
-    from target_actito.plan import WritePlan
 
 logger = logging.getLogger("target-actito")
 
@@ -205,14 +204,6 @@ class TargetActito(ConsentTarget):
         parts += [change for file in plan.files for change in file.changes]
         self.expect(part.first_record for part in parts)
         self._counted.clear()
-        try:
-            self._carry_out(plan)
-        finally:
-            if connected.other:
-                connected.other.save()
-
-    def _carry_out(self, plan: WritePlan) -> None:
-        connected = self.connected
         if connected.bulk is None:
             connected.writer.write([*plan.urgent, *plan.later], self._settle)
             return

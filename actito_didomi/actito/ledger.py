@@ -81,8 +81,15 @@ class Ledger:
         """Give connections back."""
         self._engine.dispose()
 
-    def read(self, origin: Origin, people: Collection[str]) -> dict[Place, Note]:
+    def read(
+        self, origin: Origin, people: Collection[str], since: datetime | None = None
+    ) -> dict[Place, Note]:
         """Give the last notes of one origin about some people.
+
+        Args:
+            origin: Whose choices.
+            people: The people.
+            since: Only notes from then on.
 
         Raises:
             ConfigurationError: The database fails.
@@ -90,6 +97,8 @@ class Ledger:
         found: dict[Place, Note] = {}
         everyone = list(people)
         query = sa.select(_NOTES).where(_NOTES.c.scope == self._scope, _NOTES.c.origin == origin)
+        if since is not None:
+            query = query.where(_NOTES.c.at >= since.isoformat())
         try:
             with self._engine.connect() as connection:
                 for start in range(0, len(everyone), _AT_ONCE):
@@ -100,17 +109,14 @@ class Ledger:
                             row.value, datetime.fromisoformat(row.at), after
                         )
         except sa.exc.SQLAlchemyError as error:
-            raise ConfigurationError(
-                f"snapshot_url: the database fails ({type(error).__name__}). Nothing is lost: run "
-                "again when it is back."
-            ) from None
+            raise _failure(error) from None
         return found
 
     def note(self, origin: Origin, notes: dict[Place, Note]) -> None:
         """Take down what was chosen; it takes the place of earlier notes.
 
         Raises:
-            SQLAlchemyError: The database fails.
+            ConfigurationError: The database fails.
         """
         rows = [
             {
@@ -127,6 +133,16 @@ class Ledger:
             return
         keys = [column.name for column in _NOTES.primary_key]
         earlier = sa.delete(_NOTES).where(*(_NOTES.c[k] == sa.bindparam(f"its_{k}") for k in keys))
-        with self._engine.begin() as connection:
-            connection.execute(earlier, [{f"its_{k}": row[k] for k in keys} for row in rows])
-            connection.execute(sa.insert(_NOTES), rows)
+        try:
+            with self._engine.begin() as connection:
+                connection.execute(earlier, [{f"its_{k}": row[k] for k in keys} for row in rows])
+                connection.execute(sa.insert(_NOTES), rows)
+        except sa.exc.SQLAlchemyError as error:
+            raise _failure(error) from None
+
+
+def _failure(error: sa.exc.SQLAlchemyError) -> ConfigurationError:
+    return ConfigurationError(
+        f"snapshot_url: the database fails ({type(error).__name__}). Nothing is lost: run again "
+        "when it is back."
+    )
