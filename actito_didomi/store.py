@@ -46,5 +46,6 @@ def open_store(url: str, tables: sa.MetaData, setting: str) -> sa.Engine:
 
 
 def _make_private(path: str) -> None:
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
-        os.close(os.open(Path(path), os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))

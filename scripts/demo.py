@@ -1,7 +1,8 @@
-"""The main job, start to end, against the sandbox: `make demo` runs this.
+"""Both directions, start to end, against the sandbox: `make demo` runs this.
 
-It starts a local Actito and Didomi, runs `meltano run didomi-to-actito` over a batch export, shows
-whose subscriptions changed, and proves that a second run writes nothing.
+It starts a local Actito and Didomi and runs `meltano run didomi-to-actito` over a batch export.
+Then one person opts out in Actito and another in Didomi, both arrive on the other side, and one
+more run has nothing to do.
 """
 
 from __future__ import annotations
@@ -16,17 +17,20 @@ import sys
 import time
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import requests
 from rich.console import Console
 from rich.table import Table
+
+from actito_didomi.sandbox.options import ACTITO_KEY, DIDOMI_KEY, DIDOMI_SECRET, ORGANIZATION
 
 ROOT = Path(__file__).parent.parent
 DEMO = ROOT / ".demo"
 MELTANO = ROOT / ".venv-meltano" / "bin" / "meltano"
 PEOPLE = 2000
 SHOWN = ["Newsletter", "SmsAlerts", "PartnerOffers", "Loyalty_Club", "Surveys", "WeeklyDigest"]
-_SCRUB = ("TAP_DIDOMI_", "TARGET_ACTITO_", "MELTANO_")
+_SCRUB = ("TAP_", "TARGET_", "MELTANO_")
 
 console = Console(width=110 if not sys.stdout.isatty() else None)
 
@@ -68,30 +72,93 @@ def start_sandbox(port: int) -> subprocess.Popen[bytes]:
     raise SystemExit(f"The sandbox did not start:\n{(DEMO / 'sandbox.log').read_text()}")
 
 
-def read_profiles(url: str) -> dict[str, dict[str, Any]]:
-    """Read all profiles from the sandbox, by customer id."""
-    token = requests.get(
-        f"{url}/auth/token", headers={"Authorization": "sandbox-actito-key"}, timeout=30
-    ).json()["accessToken"]
-    found: dict[str, dict[str, Any]] = {}
-    page = 0
-    while True:
-        answer = requests.get(
-            f"{url}/profiles/v5/entities/demo/profile-tables/Profiles/profiles",
-            params={"page": page, "pageSize": 1000},
-            headers={"Authorization": f"Bearer {token}"},
+class Sandbox:
+    """Both systems, seen and used as people and their sites do: past our pipelines."""
+
+    def __init__(self, port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._profiles = (
+            f"{self.url}/actito/profiles/v5/entities/demo/profile-tables/Profiles/profiles"
+        )
+        self._events = f"{self.url}/didomi/v1/consents/events"
+        self._users = f"{self.url}/didomi/v1/consents/users"
+        self._http = requests.Session()
+        key = {"Authorization": ACTITO_KEY}
+        token = self._http.get(f"{self.url}/actito/auth/token", headers=key, timeout=30).json()
+        self._actito = {"Authorization": f"Bearer {token['accessToken']}"}
+        secret = {"type": "api-key", "key": DIDOMI_KEY, "secret": DIDOMI_SECRET}
+        token = self._http.post(f"{self.url}/didomi/v1/sessions", json=secret, timeout=30).json()
+        self._didomi = {"Authorization": f"Bearer {token['access_token']}"}
+
+    def profiles(self) -> dict[str, dict[str, Any]]:
+        """Read all profiles of Actito, by customer id."""
+        found: dict[str, dict[str, Any]] = {}
+        page = 0
+        while True:
+            answer = self._http.get(
+                self._profiles,
+                params={"page": page, "pageSize": 1000},
+                headers=self._actito,
+                timeout=30,
+            ).json()
+            found |= {p["attributes"]["customerId"]: p for p in answer["profiles"]}
+            if len(found) >= answer["total"] or not answer["profiles"]:
+                return found
+            page += 1
+
+    def subscriptions(self, person: str) -> dict[str, bool]:
+        """Read one person's subscriptions in Actito."""
+        answer = self._http.get(
+            f"{self._profiles}/customerId={quote(person)}", headers=self._actito, timeout=30
+        )
+        found: dict[str, bool] = answer.json()["subscriptions"]
+        return found
+
+    def channels(self, person: str) -> dict[str, bool | None]:
+        """Read one person's choices about channels in Didomi."""
+        users = self._http.get(
+            self._users,
+            params={"organization_id": ORGANIZATION, "organization_user_id": person},
+            headers=self._didomi,
             timeout=30,
-        ).json()
-        found |= {p["attributes"]["customerId"]: p for p in answer["profiles"]}
-        if len(found) >= answer["total"] or not answer["profiles"]:
-            return found
-        page += 1
+        ).json()["data"]
+        if not users:
+            return {}
+        latest = max(users, key=lambda user: user["updated_at"])
+        return {c["id"]: c["enabled"] for c in latest["consents"]["channels"]}
 
+    def unsubscribe_in_actito(self, person: str) -> None:
+        """Follow the link in a newsletter."""
+        self._http.patch(
+            f"{self._profiles}/customerId={quote(person)}",
+            json={"subscriptions": {"Newsletter": False}},
+            headers=self._actito,
+            timeout=30,
+        ).raise_for_status()
 
-def writes(port: int) -> int:
-    """Count the changes that Actito has stored."""
-    stats = requests.get(f"http://127.0.0.1:{port}/sandbox/stats", timeout=30).json()
-    return int(stats["actito"]["writes"])
+    def opt_out_in_didomi(self, person: str, exports: Path) -> None:
+        """Switch text messages off in the preference centre; the next batch export tells of it."""
+        said = {
+            "user": {"organization_user_id": person},
+            "consents": {"channels": [{"id": "sms", "enabled": False}]},
+        }
+        self._http.post(
+            self._events,
+            params={"organization_id": ORGANIZATION},
+            json=said,
+            headers=self._didomi,
+            timeout=30,
+        ).raise_for_status()
+        self._http.post(
+            f"{self.url}/sandbox/exports",
+            json={"root": str(exports), "export_id": ORGANIZATION},
+            timeout=60,
+        ).raise_for_status()
+
+    def writes(self) -> tuple[int, int]:
+        """Count the changes that Actito and Didomi have stored."""
+        stats = self._http.get(f"{self.url}/sandbox/stats", timeout=30).json()
+        return int(stats["actito"]["writes"]), int(stats["didomi"]["writes"])
 
 
 def meltano(arguments: list[str], environment: dict[str, str], log: Path) -> None:
@@ -111,11 +178,12 @@ def meltano(arguments: list[str], environment: dict[str, str], log: Path) -> Non
         raise SystemExit(f"meltano {' '.join(arguments)} failed ({done.returncode}):\n{tail}")
 
 
-def run_job(number: int, environment: dict[str, str]) -> dict[str, Any]:
-    """Run the job once and give its report."""
-    report = DEMO / f"report-{number}.json"
-    environment = {**environment, "TARGET_ACTITO_REPORT_PATH": str(report)}
-    meltano(["run", "didomi-to-actito"], environment, DEMO / f"run-{number}.log")
+def run_job(job: str, number: int, environment: dict[str, str]) -> dict[str, Any]:
+    """Run a job once and give the target's report."""
+    report = DEMO / f"{job}-{number}.json"
+    target = job.rsplit("-", 1)[1].upper()
+    environment = {**environment, f"TARGET_{target}_REPORT_PATH": str(report)}
+    meltano(["run", job], environment, DEMO / f"{job}-{number}.log")
     result: dict[str, Any] = json.loads(report.read_text())
     return result
 
@@ -167,12 +235,113 @@ def show_summary(report: dict[str, Any]) -> None:
     )
 
 
+def show_way_back(report: dict[str, Any]) -> None:
+    """Print the summary of target-didomi."""
+    console.print(
+        f"  to Didomi: {report['records']} events of {report['people']} people; "
+        f"{report['written']} choices written ({report['written_opt_outs']} opt-outs), "
+        f"{report['equal']} hold there already"
+    )
+
+
+def show_way_forward(report: dict[str, Any]) -> None:
+    """Print the summary of target-actito in one line."""
+    skipped = ", ".join(f"{n} {why}" for why, n in report["skipped"].items()) or "none"
+    console.print(
+        f"  to Actito: {report['records']} records, skipped: {skipped}; "
+        f"{report['updated']} profiles updated"
+    )
+
+
+def show_both(sandbox: Sandbox, people: dict[str, str]) -> None:
+    """Print what either side holds of some people."""
+    table = Table(title="Both sides now", title_justify="left")
+    names = ("Actito: Newsletter", "Didomi: email", "Actito: SmsAlerts", "Didomi: sms")
+    for name in ("person", "opted out in", *names):
+        table.add_column(name, no_wrap=True)
+    shown = {True: "[green]yes[/]", False: "[red]no[/]", None: "[dim]no choice[/]"}
+    for person, side in people.items():
+        profile, choices = sandbox.subscriptions(person), sandbox.channels(person)
+        held = (
+            profile["Newsletter"], choices.get("email"),
+            profile["SmsAlerts"], choices.get("sms"),
+        )  # fmt: skip
+        table.add_row(person, side, *(shown[value] for value in held))
+    console.print(table)
+
+
+def first_load(sandbox: Sandbox, environment: dict[str, str]) -> None:
+    """Bring what people chose in Didomi to Actito."""
+    before = sandbox.profiles()
+    console.print(
+        f"   Actito has {len(before)} profiles; Didomi's batch export of three days lies in "
+        ".demo/exports.\n"
+        "   Actito allows 100 calls a minute: a call a person would take 15 minutes.\n"
+        "   The target plans a bulk import instead (bulk_empty_cells says that all rows may "
+        "share\n   one file)."
+    )
+    console.print("[bold]3.[/] meltano run didomi-to-actito      (= tap-didomi target-actito) ...")
+    report = run_job("didomi-to-actito", 1, environment)
+    after = sandbox.profiles()
+    show_summary(report)
+    console.print()
+    count = show_people(before, after)
+    console.print()
+    show_totals(before, after)
+    console.print(f"  Subscriptions of {count} of {len(after)} people changed.\n")
+
+
+def both_directions(sandbox: Sandbox, environment: dict[str, str]) -> None:
+    """Let two people opt out, one on either side, and bring both to the other side."""
+    console.print(
+        "[bold]4.[/] meltano run actito-to-didomi      (= tap-actito target-didomi), the first "
+        "time:\n   it takes a snapshot of the table to tell later changes by, and gives none ..."
+    )
+    show_way_back(run_job("actito-to-didomi", 1, environment))
+    in_actito, in_didomi = (
+        next(
+            person
+            for person, profile in sandbox.profiles().items()
+            if profile["subscriptions"][subscription] and sandbox.channels(person).get(channel)
+        )
+        for subscription, channel in (("Newsletter", "email"), ("SmsAlerts", "sms"))
+    )
+    console.print(
+        f"\n[bold]5.[/] {in_actito} follows the unsubscribe link of a newsletter: Actito knows.\n"
+        f"   {in_didomi} switches text messages off in the preference centre: Didomi knows."
+    )
+    sandbox.unsubscribe_in_actito(in_actito)
+    sandbox.opt_out_in_didomi(in_didomi, DEMO / "exports")
+    console.print("   meltano run actito-to-didomi, meltano run didomi-to-actito ...")
+    show_way_back(run_job("actito-to-didomi", 2, environment))
+    show_way_forward(run_job("didomi-to-actito", 2, environment))
+    people = {in_actito: "Actito", in_didomi: "Didomi"}
+    show_both(sandbox, people)
+    arrived = (
+        sandbox.channels(in_actito).get("email"),
+        sandbox.subscriptions(in_didomi)["SmsAlerts"],
+    )
+    if arrived != (False, False):
+        raise SystemExit("An opt-out has not arrived on the other side.")
+    console.print("\n[bold]6.[/] Both once more: nothing is new ...")
+    stored = sandbox.writes()
+    show_way_back(run_job("actito-to-didomi", 3, environment))
+    show_way_forward(run_job("didomi-to-actito", 3, environment))
+    if sandbox.writes() != stored:
+        raise SystemExit(f"Writes before and after: {stored}, {sandbox.writes()}.")
+    console.print(
+        "  Nothing was written on either side: nothing is sent back to where it came from.\n"
+    )
+
+
 def main() -> None:
     """Run the demo."""
     started = time.monotonic()
     shutil.rmtree(DEMO, ignore_errors=True)
     DEMO.mkdir()
     port = free_port()
+    actito, didomi = f"http://127.0.0.1:{port}/actito", f"http://127.0.0.1:{port}/didomi/v1"
+    snapshot = f"sqlite:///{DEMO / 'snapshot.db'}"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(_SCRUB)}
     environment |= {
         "MELTANO_DATABASE_URI": f"sqlite:///{DEMO / 'meltano.db'}",
@@ -180,59 +349,39 @@ def main() -> None:
         # Install as `make` does: with pip, and what the machine's pip is set up to use.
         "MELTANO_VENV_BACKEND": "virtualenv",
         "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
-        "TARGET_ACTITO_API_URL": f"http://127.0.0.1:{port}/actito",
+        "TARGET_ACTITO_API_URL": actito,
         "TARGET_ACTITO_BULK_EMPTY_CELLS": "unchanged",
         "TARGET_ACTITO_BULK_POLL_INTERVAL": "0.5",
-        "TARGET_ACTITO_REJECTS_PATH": str(DEMO / "rejects.jsonl"),
+        "TARGET_ACTITO_REJECTS_PATH": str(DEMO / "actito-rejects.jsonl"),
+        "TARGET_ACTITO_SNAPSHOT_URL": snapshot,
         "TAP_DIDOMI_EXPORT_ROOT": f"file://{DEMO / 'exports'}",
+        "TAP_ACTITO_API_URL": actito,
+        "TAP_ACTITO_SNAPSHOT_URL": snapshot,
+        "TARGET_DIDOMI_API_URL": didomi,
+        "TARGET_DIDOMI_REJECTS_PATH": str(DEMO / "didomi-rejects.jsonl"),
         "NO_COLOR": "1",
     }
-    console.rule("[bold]Consent from Didomi to Actito[/]")
+    console.rule("[bold]Consent between Didomi and Actito[/]")
     console.print(
         "[bold]1.[/] Installing the plugins with Meltano (once; later runs are quick) ..."
     )
     meltano(["install"], environment, DEMO / "install.log")
     console.print(f"[bold]2.[/] Starting a local Actito and Didomi with {PEOPLE} people ...")
-    sandbox = start_sandbox(port)
+    process = start_sandbox(port)
     try:
-        url = f"http://127.0.0.1:{port}/actito"
-        before = read_profiles(url)
-        console.print(
-            f"   Actito has {len(before)} profiles; Didomi's batch export of three days lies in "
-            ".demo/exports.\n"
-            "   Actito allows 100 calls a minute: a call a person would take 15 minutes.\n"
-            "   The target plans a bulk import instead (bulk_empty_cells says that all rows may "
-            "share\n   one file)."
-        )
-        console.print(
-            "[bold]3.[/] meltano run didomi-to-actito      (= tap-didomi target-actito) ..."
-        )
-        report = run_job(1, environment)
-        after = read_profiles(url)
-        show_summary(report)
-        console.print()
-        count = show_people(before, after)
-        console.print()
-        show_totals(before, after)
-        console.print(f"  Subscriptions of {count} of {len(after)} people changed.\n")
-        console.print("[bold]4.[/] meltano run didomi-to-actito, again: nothing is new ...")
-        stored = writes(port)
-        second = run_job(2, environment)
-        extra = writes(port) - stored
-        show_summary(second)
-        if extra or read_profiles(url) != after:
-            raise SystemExit(f"The second run wrote {extra} times; it should have written nothing.")
-        console.print("  The second run wrote nothing: the state remembers what was done.\n")
+        sandbox = Sandbox(port)
+        first_load(sandbox, environment)
+        both_directions(sandbox, environment)
     finally:
-        sandbox.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGINT)
         try:
-            sandbox.wait(10)
+            process.wait(10)
         except subprocess.TimeoutExpired:
-            sandbox.kill()
-            sandbox.wait()
+            process.kill()
+            process.wait()
     console.print(
         f"Done in {time.monotonic() - started:.0f} s; the sandbox is stopped. Logs and reports are "
-        "in .demo/, the job is in meltano.yml."
+        "in .demo/, the jobs are in meltano.yml."
     )
 
 

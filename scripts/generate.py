@@ -17,6 +17,8 @@ from tap_actito import settings as actito_settings
 from tap_actito.tap import TapActito
 from tap_didomi import tap
 from target_actito import settings, target
+from target_didomi import settings as didomi_settings
+from target_didomi.target import TargetDidomi
 
 ROOT = Path(__file__).parent.parent
 _HEADER = "# Made by `make generate` from the plugins' own settings; don't edit by hand.\n"
@@ -38,6 +40,14 @@ MAPPINGS = [
     },
 ]
 
+SNAPSHOT = {"snapshot_url": "sqlite:///$MELTANO_PROJECT_ROOT/.demo/snapshot.db"}
+"""Both directions take note there of what they wrote or found."""
+SANDBOX_DIDOMI = {
+    "api_url": "http://127.0.0.1:8700/didomi/v1",
+    "api_key": "sandbox-didomi-key",
+    "api_secret": "sandbox-didomi-secret",
+    "organization_id": "org-current",
+}
 SANDBOX_ACTITO = {
     "api_url": "http://127.0.0.1:8700/actito",
     "api_key": "sandbox-actito-key",
@@ -51,6 +61,7 @@ _PLUGINS = {
     "tap-didomi": (tap.TapDidomi, tap.GROUPS),
     "target-actito": (target.TargetActito, settings.GROUPS),
     "tap-actito": (TapActito, actito_settings.GROUPS),
+    "target-didomi": (TargetDidomi, didomi_settings.GROUPS),
 }
 
 
@@ -122,15 +133,27 @@ def meltano_yml() -> str:
                 _plugin("tap-didomi", capabilities["tap-didomi"], select=["consent_events.*"]),
                 _plugin("tap-actito", capabilities["tap-actito"], select=["consent_events.*"]),
             ],
-            "loaders": [_plugin("target-actito", capabilities["target-actito"])],
+            "loaders": [
+                _plugin("target-actito", capabilities["target-actito"]),
+                _plugin("target-didomi", capabilities["target-didomi"]),
+            ],
         },
-        "jobs": [{"name": "didomi-to-actito", "tasks": ["tap-didomi target-actito"]}],
+        "jobs": [
+            {"name": "actito-to-didomi", "tasks": ["tap-actito target-didomi"]},
+            {"name": "didomi-to-actito", "tasks": ["tap-didomi target-actito"]},
+        ],
+        # The way back goes first, so that what people chose in Actito is known to the way forward.
         "schedules": [
             {
+                "name": "actito-to-didomi-hourly",
+                "interval": "0 * * * *",
+                "job": "actito-to-didomi",
+            },
+            {
                 "name": "didomi-to-actito-hourly",
-                "interval": "@hourly",
+                "interval": "20 * * * *",
                 "job": "didomi-to-actito",
-            }
+            },
         ],
         "environments": [
             {
@@ -147,23 +170,20 @@ def meltano_yml() -> str:
                             },
                             {
                                 "name": "tap-actito",
-                                "config": {
-                                    **SANDBOX_ACTITO,
-                                    "snapshot_url": "sqlite:///$MELTANO_PROJECT_ROOT/.demo/"
-                                    "snapshot.db",
-                                },
+                                "config": {**SANDBOX_ACTITO, **SNAPSHOT},
                             },
                         ],
                         "loaders": [
                             {
                                 "name": "target-actito",
-                                "config": SANDBOX_ACTITO,
-                            }
+                                "config": {**SANDBOX_ACTITO, **SNAPSHOT},
+                            },
+                            {"name": "target-didomi", "config": SANDBOX_DIDOMI},
                         ],
                     }
                 },
             },
-            # All of its values come from the environment: TAP_DIDOMI_... and TARGET_ACTITO_...
+            # All of its values come from the environment: TAP_DIDOMI_..., TARGET_ACTITO_...
             {"name": "prod"},
         ],
     }

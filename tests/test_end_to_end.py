@@ -140,6 +140,7 @@ def meltano_environment(url: str, exports: Path, tmp_path: Path) -> dict[str, st
         TARGET_ACTITO_CALLS_PER_MINUTE="1000000",
         TARGET_ACTITO_REJECTS_PATH=config["rejects_path"],
         TARGET_ACTITO_REPORT_PATH=config["report_path"],
+        TARGET_ACTITO_SNAPSHOT_URL=f"sqlite:///{tmp_path / 'snapshot.db'}",
         TARGET_ACTITO_RETRY_TRIES="2",
         TARGET_ACTITO_RETRY_SECONDS="0",
         TARGET_ACTITO_RETRY_MAX_WAIT="0.1",
@@ -203,9 +204,10 @@ def test_meltano_run(
     reason="Meltano isn't installed; `make test` installs it",
 )
 @pytest.mark.xdist_group("meltano")
-def test_meltano_lists_job_and_schedule(meltano_environment: dict[str, str]) -> None:
-    """An orchestrator finds the job."""
+def test_meltano_lists_jobs_and_schedules(meltano_environment: dict[str, str]) -> None:
+    """An orchestrator finds both directions."""
     listed = meltano(meltano_environment, "schedule", "list", "--format=json").stdout
+    assert "actito-to-didomi-hourly" in listed
     assert "didomi-to-actito-hourly" in listed
 
 

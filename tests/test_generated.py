@@ -38,8 +38,12 @@ def test_meltano_yml_says_what_is_needed(project: dict[str, Any]) -> None:
     assert project["requires_meltano"] == ">=4.0"
     assert project["default_environment"] == "sandbox"
     assert [e["name"] for e in project["environments"]] == ["sandbox", "prod"]
-    assert project["jobs"] == [{"name": "didomi-to-actito", "tasks": ["tap-didomi target-actito"]}]
-    assert project["schedules"][0]["job"] == "didomi-to-actito"
+    assert project["jobs"] == [
+        {"name": "actito-to-didomi", "tasks": ["tap-actito target-didomi"]},
+        {"name": "didomi-to-actito", "tasks": ["tap-didomi target-actito"]},
+    ]
+    # The way back goes first.
+    assert [s["job"] for s in project["schedules"]] == ["actito-to-didomi", "didomi-to-actito"]
     for kind in ("extractors", "loaders"):
         for plugin in project["plugins"][kind]:
             assert plugin["namespace"]

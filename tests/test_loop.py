@@ -183,9 +183,9 @@ def test_both_directions_agree_and_come_to_rest(url: str, tmp_path: Path, seed: 
         if made and made[-1].value is not in_actito:
             conflicts += 1
             newest = made[-1]
-            assert newest.value, f"{person} {name}: an opt-out was turned back"
+            assert newest.value, f"an opt-out was turned back: {world.story(person, name)}"
             assert any(
                 not other.value and other.round == newest.round and other.side != newest.side
                 for other in made
-            ), f"{person} {name}: an opt-in was lost for no opt-out of the same time"
+            ), f"an opt-in was lost for no opt-out: {world.story(person, name)}"
     assert sum(len(made) for made in world.choices.values()) > 60
