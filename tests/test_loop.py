@@ -107,8 +107,10 @@ class World:
         """Let a person make a choice on one side."""
         moment = datetime.now(timezone.utc)
         if side == "actito":
-            # Who is unsubscribed already can't unsubscribe again: nothing happens there.
-            if self.actito.subscriptions(person)[name] is value:
+            # Who is unsubscribed already can't unsubscribe again: nothing happens there. And what a
+            # person takes back before the next look can't be seen in a table, as the README says.
+            seen = any(c.side == side and c.round == number for c in self.choices[person, name])
+            if seen or self.actito.subscriptions(person)[name] is value:
                 return
             self.actito.change(person, **{name: value})
         else:
