@@ -10,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import BIN, MAPPINGS, Actito, clean_environment, report, run_plugin, target_config
+from support import (
+    BIN,
+    MAPPINGS,
+    Actito,
+    Didomi,
+    clean_environment,
+    report,
+    run_plugin,
+    target_config,
+)
 
 from actito_didomi.didomi.exports import ExportFolder
 
@@ -197,6 +206,44 @@ def test_meltano_run(
         meltano_environment, "state", "get", "sandbox:tap-didomi-to-target-actito"
     ).stdout
     assert '"2026-10-03"' in state
+
+
+@pytest.mark.skipif(
+    not MELTANO.exists() and not os.environ.get("CI"),
+    reason="Meltano isn't installed; `make test` installs it",
+)
+@pytest.mark.xdist_group("meltano")
+@pytest.mark.timeout(850)  # the first run installs both plugins
+def test_meltano_runs_the_way_back(
+    url: str, actito: Actito, meltano_environment: dict[str, str]
+) -> None:
+    """Who unsubscribes in Actito is opted out in Didomi; the state is the direction's own."""
+    environment = {
+        **meltano_environment,
+        "TAP_ACTITO_API_URL": f"{url}/actito",
+        "TAP_ACTITO_SNAPSHOT_URL": meltano_environment["TARGET_ACTITO_SNAPSHOT_URL"],
+        "TAP_ACTITO_CALLS_PER_MINUTE": "1000000",
+        "TARGET_DIDOMI_API_URL": f"{url}/didomi/v1",
+    }
+    didomi = Didomi(url)
+    first = meltano(environment, "run", "actito-to-didomi")
+    assert first.returncode == 0, first.stdout[-3000:]
+    assert actito.stats("didomi")["writes"] == 0
+    person = next(
+        p
+        for p, profile in actito.all().items()
+        if profile["subscriptions"]["Newsletter"]
+        and didomi.users(p)
+        and didomi.state(p).get("email")
+    )
+    actito.change(person, Newsletter=False)
+    second = meltano(environment, "run", "actito-to-didomi")
+    assert second.returncode == 0, second.stdout[-3000:]
+    assert didomi.state(person)["email"] is False
+    assert actito.stats("didomi")["writes"] == 1
+    states = meltano(environment, "state", "list").stdout
+    assert "sandbox:tap-actito-to-target-didomi" in states
+    assert "sandbox:tap-didomi-to-target-actito" not in states
 
 
 @pytest.mark.skipif(
