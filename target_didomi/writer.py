@@ -142,7 +142,8 @@ class Writer:
                 continue
             if past is None:
                 past = [_read_past(event) for event in self._api.events(person)]
-            if any(event.id == incoming.id for event in past):
+            # With approval, an event may be there without its opt-ins: Didomi tells when posting.
+            if not self._respect_approval and any(event.id == incoming.id for event in past):
                 outcome.existed = True
                 continue
             written: dict[Path, bool] = {}

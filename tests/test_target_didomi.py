@@ -260,6 +260,16 @@ def test_approval_is_respected(didomi, config, tmp_path, actito) -> None:
     assert actito.stats("didomi")["writes"] == writes
 
 
+def test_opt_ins_that_wait_for_approval_follow_after_a_crash(didomi, config, tmp_path) -> None:
+    """Killed behind the opt-outs of an event, the next run still sends its opt-ins."""
+    didomi.say(event("ann", OLD, channels={"email": False, "sms": True}))
+    whole = event("ann", NOON, channels={"email": True, "sms": False})
+    didomi.say(event("ann", NOON, channels={"sms": False}), id=whole["id"])
+    said = run({**config, "respect_approval": True}, tmp_path, whole)
+    assert (said["posted"], said["pending"]) == (1, 1)
+    assert len(didomi.events("ann", status="pending_approval")) == 1
+
+
 def test_what_is_no_event_of_ours_is_counted(didomi, config, tmp_path, actito) -> None:
     """Guests, other regulations, pending events and whole users write nothing."""
     didomi.say(event("ann", OLD, channels={"email": True}))
