@@ -11,7 +11,7 @@ import re
 import secrets
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
@@ -118,7 +118,7 @@ class BulkWriter:
         left = 0
         if not self._no_imports:
             left = max(0, limits.imports_left - self._workspace.started_today())
-        return plan_writes(changes, _with(limits, left))
+        return plan_writes(changes, replace(limits, imports_left=left))
 
     def write(
         self,
@@ -404,10 +404,6 @@ class _Tally:
     def imported(self, imported: Imported) -> None:
         self.count += len(imported.changes)
         self._on_imported(imported)
-
-
-def _with(limits: Limits, imports_left: int) -> Limits:
-    return Limits(**{**vars(limits), "imports_left": imports_left})
 
 
 def file_rows(columns: Columns, changes: Sequence[ProfileChange]) -> Iterator[list[str]]:

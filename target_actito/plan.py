@@ -52,6 +52,11 @@ class Limits:
     may_create: bool = False
     max_single_minutes: float = 60
 
+    @property
+    def price(self) -> int:
+        """Single calls that an import must save."""
+        return 0 if self.mode == "bulk" else self.threshold
+
     def affords_singles(self, count: int) -> bool:
         """Tell whether so many changes may go by single calls for want of an import."""
         return count <= self.max_single_minutes * self.calls_per_minute
@@ -168,8 +173,9 @@ def plan_writes(changes: Sequence[ProfileChange], limits: Limits) -> WritePlan:
             importable[change.targets].append(change)
     files: list[File] = []
     if limits.mixed_columns:
-        rows = [change for change in changes if change.targets and change not in _Ids(singles)]
-        if _worth_a_file(len(rows), limits):
+        single = {id(change) for change in singles}
+        rows = [change for change in changes if change.targets and id(change) not in single]
+        if len(rows) > limits.price:
             files = _cut(_union(importable), rows, limits)
         else:
             singles += rows
@@ -185,20 +191,6 @@ def plan_writes(changes: Sequence[ProfileChange], limits: Limits) -> WritePlan:
     return _finish(singles, files[: limits.imports_left], limits)
 
 
-class _Ids:
-    """A set of changes by identity."""
-
-    def __init__(self, changes: Iterable[ProfileChange]) -> None:
-        self._ids = {id(change) for change in changes}
-
-    def __contains__(self, change: ProfileChange) -> bool:
-        return id(change) in self._ids
-
-
-def _worth_a_file(rows: int, limits: Limits) -> bool:
-    return rows > (0 if limits.mode == "bulk" else limits.threshold)
-
-
 def _finish(singles: Sequence[ProfileChange], files: Sequence[File], limits: Limits) -> WritePlan:
     urgent = [change for change in singles if change.opt_out]
     later = [change for change in singles if not change.opt_out]
@@ -211,7 +203,6 @@ def _finish(singles: Sequence[ProfileChange], files: Sequence[File], limits: Lim
 
 def _cheapest(sizes: dict[Columns, int], limits: Limits) -> _Choice:
     """Choose the cheapest way: the largest sets as files of their own, the others by column."""
-    price = 0 if limits.mode == "bulk" else limits.threshold
     by_size = sorted(sizes, key=lambda columns: (-sizes[columns], columns))
     most = min(len(by_size), limits.imports_left)
     found: tuple[tuple[float, ...], _Choice] | None = None
@@ -219,11 +210,13 @@ def _cheapest(sizes: dict[Columns, int], limits: Limits) -> _Choice:
         rest = by_size[whole:]
         choice = _Choice(by_size[:whole], single=rest)
         if not limits.may_create:
-            choice = _drop_columns(by_size[:whole], rest, sizes, price, limits.imports_left - whole)
+            choice = _drop_columns(
+                by_size[:whole], rest, sizes, limits.price, limits.imports_left - whole
+            )
         calls = sum(sizes[columns] for columns in choice.single)
         rows = sum(sizes[columns] * len(columns) for columns in choice.spread)
         # In bulk mode imports are free of cost, so what counts next is how many there are.
-        cost = (choice.files * price + calls, choice.files, rows)
+        cost = (choice.files * limits.price + calls, choice.files, rows)
         if found is None or cost < found[0]:
             found = cost, choice
     return found[1] if found else _Choice()

@@ -12,7 +12,7 @@ import zlib
 from collections import deque
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any
 
 from actito_didomi.sandbox import actito_tables as tables
 from actito_didomi.sandbox.actito_profiles import Profiles, Refusal
@@ -196,14 +196,17 @@ class Imports:
         if content.startswith(_MARKS):
             raise _InvalidFileError("The file begins with a byte order mark")
         try:
-            text: TextIO = io.StringIO(content.decode(definition.encoding), newline="")
+            text = content.decode(definition.encoding)
         except (UnicodeDecodeError, LookupError):
             raise _InvalidFileError(f"The file is no {definition.encoding}") from None
         bad = self._options.etl_bad_file
-        if bad and bad in content.decode(definition.encoding):
+        if bad and bad in text:
             raise _InvalidFileError("The file holds something that can't be loaded")
         reader = csv.reader(
-            text, delimiter=definition.separator, quotechar=definition.quote, strict=True
+            io.StringIO(text, newline=""),
+            delimiter=definition.separator,
+            quotechar=definition.quote,
+            strict=True,
         )
         try:
             header = next(reader, None)
