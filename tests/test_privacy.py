@@ -13,8 +13,11 @@ import pytest
 import requests
 from support import (
     Actito,
+    Didomi,
     Run,
     event,
+    lines,
+    post_config,
     record,
     run_plugin,
     run_target,
@@ -189,6 +192,36 @@ def test_a_failing_tap_prints_no_person_key_or_token(
     assert run.exit_code == 1
     assert len(run.records("consent_events")) == (0 if mode == "users" else 2)
     run = Run(run.exit_code, "", run.err)  # its records are meant to hold people
+    assert_clean(run, config["api_key"], DIDOMI_SECRET, *seen_tokens)
+
+
+@pytest.mark.parametrize(
+    ("route", "status"),
+    [
+        ("none", 200),
+        ("list_users", 401),
+        ("list_events", 400),
+        ("post_events", 409),
+        ("post_events", 500),
+        ("get_event", 403),
+    ],
+)
+def test_target_didomi_prints_no_person_key_or_token(
+    url: str, actito: Actito, tmp_path: Path, route: str, status: int, seen_tokens: list[str]
+) -> None:
+    """Whatever fails: people stand in its queries, bodies and answers."""
+    didomi = Didomi(url)
+    for person in PEOPLE:
+        didomi.say(event(person, "2026-09-01T10:00:00Z", channels={"email": True}))
+    config = post_config(url, tmp_path)
+    fault = {"side": "didomi", "action": "status", "status": status, "count": 100}
+    actito.steer("faults", {**fault, "route": route})
+    unknown = {"purposes": {"never-heard-of": True}} if route == "get_event" else {}
+    given = [event(p, channels={"email": False}, **unknown) for p in PEOPLE]
+    run = run_plugin(
+        "target-didomi", config, tmp_path, stdin=lines(stream_of(*given)), LOGLEVEL="DEBUG"
+    )
+    assert run.exit_code in {0, 1, 3}
     assert_clean(run, config["api_key"], DIDOMI_SECRET, *seen_tokens)
 
 

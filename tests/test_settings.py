@@ -150,7 +150,7 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
         assert f"{name} is missing" in run.err
 
 
-@pytest.mark.parametrize("plugin", ["target-actito", "tap-didomi"])
+@pytest.mark.parametrize("plugin", ["target-actito", "target-didomi", "tap-actito", "tap-didomi"])
 def test_about_documents_every_setting(tmp_path: Path, plugin: str) -> None:
     """With title and description, and secrets marked."""
     about = json.loads(run_plugin(plugin, {}, tmp_path, "--about", "--format", "json").out)

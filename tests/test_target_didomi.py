@@ -338,6 +338,21 @@ def test_wrong_access_ends_the_run_with_what_to_do(didomi, config, tmp_path) -> 
     assert "api_url must begin" in done.err
 
 
+def test_files_are_refused_rather_than_lost(config, tmp_path) -> None:
+    """It takes no BATCH messages, and no STATE passes one."""
+    batch = {
+        "type": "BATCH",
+        "stream": "consent_events",
+        "encoding": {"format": "jsonl", "compression": "gzip"},
+        "manifest": ["file:///nowhere.gz"],
+    }
+    done = run_plugin(
+        "target-didomi", config, tmp_path, stdin=lines([schema(), batch, state({"read": 1})])
+    )
+    assert (done.exit_code, done.states) == (1, [])
+    assert "takes no BATCH messages" in done.err
+
+
 def test_an_outage_loses_nothing(didomi, config, tmp_path, actito) -> None:
     """No STATE passes what isn't written, and the next run writes it."""
     didomi.say(event("ann", OLD, channels={"email": True}))

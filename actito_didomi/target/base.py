@@ -217,6 +217,17 @@ class ConsentTarget(CheckedPlugin, Target):
     def _process_activate_version_message(self, message_dict: dict[str, Any]) -> None:
         """Ignore it: nothing is ever deleted for being absent from a stream."""
 
+    def _process_batch_message(self, message_dict: dict[str, Any]) -> None:
+        """Refuse files: the SDK would hand their records to a sink that keeps none.
+
+        Raises:
+            BadInputError: Always.
+        """
+        raise BadInputError(
+            f"{self.name} takes no BATCH messages (stream {message_dict.get('stream')!r}). Take "
+            "batch_config out of the tap's settings."
+        )
+
     def _handle_max_record_age(self) -> None:
         """Do nothing: `_on_tick` looks at the age of what waits, also while the tap is quiet."""
 
