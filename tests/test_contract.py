@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 from jsonschema import Draft7Validator
-from support import Actito
-from test_sandbox_didomi import EVENTS, USERS, Client, email
+from support import Actito, Didomi
+from test_sandbox_didomi import EVENTS, USERS, email
 
 DOCUMENT = Path(__file__).parents[2] / "shared" / "reference" / "didomi-consents-openapi.yml"
 
@@ -25,9 +25,9 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture
-def call(url: str) -> Client:
+def call(url: str) -> Didomi:
     """A client with a session."""
-    return Client(url)
+    return Didomi(url)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def check(document: dict[str, Any], definition: str, value: Any) -> None:
     assert errors == []
 
 
-def test_events_look_as_documented(document: dict[str, Any], call: Client, actito: Actito) -> None:
+def test_events_look_as_documented(document: dict[str, Any], call: Didomi, actito: Actito) -> None:
     """Posted, got, listed and patched."""
     actito.steer("reset", {"people": 100})
     posted = call("POST", EVENTS, email("ann", False)).json()
@@ -73,7 +73,7 @@ def test_events_look_as_documented(document: dict[str, Any], call: Client, actit
     assert checked > 100
 
 
-def test_users_look_as_documented(document: dict[str, Any], call: Client, actito: Actito) -> None:
+def test_users_look_as_documented(document: dict[str, Any], call: Didomi, actito: Actito) -> None:
     """Listed, got, created, patched and deleted."""
     actito.steer("reset", {"people": 100})
     users = call("GET", USERS).json()["data"]
@@ -89,7 +89,7 @@ def test_users_look_as_documented(document: dict[str, Any], call: Client, actito
 
 
 def test_what_the_sandbox_takes_is_what_is_documented(
-    document: dict[str, Any], call: Client
+    document: dict[str, Any], call: Didomi
 ) -> None:
     """An event with every documented field is stored with every one of them."""
     event = {
@@ -113,7 +113,7 @@ def test_what_the_sandbox_takes_is_what_is_documented(
     assert {k: stored[k] for k in event} == event
 
 
-def test_sessions_look_as_documented(document: dict[str, Any], call: Client) -> None:
+def test_sessions_look_as_documented(document: dict[str, Any], call: Didomi) -> None:
     """The document asks for `secret` in the answer too; Didomi's pages show that it isn't given."""
     schema = document["components"]["schemas"]["sessions"]
     required = set(schema["required"]) - {"secret"}
@@ -121,7 +121,7 @@ def test_sessions_look_as_documented(document: dict[str, Any], call: Client) -> 
     assert set(call.session) - set(schema["properties"]) == set()
 
 
-def test_every_documented_consent_call_is_served(document: dict[str, Any], call: Client) -> None:
+def test_every_documented_consent_call_is_served(document: dict[str, Any], call: Didomi) -> None:
     """Events, users and sessions; tokens, links and proofs are beyond a consent sync."""
     for path, methods in document["paths"].items():
         if not path.startswith((EVENTS, USERS)) and path != "/sessions":

@@ -87,14 +87,14 @@ def test_sigkill_at_ten_random_moments_loses_nothing(
     """Ten times killed and taken up from the last STATE, the result is that of one clean run."""
     people, messages = long_input()
     actito.create_many(people)
-    rng = random.Random(3)
+    rng, pauses = random.Random(3), random.Random()
     # Small flushes, so that the moments fall into reading, writing and printing alike.
     config = {**config, "max_buffered_people": 150}
     acknowledged, moments = 0, []
     for _ in range(10):
         process = start_target(config, tmp_path)
         calls = actito.calls("patch_profile")
-        goal = calls + rng.randrange(5, 250)
+        goal = calls + rng.randrange(5, 400)
         feeder = threading.Thread(
             target=feed, args=(process, lines(rest_of(messages, acknowledged)))
         )
@@ -105,7 +105,7 @@ def test_sigkill_at_ten_random_moments_loses_nothing(
             and process.poll() is None
             and time.monotonic() < deadline
         ):
-            time.sleep(0.02 + rng.random() / 20)
+            time.sleep(0.02 + pauses.random() / 20)
         process.kill()
         process.wait(30)
         feeder.join(30)
