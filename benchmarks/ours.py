@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from actito_didomi.actito.imports import write_file
 from target_actito.bulk import file_rows
@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 class Reading(TargetActito):
     """Reads, checks, maps and coalesces; writes nothing."""
 
-    def _write(self, connected: Any, changes: list[ProfileChange]) -> None:
+    def write_changes(self, changes: list[ProfileChange]) -> None:
         """Do nothing."""
 
 
 class Planning(TargetActito):
     """Plans, and makes the import files as well; sends nothing."""
 
-    def _write(self, connected: Any, changes: list[ProfileChange]) -> None:
+    def write_changes(self, changes: list[ProfileChange]) -> None:
         """Make the files, and throw them away."""
+        workspace = self.connected.workspace
+        assert workspace is not None  # noqa: S101 - imports are on by default
         for file in plan_writes(changes, self.settings.bulk.limits).files:
-            path = connected.workspace.folder / "file.zip"
+            path = workspace.folder / "file.zip"
             columns = ["customerId", *(target.name for target in file.columns)]
             write_file(path, columns, file_rows(file.columns, file.changes))
             path.unlink()
