@@ -179,9 +179,7 @@ def read_api(stream: ChangeStream) -> Iterator[Iterable[SubscriptionChange]]:
 
         for page in _pages(stream, since):
             tap.shutdown.check()
-            compare = partial(
-                _compare, stream, ledger, first=first, emits_new=emits_new, read_at=page.read_at
-            )
+            compare = partial(_compare, stream, ledger, page, first=first, emits_new=emits_new)
             found = snapshot.take(page, compare)
             if found:
                 yield _emit(stream, found)
@@ -208,11 +206,11 @@ def read_api(stream: ChangeStream) -> Iterator[Iterable[SubscriptionChange]]:
 def _compare(
     stream: ChangeStream,
     ledger: Ledger,
+    page: ProfilePage,
     looks: list[Look],
     *,
     first: bool,
     emits_new: bool,
-    read_at: datetime,
 ) -> tuple[list[States], list[SubscriptionChange]]:
     """Give the states of profiles, and what changed; take note of what people changed themselves.
 
@@ -242,11 +240,11 @@ def _compare(
             else:
                 # A subscription that is new in the table begins as not subscribed.
                 changed = before.get(name) is not state and (state or name in before)
-            window, source = (last_look, read_at), "api"
+            window, source = (last_look, page.read_at), "api"
             if note is not None and note.value is state:
-                window, source = (last_look, min(note.at, read_at)), "target-actito"
-            elif note is not None:
-                changed, window = True, (note.after or last_look, read_at)
+                window, source = (last_look, min(note.at, page.read_at)), "target-actito"
+            elif note is not None and note.at <= page.asked_at:
+                changed, window = True, (note.after or last_look, page.read_at)
             if changed:
                 change = _change(tap, look.profile, name, state, window=window, source=source)
                 changes.append(change)

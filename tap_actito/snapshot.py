@@ -61,7 +61,7 @@ class Look(NamedTuple):
     Attributes:
         profile: The profile now.
         before: Its states at the last look; None where it is new.
-        last_look: When that was.
+        last_look: When that began: whatever changed later may not have been seen.
     """
 
     profile: Profile
@@ -136,7 +136,7 @@ class Snapshot:
         Returns:
             The changes, numbered, stored already.
         """
-        looked_at = page.read_at.isoformat()
+        looked_at = page.asked_at.isoformat()
         profiles = {profile.id: profile for profile in page.profiles}
         here = _PROFILES.c.profile_id.in_(profiles)
         new: list[dict[str, Any]] = []

@@ -96,6 +96,18 @@ def test_what_people_change_is_dated_by_the_look(pipelines, actito) -> None:
     assert datetime.fromisoformat(found[0]["created_at"].replace("Z", "+00:00")) >= changed
 
 
+def test_a_window_begins_before_the_look_that_did_not_see_it(pipelines, actito) -> None:
+    """What changed while an answer was on its way is not dated behind it."""
+    fault = {"side": "actito", "route": "list_profiles", "action": "stall", "seconds": 2}
+    actito.steer("faults", {**fault, "count": 1})
+    pipelines.look()
+    looked = now()
+    actito.change("ann", Newsletter=True)
+    found = pipelines.look()
+    after = datetime.fromisoformat(found[0]["changed_after"].replace("Z", "+00:00"))
+    assert after <= looked - timedelta(seconds=2)
+
+
 def test_what_a_person_takes_back_after_a_writing_is_found(pipelines, actito) -> None:
     """Though the table looks as it did before: it was written in between."""
     before = now()

@@ -41,10 +41,12 @@ class ProfilePage:
 
     Attributes:
         profiles: The profiles.
-        read_at: A moment when all of them were read already; aware of its zone.
+        asked_at: A moment when none of them was read yet; aware of its zone.
+        read_at: One when all of them were.
     """
 
     profiles: list[Profile]
+    asked_at: datetime
     read_at: datetime
 
 
@@ -67,6 +69,7 @@ def list_profiles(
     number, first = 0, None
     while True:
         query = _wire.page_query(number, page_size, since)
+        asked_at = datetime.now(timezone.utc)
         body = session.request("GET", path, route=_ROUTE, params=query).body
         read_at = datetime.now(timezone.utc)
         found = [_read(body) for body in _wire.profiles_of(body)]
@@ -78,7 +81,7 @@ def list_profiles(
                 "kind that is expected. Set change_source to exports."
             )
         first = found[0].id
-        yield ProfilePage(found, read_at)
+        yield ProfilePage(found, asked_at, read_at)
         if len(found) < page_size and not _tells_more(body, number, len(found)):
             return
         number += 1
