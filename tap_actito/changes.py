@@ -6,6 +6,7 @@ import re
 import time
 from datetime import datetime, timedelta, timezone
 from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
 
 import fsspec
@@ -15,6 +16,7 @@ from actito_didomi.actito.changes import ChangeFile, SubscriptionChange
 from actito_didomi.actito.ledger import Ledger, Note, Place
 from actito_didomi.actito.listing import list_profiles
 from actito_didomi.errors import BadInputError, ConfigurationError
+from tap_actito.settings import DEFAULT_SNAPSHOT
 from tap_actito.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
 _FILE = re.compile(r"\.(csv|csv\.gz|gz|zip)$", re.IGNORECASE)
 _PROGRESS_INTERVAL = 30.0
 _UPDATE_OVERLAP = timedelta(minutes=5)
+_NOTED_AT_ONCE = 1000
+_CLOCKS = timedelta(minutes=1)
+"""By how much Actito's clock and ours may differ."""
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
 """When a profile may have changed that was never looked at before."""
 _ATTRIBUTE = "@"
@@ -59,18 +64,61 @@ def read_exports(stream: ChangeStream) -> Iterator[Iterable[SubscriptionChange]]
             "change_source api they are seen.",
             ", ".join(stream.attributes_wanted),
         )
-    for name in new:
-        path = f"{root}/{name}"
-        if not _settled(fs, path, stream):
-            stream.logger.info(
-                "Exports: %s may still be on its way. This run ends before it; the next one goes "
-                "on here.",
-                name,
-            )
-            return
-        yield _read_file(stream, fs, path, name)
-        done.append(name)
-        stream.emit_state()
+    url = stream.config.get("snapshot_url")
+    ledger = Ledger(url, stream.actito.account) if url else None
+    try:
+        for name in new:
+            path = f"{root}/{name}"
+            if not _settled(fs, path, stream):
+                stream.logger.info(
+                    "Exports: %s may still be on its way. This run ends before it; the next one "
+                    "goes on here.",
+                    name,
+                )
+                return
+            changes = _read_file(stream, fs, path, name)
+            # Where target-actito takes no notes it reads none either.
+            if ledger is not None and ledger.has("pipeline"):
+                changes = _noted(stream.actito, ledger, changes)
+            yield changes
+            done.append(name)
+            stream.emit_state()
+    finally:
+        if ledger is not None:
+            ledger.close()
+
+
+def _noted(
+    tap: TapActito, ledger: Ledger, changes: Iterator[SubscriptionChange]
+) -> Iterator[SubscriptionChange]:
+    """Take note of people's opt-outs before they are given.
+
+    What target-actito wrote itself is left out; Actito's moments are told to the second, by its own
+    clock.
+    """
+    while part := list(islice(changes, _NOTED_AT_ONCE)):
+        opt_outs = {
+            Place(c.person, c.kind, c.subscription): c
+            for c in sorted(part, key=lambda change: change.changed_at)
+            if c.person is not None
+            and (way := tap.ways.get((c.kind, c.subscription))) is not None
+            and not way.choice(c.subscribed)
+        }
+        written = ledger.read("pipeline", {place.person for place in opt_outs})
+        own = {
+            place: Note(change.subscribed, change.changed_at)
+            for place, change in opt_outs.items()
+            if not _is_written(change, written.get(place))
+        }
+        ledger.note("person", own)
+        yield from part
+
+
+def _is_written(change: SubscriptionChange, note: Note | None) -> bool:
+    if note is None or note.value is not change.subscribed:
+        return False
+    began = note.after or note.at
+    return began - _CLOCKS <= change.changed_at <= note.at + _CLOCKS
 
 
 def _open_folder(stream: ChangeStream) -> tuple[Any, str]:
@@ -157,7 +205,7 @@ def read_api(stream: ChangeStream) -> Iterator[Iterable[SubscriptionChange]]:
     asked for, the one before has been emitted: the state says so.
     """
     tap = stream.actito
-    url = tap.config["snapshot_url"]
+    url = tap.config.get("snapshot_url") or DEFAULT_SNAPSHOT
     snapshot = Snapshot(url, "/".join([*tap.account, stream.name]))
     ledger = Ledger(url, tap.account)
     state = stream.stream_state

@@ -22,6 +22,8 @@ from actito_didomi.singer.plugin import RETRY_SETTINGS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+DEFAULT_SNAPSHOT = "sqlite:///actito-snapshot.db"
+
 CONFIG = th.PropertiesList(
     *account_settings(" but for discovery, which needs `api_key` only"),
     th.Property(
@@ -86,11 +88,12 @@ CONFIG = th.PropertiesList(
     th.Property(
         "snapshot_url",
         th.StringType,
-        default="sqlite:///actito-snapshot.db",
         secret=True,
         title="Snapshot",
-        description="Where the snapshot is kept, with `change_source: api`: any URL that "
-        "SQLAlchemy knows, such as `postgresql+psycopg://...`. One snapshot a pipeline.",
+        description="Where the snapshot is kept: any URL that SQLAlchemy knows, such as "
+        f"`postgresql+psycopg://...`; with `change_source: api`, `{DEFAULT_SNAPSHOT}` unless set. "
+        "Where target-actito names the same address, both take note there of what they wrote or "
+        "found. One snapshot a pipeline.",
     ),
     th.Property(
         "emit_initial",

@@ -149,6 +149,40 @@ def test_an_opt_out_in_doubt_is_written(pipelines, actito) -> None:
     assert actito.subscriptions("bob")["Newsletter"] is True
 
 
+def test_opt_outs_out_of_exports_are_known_as_well(pipelines, actito, tmp_path) -> None:
+    """An old opt-in isn't written over them, a new one is; what was written isn't anyone's own."""
+    files = tmp_path / "changes"
+    files.mkdir()
+    pipelines.back |= {
+        "change_source": "exports",
+        "export_root": f"file://{files}",
+        "export_grace": 0,
+        "time_zone": "UTC",
+    }
+    pipelines.write(
+        event("ann", at(START), channels={"email": True, "sms": False}),
+        event("bob", at(START), channels={"sms": False}),
+    )
+    written = now()
+    actito.change("ann", Newsletter=False)
+    (files / "changes-1.csv").write_text(
+        "profileId;customerId;eventType;subscription;subscribed;moment;source\n"
+        "1;ann;UPDATED_SUBSCRIPTION;Newsletter;N;2026-10-02 12:00:00;LINK\n"
+        f"2;bob;UPDATED_SUBSCRIPTION;SmsAlerts;N;{written:%Y-%m-%d %H:%M:%S};API\n"
+    )
+    assert len(pipelines.look()) == 2
+    noon = datetime(2026, 10, 2, 12, tzinfo=timezone.utc)
+    said = pipelines.write(event("ann", at(noon - timedelta(hours=1)), channels={"email": True}))
+    assert said["newer"] == 1
+    assert actito.subscriptions("ann")["Newsletter"] is False
+    pipelines.write(
+        event("ann", at(noon + timedelta(hours=1)), channels={"email": True}),
+        event("bob", at(noon), channels={"sms": True}),
+    )
+    assert actito.subscriptions("ann")["Newsletter"] is True
+    assert actito.subscriptions("bob")["SmsAlerts"] is True
+
+
 def test_a_database_that_fails_is_named(url: str, tmp_path: Path, actito: Actito) -> None:
     """Before anything is written, and without the password."""
     actito.create("ann")

@@ -81,6 +81,21 @@ class Ledger:
         """Give connections back."""
         self._engine.dispose()
 
+    def has(self, origin: Origin) -> bool:
+        """Tell whether there are notes of an origin: whether that side takes part.
+
+        Raises:
+            ConfigurationError: The database fails.
+        """
+        query = sa.select(_NOTES.c.person).where(
+            _NOTES.c.scope == self._scope, _NOTES.c.origin == origin
+        )
+        try:
+            with self._engine.connect() as connection:
+                return connection.execute(query.limit(1)).first() is not None
+        except sa.exc.SQLAlchemyError as error:
+            raise _failure(error) from None
+
     def read(
         self, origin: Origin, people: Collection[str], since: datetime | None = None
     ) -> dict[Place, Note]:
