@@ -84,10 +84,9 @@ def counts(value: Value, own: Note | None) -> bool:
         value: The choice to write.
         own: What the person chose in Actito last.
     """
-    if own is None or value.choice is None or value.moment > own.at:
+    if own is None or value.choice is None or own.window.is_earlier_than(value.moment):
         return True
-    in_doubt = value.moment > own.after if own.after is not None else value.moment == own.at
-    return in_doubt and value.opt_out
+    return value.opt_out and not own.window.is_later_than(value.moment)
 
 
 def _place(person: str, target: Target) -> Place:

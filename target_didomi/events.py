@@ -11,7 +11,7 @@ import msgspec
 
 from actito_didomi.didomi.choices import ConsentChoices, read_choices, to_consents
 from actito_didomi.didomi.records import CONFIRMED, read_moment
-from target_didomi.settle import Window
+from actito_didomi.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

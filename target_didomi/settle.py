@@ -22,27 +22,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from actito_didomi.didomi.choices import Answer, Path
+    from actito_didomi.window import Window
 
 _STEP = timedelta(milliseconds=1)
 """What Didomi's moments are told to."""
 LONG_AGO = datetime(1, 1, 1, tzinfo=timezone.utc)
-
-
-@dataclass(frozen=True)
-class Window:
-    """When a choice was made.
-
-    Attributes:
-        until: At this moment at the latest; just then, where `after` is None.
-        after: Later than this.
-    """
-
-    until: datetime
-    after: datetime | None = None
-
-    def is_later_than(self, moment: datetime) -> bool:
-        """Tell whether it was made later than this, for certain."""
-        return moment <= self.after if self.after is not None else moment < self.until
 
 
 @dataclass(frozen=True)
@@ -119,7 +103,7 @@ def settle(
     if known:
         # At one moment the opt-out counts.
         moment, other = max(known, key=lambda pair: (pair[0], not pair[1]))
-        if moment > window.until:
+        if window.is_earlier_than(moment):
             return Verdict.NEWER
     elif (held := status.choices.says(path)) is not None:
         # No event tells when: at its last change at the latest.

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from actito_didomi.didomi.choices import ConsentChoices, read_choices, to_consents
 from actito_didomi.sandbox.didomi_state import empty_consents, merge_consents
+from actito_didomi.window import Window
 from target_didomi.settle import (
     LONG_AGO,
     Past,
     Status,
     Verdict,
-    Window,
     differs,
     expand,
     merge,

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 
 from actito_didomi.errors import ConfigurationError
 from actito_didomi.store import open_store
+from actito_didomi.window import Window
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -60,6 +61,11 @@ class Note(NamedTuple):
     value: bool
     at: datetime
     after: datetime | None = None
+
+    @property
+    def window(self) -> Window:
+        """When it was made."""
+        return Window(self.at, self.after)
 
 
 class Ledger:
