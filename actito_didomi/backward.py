@@ -16,7 +16,8 @@ from actito_didomi.mapping import show_path
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from actito_didomi.mapping import Mapping, Path
+    from actito_didomi.didomi.choices import Path
+    from actito_didomi.mapping import Mapping
 
 _FORMS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("consents_channels?_(.+)_enabled", ("channels", "0", "enabled")),

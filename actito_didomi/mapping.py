@@ -13,15 +13,17 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from actito_didomi.didomi.choices import split_answer
 from actito_didomi.errors import MappingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from collections.abc import Mapping as MappingABC
 
+    from actito_didomi.didomi.choices import Path
+
 logger = logging.getLogger(__name__)
 
-Path = tuple[str, ...]
 Kind = Literal["subscription", "attribute"]
 
 _MIN_PREFERENCE_PATH = 4
@@ -307,11 +309,6 @@ def _is_answer(path: Path, text: Any) -> bool:
         and path[5] == "value"
         and isinstance(text, str)
     )
-
-
-def split_answer(answer: str) -> list[str]:
-    """Split an answer of the current format into the ids of the values chosen."""
-    return [value_id.strip() for value_id in answer.split(",")]
 
 
 def _value_ids(name: str, path: Path) -> list[str]:

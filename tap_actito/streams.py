@@ -16,6 +16,7 @@ from singer_sdk.singerlib.catalog import REPLICATION_INCREMENTAL
 from actito_didomi.actito import ValueType
 from actito_didomi.actito.listing import list_profiles
 from actito_didomi.didomi.choices import to_consents
+from actito_didomi.didomi.records import write_moment
 from actito_didomi.errors import ConfigurationError
 from actito_didomi.singer.tap import OwnStateStream
 from tap_actito.changes import read_api, read_exports
@@ -107,7 +108,7 @@ class Profiles(ActitoStream):
             bookmark = min(newest, started - _OVERLAP)
             if since is None or bookmark > since:
                 self.stream_state["replication_key"] = self.replication_key
-                self.stream_state["replication_key_value"] = _iso(bookmark)
+                self.stream_state["replication_key_value"] = write_moment(bookmark)
         self.emit_state()
 
     def _record(self, structure: TableStructure, profile: Any) -> dict[str, Any]:
@@ -130,7 +131,7 @@ class Profiles(ActitoStream):
                 return None
             if moment.tzinfo is None:
                 moment = moment.replace(tzinfo=self.actito.zone)
-            return _iso(moment)
+            return write_moment(moment)
         return value
 
 
@@ -196,8 +197,10 @@ class SubscriptionChanges(ChangeStream):
                     "key": change.person,
                     "subscription": change.subscription,
                     "subscribed": change.subscribed,
-                    "changed_at": _iso(change.changed_at),
-                    "changed_after": _iso(change.changed_after) if change.changed_after else None,
+                    "changed_at": write_moment(change.changed_at),
+                    "changed_after": write_moment(change.changed_after)
+                    if change.changed_after
+                    else None,
                     "source": change.source,
                 }
 
@@ -281,17 +284,17 @@ class ConsentEvents(ChangeStream):
     ) -> dict[str, Any]:
         said, consents = _say(tuple(choices.items()))
         window = "after" if change.changed_after else "at"
-        moment = _iso(change.changed_after or change.changed_at)
+        moment = write_moment(change.changed_after or change.changed_at)
         name = "\n".join([*self._account, change.person or "", window, moment, said])
         event: dict[str, Any] = {
             "id": str(uuid.uuid5(_NAMESPACE, name)),
-            "created_at": _iso(change.changed_at),
+            "created_at": write_moment(change.changed_at),
             "user": {"organization_user_id": change.person},
             "consents": consents,
             "delegate": {"id": "actito", "name": "Actito"},
         }
         if change.changed_after:
-            event["changed_after"] = _iso(change.changed_after)
+            event["changed_after"] = write_moment(change.changed_after)
         return event
 
 
@@ -300,10 +303,3 @@ def _say(choices: tuple[tuple[tuple[str, ...], bool], ...]) -> tuple[str, dict[s
     """Give choices as a text that is the same in whatever order they came, and as consents."""
     said = sorted(f"{'/'.join(path)}={choice}" for path, choice in choices)
     return "\n".join(said), to_consents(sorted(choices))
-
-
-@lru_cache(maxsize=4096)
-def _iso(moment: datetime) -> str:
-    """Write a moment as Didomi does: UTC, to the millisecond."""
-    text = moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")

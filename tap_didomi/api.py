@@ -9,7 +9,7 @@ from singer_sdk import metrics
 from singer_sdk.helpers.types import Context, Record  # noqa: TC002 - the SDK reads annotations
 
 from actito_didomi.didomi.lists import pages
-from actito_didomi.didomi.records import read_moment
+from actito_didomi.didomi.records import CONFIRMED, PENDING, read_moment
 from actito_didomi.errors import RefusedError
 from tap_didomi import schemas
 from tap_didomi.base import DidomiStream
@@ -136,7 +136,7 @@ class ApiEvents(DidomiStream):
             "organization_id": self.config["organization_id"],
             "regulation": self.config["regulation"],
             "user_id": context["user_id"],
-            "status[$in]": ["confirmed", "pending_approval"],
+            "status[$in]": [CONFIRMED, PENDING],
         }
         given = Given(self.stream_state)
         floor = datetime.fromisoformat(context["floor"])

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
-from datetime import timezone
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from actito_didomi.didomi.choices import ConsentChoices, read_choices, to_consents
-from actito_didomi.didomi.records import CONFIRMED, read_moment
+from actito_didomi.didomi.records import CONFIRMED, PENDING, read_moment, write_moment
 from actito_didomi.window import Window
 
 if TYPE_CHECKING:
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
     from actito_didomi.didomi.records import ConsentRecord
 
-PENDING = "pending_approval"
 _EVENT_PARTS = ("domain", "metadata", "proofs", "proofs_id")
 _USER_PARTS = ("organization_user_id_type", "metadata", "country", "last_seen_country")
 _NAMESPACE = uuid.UUID("5ff4a6c4-8a39-5fb8-9b4c-6f9b7c0d2b1e")
@@ -110,18 +108,12 @@ def to_event(
     return {
         **incoming.extra,
         "id": str(uuid.uuid5(_NAMESPACE, incoming.id)) if pending else incoming.id,
-        "created_at": _iso(moment),
+        "created_at": write_moment(moment),
         "regulation": regulation,
         "status": PENDING if pending else CONFIRMED,
         "user": user,
         "consents": to_consents(choices.single.items(), choices.answers.items()),
     }
-
-
-def _iso(moment: datetime) -> str:
-    """Write a moment as Didomi does: UTC, to the millisecond."""
-    text = moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
 
 
 def _id_of(part: Mapping[str, Any]) -> str:

@@ -58,6 +58,11 @@ def is_value(path: Path) -> bool:
     return len(path) == _VALUE_PARTS and path[3] == "values"
 
 
+def split_answer(answer: str) -> list[str]:
+    """Split an answer of the current format into the ids of the values chosen."""
+    return [value_id.strip() for value_id in answer.split(",")]
+
+
 def read_choices(consents: Mapping[str, Any]) -> ConsentChoices:
     """Read consents of an event or a user.
 
@@ -106,7 +111,7 @@ def _answers(values: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, Answ
     for preference, answer in values.items():
         text = answer.get("value") if isinstance(answer, dict) else None
         if isinstance(text, str):
-            yield (*path, preference), tuple(part for v in text.split(",") if (part := v.strip()))
+            yield (*path, preference), tuple(filter(None, split_answer(text)))
 
 
 def _nodes(node: Mapping[str, Any], name: str) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CONFIRMED = "confirmed"
+PENDING = "pending_approval"
 DEFAULT_REGULATION = "gdpr"
 """Of an event that names none (documented)."""
 
@@ -219,3 +221,10 @@ def read_moment(value: Any, name: str) -> datetime:
     except msgspec.ValidationError:
         raise BadInputError(f"`{name}` is no moment in ISO 8601 form.") from None
     return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+@lru_cache(maxsize=4096)
+def write_moment(moment: datetime) -> str:
+    """Write a moment as Didomi does: UTC, to the millisecond."""
+    text = moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")
