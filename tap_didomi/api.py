@@ -54,11 +54,12 @@ class ApiUsers(DidomiStream):
                 self.didomi.shutdown.check()
                 moment = user.get("updated_at")
                 if isinstance(moment, str):
+                    changed = _read(moment)
                     scan["newest"] = _later(scan["newest"], moment)
-                    if since and _read(moment) < since:
+                    if since and changed < since:
                         continue
                     version = f"{user.get('version')} {moment}"
-                    is_new = given.is_new(user["id"], version, _read(moment), _floor(scan))
+                    is_new = given.is_new(user["id"], version, changed, _floor(scan))
                     if knows_all and not is_new:
                         continue
                 yield user
@@ -204,8 +205,8 @@ def _new_scan() -> dict[str, Any]:
 
 def _floor(scan: dict[str, Any]) -> datetime:
     """Give a moment that the bookmark of this scan will not be before."""
-    latest = datetime.fromisoformat(scan["started_at"]) - _OVERLAP
-    return min(latest, _read(scan["newest"])) if scan["newest"] else _LONG_AGO
+    bookmark = _bookmark(scan)
+    return _read(bookmark) if bookmark else _LONG_AGO
 
 
 def _read(moment: str) -> datetime:

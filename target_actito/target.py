@@ -84,7 +84,7 @@ class TargetActito(ConsentTarget):
 
     @classmethod
     def find_secrets(cls, config: Mapping[str, Any]) -> list[str]:
-        """Collect the API key."""
+        """Collect the API key and the snapshot's address."""
         return setting.secrets_of(config)
 
     @classmethod

@@ -69,7 +69,7 @@ class _Posting:
 
     event: dict[str, Any]
     outcome: Outcome
-    opt_outs: int
+    opt_out: bool
 
 
 class Writer:
@@ -193,7 +193,7 @@ class Writer:
                 user_id=user_id,
                 pending=pending,
             )
-            made.append(_Posting(event, outcome, sum(not choice for choice in part.values())))
+            made.append(_Posting(event, outcome, opt_out=not all(part.values())))
             if not pending:
                 status = Status(status.choices.after(said), status.updated_at)
                 past = [*past, Past(event["id"], moment, said)]
@@ -226,7 +226,7 @@ class Writer:
             outcome.existed = True
             return
         outcome.refused = error
-        outcome.refused_opt_out = outcome.refused_opt_out or posting.opt_outs > 0
+        outcome.refused_opt_out = outcome.refused_opt_out or posting.opt_out
 
 
 def _read_past(event: dict[str, Any]) -> Past:

@@ -35,7 +35,7 @@ class ConsentApi:
 
     def __init__(self, session: ApiSession, organization_id: str, regulation: str) -> None:
         self._session = session
-        self._organization_id = organization_id
+        self._own = {"organization_id": organization_id}
         self._regulation = regulation
         self._single_choice: frozenset[str] | None = None
         self._lock = threading.Lock()
@@ -67,14 +67,13 @@ class ConsentApi:
             RefusedError: Didomi refuses one of them.
             ApiError: It takes none at all.
         """
-        own = {"organization_id": self._organization_id}
-        body = [{**own, **event} for event in events]
+        body = [{**self._own, **event} for event in events]
         try:
             self._session.request(
                 "POST",
                 "/consents/events",
                 route="/consents/events",
-                params={**own, "$disable_integrations": "true"},
+                params={**self._own, "$disable_integrations": "true"},
                 json=body if len(body) > 1 else body[0],
             )
         except RefusedError as error:
@@ -93,10 +92,7 @@ class ConsentApi:
                 "GET",
                 f"/consents/events/{quote(event_id, safe='')}",
                 route="/consents/events/{id}",
-                params={
-                    "organization_id": self._organization_id,
-                    "organization_user_id": person,
-                },
+                params={**self._own, "organization_user_id": person},
             )
         except RefusedError as error:
             if error.status in {_NOT_FOUND, _BAD_REQUEST}:
@@ -120,7 +116,7 @@ class ConsentApi:
                 "GET",
                 "/config-trees",
                 route="/config-trees",
-                params={"organization_id": self._organization_id},
+                params=self._own,
             )
         except RefusedError as error:
             if error.status not in _NO_TREE:
@@ -139,7 +135,7 @@ class ConsentApi:
 
     def _list(self, path: str, person: str) -> list[dict[str, Any]]:
         params = {
-            "organization_id": self._organization_id,
+            **self._own,
             "organization_user_id": person,
             "regulation": self._regulation,
         }

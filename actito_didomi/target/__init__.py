@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from actito_didomi.target.base import ConsentTarget
 from actito_didomi.target.scope import BY_DELEGATE, Scope
-from actito_didomi.target.settings import (
-    TargetSettings,
-    read_target_settings,
-    target_settings,
-)
+from actito_didomi.target.settings import target_settings
 from actito_didomi.target.sink import ConsentSink
 from actito_didomi.target.summary import Line, Summary
 
@@ -19,7 +15,5 @@ __all__ = [
     "Line",
     "Scope",
     "Summary",
-    "TargetSettings",
-    "read_target_settings",
     "target_settings",
 ]

@@ -299,10 +299,7 @@ class ConsentTarget(CheckedPlugin, Target):
         Raises:
             TooManyRejectsError: There are more than `max_rejects`.
         """
-        self.connect()
-        store = self._rejects
-        if store is None:
-            raise RuntimeError("connect makes the store")
+        store = self.connect()
         try:
             store.add(reject)
         finally:
@@ -321,11 +318,13 @@ class ConsentTarget(CheckedPlugin, Target):
         if len(self._unmatched_examples) < _EXAMPLES:
             self._unmatched_examples.append(privacy.hash_person(person))
 
-    def connect(self) -> None:
-        """Open what is needed for writing, once."""
-        if self._session is None:
-            self._rejects = RejectStore(self.common.rejects_path, self.common.max_rejects)
+    def connect(self) -> RejectStore:
+        """Open what is needed for writing, once; give where rejects are kept."""
+        if self._rejects is None:
+            rejects = RejectStore(self.common.rejects_path, self.common.max_rejects)
             self._session = self.open()
+            self._rejects = rejects
+        return self._rejects
 
     # Writing
 
