@@ -24,6 +24,8 @@ from support import (
     target_config,
 )
 
+from actito_didomi.didomi.records import write_moment
+
 PEOPLE = [f"p{n:02}" for n in range(12)]
 SUBSCRIPTIONS = {
     "Newsletter": ("channels", "email"),
@@ -115,8 +117,7 @@ class World:
             self.actito.change(person, **{name: value})
         else:
             kind, consent = SUBSCRIPTIONS[name]
-            said = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            given = event(person, said, **{kind: {consent: value}})
+            given = event(person, write_moment(moment), **{kind: {consent: value}})
             given["id"] += f"-{name}-{number}"
             self.didomi.say(given)
         self.choices[person, name].append(Choice(side, moment, value, number))

@@ -23,6 +23,7 @@ from support import (
 )
 
 from actito_didomi.actito.ledger import Ledger, Note, Place
+from actito_didomi.didomi.records import read_moment, write_moment
 from actito_didomi.errors import ConfigurationError
 from target_actito.coalesce import Value
 from target_actito.known import counts
@@ -67,10 +68,6 @@ def pipelines(url: str, tmp_path: Path, actito: Actito) -> Pipelines:
     return made
 
 
-def at(moment: datetime) -> str:
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 def now() -> datetime:
     return datetime.now(timezone.utc)
 
@@ -78,22 +75,22 @@ def now() -> datetime:
 @pytest.mark.parametrize("mode", ["single", "bulk"])
 def test_what_was_written_is_dated_by_the_writing(pipelines, mode) -> None:
     """It was chosen before that: whatever Didomi has from later on is newer."""
-    pipelines.write(event("ann", at(START), channels={"email": True}), write_mode=mode)
+    pipelines.write(event("ann", write_moment(START), channels={"email": True}), write_mode=mode)
     written = now()
     found = pipelines.look()
     assert [e["user"]["organization_user_id"] for e in found] == ["ann"]
-    assert datetime.fromisoformat(found[0]["created_at"].replace("Z", "+00:00")) <= written
+    assert read_moment(found[0]["created_at"], "created_at") <= written
 
 
 def test_what_people_change_is_dated_by_the_look(pipelines, actito) -> None:
     """A note about an earlier writing doesn't change that."""
-    pipelines.write(event("ann", at(START), channels={"email": True}))
+    pipelines.write(event("ann", write_moment(START), channels={"email": True}))
     pipelines.look()
     actito.change("ann", Newsletter=False)
     changed = now()
     found = pipelines.look()
     assert len(found) == 1
-    assert datetime.fromisoformat(found[0]["created_at"].replace("Z", "+00:00")) >= changed
+    assert read_moment(found[0]["created_at"], "created_at") >= changed
 
 
 def test_a_window_begins_before_the_look_that_did_not_see_it(pipelines, actito) -> None:
@@ -104,34 +101,36 @@ def test_a_window_begins_before_the_look_that_did_not_see_it(pipelines, actito) 
     looked = now()
     actito.change("ann", Newsletter=True)
     found = pipelines.look()
-    after = datetime.fromisoformat(found[0]["changed_after"].replace("Z", "+00:00"))
+    after = read_moment(found[0]["changed_after"], "changed_after")
     assert after <= looked - timedelta(seconds=2)
 
 
 def test_what_a_person_takes_back_after_a_writing_is_found(pipelines, actito) -> None:
     """Though the table looks as it did before: it was written in between."""
     before = now()
-    pipelines.write(event("ann", at(START), channels={"email": True}))
+    pipelines.write(event("ann", write_moment(START), channels={"email": True}))
     actito.change("ann", Newsletter=False)
     found = pipelines.look()
     assert [e["consents"]["channels"] for e in found] == [[{"id": "email", "enabled": False}]]
-    assert datetime.fromisoformat(found[0]["changed_after"].replace("Z", "+00:00")) >= before
+    assert read_moment(found[0]["changed_after"], "changed_after") >= before
     assert pipelines.look() == []
 
 
 def test_an_old_opt_in_is_not_written_over_a_new_opt_out(pipelines, actito) -> None:
     """Neither from before the change, nor where the order can't be told."""
-    pipelines.write(event("ann", at(START), channels={"email": True}))
+    pipelines.write(event("ann", write_moment(START), channels={"email": True}))
     pipelines.look()
     in_doubt = now()
     actito.change("ann", Newsletter=False)
     pipelines.look()
     for moment in (START + timedelta(hours=1), in_doubt):
-        said = pipelines.write(event("ann", at(moment), channels={"email": True, "sms": True}))
+        said = pipelines.write(
+            event("ann", write_moment(moment), channels={"email": True, "sms": True})
+        )
         assert said["newer"] == 1
         assert actito.subscriptions("ann")["Newsletter"] is False
         assert actito.subscriptions("ann")["SmsAlerts"] is True
-    pipelines.write(event("ann", at(now()), channels={"email": True}))
+    pipelines.write(event("ann", write_moment(now()), channels={"email": True}))
     assert actito.subscriptions("ann")["Newsletter"] is True
 
 
@@ -142,8 +141,8 @@ def test_an_opt_out_in_doubt_is_written(pipelines, actito) -> None:
     actito.change("bob", Newsletter=True)
     pipelines.look()
     pipelines.write(
-        event("ann", at(before), channels={"email": False}),
-        event("bob", at(START), channels={"email": False}),
+        event("ann", write_moment(before), channels={"email": False}),
+        event("bob", write_moment(START), channels={"email": False}),
     )
     assert actito.subscriptions("ann")["Newsletter"] is False
     assert actito.subscriptions("bob")["Newsletter"] is True
@@ -160,8 +159,8 @@ def test_opt_outs_out_of_exports_are_known_as_well(pipelines, actito, tmp_path) 
         "time_zone": "UTC",
     }
     pipelines.write(
-        event("ann", at(START), channels={"email": True, "sms": False}),
-        event("bob", at(START), channels={"sms": False}),
+        event("ann", write_moment(START), channels={"email": True, "sms": False}),
+        event("bob", write_moment(START), channels={"sms": False}),
     )
     written = now()
     actito.change("ann", Newsletter=False)
@@ -172,12 +171,14 @@ def test_opt_outs_out_of_exports_are_known_as_well(pipelines, actito, tmp_path) 
     )
     assert len(pipelines.look()) == 2
     noon = datetime(2026, 10, 2, 12, tzinfo=timezone.utc)
-    said = pipelines.write(event("ann", at(noon - timedelta(hours=1)), channels={"email": True}))
+    said = pipelines.write(
+        event("ann", write_moment(noon - timedelta(hours=1)), channels={"email": True})
+    )
     assert said["newer"] == 1
     assert actito.subscriptions("ann")["Newsletter"] is False
     pipelines.write(
-        event("ann", at(noon + timedelta(hours=1)), channels={"email": True}),
-        event("bob", at(noon), channels={"sms": True}),
+        event("ann", write_moment(noon + timedelta(hours=1)), channels={"email": True}),
+        event("bob", write_moment(noon), channels={"sms": True}),
     )
     assert actito.subscriptions("ann")["Newsletter"] is True
     assert actito.subscriptions("bob")["SmsAlerts"] is True

@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-import requests
 from support import (
     Actito,
     Didomi,
@@ -166,21 +165,7 @@ def test_a_failing_tap_prints_no_person_key_or_token(
 ) -> None:
     """The SDK would print the body of an answer, and the user of each child stream."""
     for person in PEOPLE:
-        token = requests.post(
-            f"{url}/didomi/v1/sessions",
-            json={
-                "type": "api-key",
-                "key": "sandbox-didomi-key",
-                "secret": DIDOMI_SECRET,
-            },
-            timeout=10,
-        ).json()["access_token"]
-        requests.post(
-            f"{url}/didomi/v1/consents/events?organization_id=org-current",
-            json={"user": {"id": person, "organization_user_id": person}, "consents": {}},
-            headers={"Authorization": f"Bearer {token}"},
-            timeout=10,
-        ).raise_for_status()
+        Didomi(url).say({"user": {"id": person, "organization_user_id": person}, "consents": {}})
     config = tap_config(url)
     catalog = json.loads(run_plugin("tap-didomi", config, tmp_path, "--discover").out)
     path = tmp_path / "catalog.json"
