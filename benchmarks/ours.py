@@ -11,7 +11,7 @@ from target_actito.plan import plan_writes
 from target_actito.target import TargetActito
 
 if TYPE_CHECKING:
-    from target_actito.coalesce import ProfileChange
+    from actito_didomi.consent.coalesce import ProfileChange
 
 
 class Reading(TargetActito):

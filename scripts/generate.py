@@ -13,11 +13,12 @@ from typing import Any
 
 import yaml
 
-from tap_actito import settings as actito_settings
+from tap_actito import config as actito_settings
 from tap_actito.tap import TapActito
 from tap_didomi import tap
-from target_actito import settings, target
-from target_didomi import settings as didomi_settings
+from target_actito import config as settings
+from target_actito import target
+from target_didomi import config as didomi_settings
 from target_didomi.target import TargetDidomi
 
 ROOT = Path(__file__).parent.parent

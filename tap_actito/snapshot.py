@@ -15,7 +15,7 @@ import msgspec
 import sqlalchemy as sa
 
 from actito_didomi.actito.changes import SubscriptionChange
-from actito_didomi.store import open_store
+from actito_didomi.consent.store import open_store
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -15,12 +15,12 @@ from singer_sdk.singerlib.catalog import REPLICATION_INCREMENTAL
 
 from actito_didomi.actito import ValueType
 from actito_didomi.actito.listing import list_profiles
-from actito_didomi.didomi.choices import to_consents
-from actito_didomi.didomi.records import write_moment
+from actito_didomi.consent.choices import to_consents
+from actito_didomi.consent.records import write_moment
 from actito_didomi.errors import ConfigurationError
-from actito_didomi.singer.tap import OwnStateStream
-from tap_actito.changes import read_api, read_exports
-from tap_actito.settings import missing_for_sync
+from actito_didomi.plugin.tap import OwnStateStream
+from tap_actito.config import missing_for_sync
+from tap_actito.sources import read_api, read_exports
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
 from actito_didomi.actito import TableStructure, ValueType, open_session, read_table
-from actito_didomi.actito.settings import base_url
+from actito_didomi.actito.config import base_url
 from actito_didomi.actito.table import find_only_table
-from actito_didomi.backward import Way, read_backwards
+from actito_didomi.consent.mapping import read_mappings
+from actito_didomi.consent.reverse_mapping import Way, read_backwards
 from actito_didomi.errors import ConfigurationError
-from actito_didomi.mapping import read_mappings
-from actito_didomi.singer.plugin import read_retry
-from actito_didomi.singer.tap import CheckedTap, texts_of
-from tap_actito import settings
+from actito_didomi.plugin.base import read_retry
+from actito_didomi.plugin.tap import CheckedTap, texts_of
+from tap_actito import config as settings
 from tap_actito.streams import ConsentEvents, Profiles, SubscriptionChanges
 
 if TYPE_CHECKING:

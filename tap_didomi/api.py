@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 from singer_sdk import metrics
 from singer_sdk.helpers.types import Context, Record  # noqa: TC002 - the SDK reads annotations
 
+from actito_didomi.consent.records import CONFIRMED, PENDING, read_moment
 from actito_didomi.didomi.lists import pages
-from actito_didomi.didomi.records import CONFIRMED, PENDING, read_moment
 from actito_didomi.errors import RefusedError
 from tap_didomi import schemas
-from tap_didomi.base import DidomiStream
-from tap_didomi.given import Given
+from tap_didomi.emitted import Given
+from tap_didomi.streams import DidomiStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

@@ -9,10 +9,10 @@ from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig
 from singer_sdk.helpers.types import Context  # noqa: TC002 - the SDK reads annotations
 from singer_sdk.singerlib.catalog import REPLICATION_INCREMENTAL
 
-from actito_didomi.didomi.exports import Line, broken, decode_line, raw_events
-from actito_didomi.didomi.records import events_of_line
+from actito_didomi.consent.records import events_of_line, raw_events
+from actito_didomi.didomi.exports import Line, broken, decode_line
 from tap_didomi import schemas
-from tap_didomi.base import DidomiStream
+from tap_didomi.streams import DidomiStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

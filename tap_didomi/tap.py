@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from singer_sdk import typing as th
 from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities
 
-from actito_didomi.didomi.exports import ExportFolder
-from actito_didomi.didomi.session import open_session
-from actito_didomi.didomi.settings import (
+from actito_didomi.didomi.config import (
     REQUIRED,
     missing_settings,
     organization_settings,
     secrets_of,
 )
-from actito_didomi.singer.plugin import RETRY_SETTINGS, read_retry
-from actito_didomi.singer.tap import CheckedTap, texts_of
+from actito_didomi.didomi.exports import ExportFolder
+from actito_didomi.didomi.session import open_session
+from actito_didomi.plugin.base import RETRY_SETTINGS, read_retry
+from actito_didomi.plugin.tap import CheckedTap, texts_of
 from tap_didomi.api import ApiEvents, ApiUsers
 from tap_didomi.exports import ExportEvents, ExportLines, ExportUsers
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 
-from actito_didomi.compression import BROKEN, open_gzip
 from actito_didomi.errors import BadInputError
-from actito_didomi.singer.reader import whole_lines
+from actito_didomi.files import BROKEN, open_gzip
+from actito_didomi.plugin.reader import whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

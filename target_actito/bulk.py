@@ -18,15 +18,15 @@ from typing import TYPE_CHECKING
 from actito_didomi.actito.imports import cell, write_file
 from actito_didomi.errors import ImportsSpentError, RefusedError, UnavailableError
 from target_actito.plan import File, Limits, WritePlan, minutes_for, plan_writes
-from target_actito.writer import Result, Writer
+from target_actito.single import Result, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from actito_didomi.actito import Execution, Imports
-    from actito_didomi.singer.shutdown import Shutdown
-    from target_actito.coalesce import ProfileChange
+    from actito_didomi.consent.coalesce import ProfileChange
+    from actito_didomi.plugin.shutdown import Shutdown
     from target_actito.plan import Columns
     from target_actito.workspace import Workspace
 

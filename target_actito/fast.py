@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET
 
 from actito_didomi.actito import ValueType
-from actito_didomi.didomi.records import (
+from actito_didomi.consent.coalesce import Target, Value
+from actito_didomi.consent.records import (
     CONFIRMED,
     DEFAULT_REGULATION,
     read_record,
     split_record,
 )
+from actito_didomi.consent.scope import BY_DELEGATE
 from actito_didomi.errors import BadInputError
-from actito_didomi.target import BY_DELEGATE
-from target_actito.coalesce import Target, Value
 from target_actito.routes import FullWayError, Routes
 from target_actito.typed import ABSENT, record_type
 
@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
 
-    from actito_didomi.target import Scope, Summary
-    from target_actito.coalesce import Collector
+    from actito_didomi.consent.coalesce import Collector
+    from actito_didomi.consent.scope import Scope
+    from actito_didomi.plugin.summary import Summary
     from target_actito.routes import Hit, Route
     from target_actito.translate import Translator
 

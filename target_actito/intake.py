@@ -15,8 +15,8 @@ from target_actito.typed import TypedLines
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from actito_didomi.singer.reader import SafeReader
-    from actito_didomi.target import ConsentSink
+    from actito_didomi.plugin.reader import SafeReader
+    from actito_didomi.plugin.sink import ConsentSink
     from target_actito.fast import ShortWay
     from target_actito.summary import ActitoSummary
 

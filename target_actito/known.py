@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from actito_didomi.actito.ledger import Note, Place
+from actito_didomi.consent.ledger import Note, Place
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
 
-    from actito_didomi.actito.ledger import Ledger
-    from target_actito.coalesce import ProfileChange, Target, Value
+    from actito_didomi.consent.coalesce import ProfileChange, Target, Value
+    from actito_didomi.consent.ledger import Ledger
 
 
 class OtherDirection:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from actito_didomi.actito.imports import ZIP_OVERHEAD, cell, row_bytes
-from target_actito.coalesce import ProfileChange, Target
+from actito_didomi.consent.coalesce import ProfileChange, Target
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 from msgspec import UNSET
 
-from actito_didomi.didomi.choices import split_answer
-from actito_didomi.mapping import Found
-from target_actito.coalesce import NO_CHOICES, Choices, Target, Value
+from actito_didomi.consent.choices import split_answer
+from actito_didomi.consent.coalesce import NO_CHOICES, Choices, Target, Value
+from actito_didomi.consent.mapping import Found
 from target_actito.translate import Untranslatable
 from target_actito.typed import consents_type, is_covered
 
 if TYPE_CHECKING:
-    from actito_didomi.didomi.choices import Path
-    from target_actito.coalesce import Collector
+    from actito_didomi.consent.choices import Path
+    from actito_didomi.consent.coalesce import Collector
     from target_actito.translate import Translator
 
 _MOST_KEPT = 20_000

@@ -10,30 +10,32 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities
 
 from actito_didomi.actito import Imports, ProfileTable, Written, open_session, read_table
-from actito_didomi.actito.ledger import Ledger
+from actito_didomi.consent.coalesce import Collector
+from actito_didomi.consent.ledger import Ledger
+from actito_didomi.consent.scope import BY_DELEGATE, Scope
 from actito_didomi.errors import ImportsSpentError, RefusedError
-from actito_didomi.singer.rejects import Reject
-from actito_didomi.target import BY_DELEGATE, ConsentSink, ConsentTarget, Scope
-from target_actito import settings as setting
+from actito_didomi.plugin.rejects import Reject
+from actito_didomi.plugin.sink import ConsentSink
+from actito_didomi.plugin.target import ConsentTarget
+from target_actito import config as setting
 from target_actito.bulk import BulkWriter
-from target_actito.coalesce import Collector
 from target_actito.fast import ShortWay
 from target_actito.intake import Intake
 from target_actito.known import OtherDirection
 from target_actito.plan import plan_writes
+from target_actito.single import Result, Writer
 from target_actito.summary import ActitoSummary
 from target_actito.translate import Translator
 from target_actito.workspace import Workspace, account_name
-from target_actito.writer import Result, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from actito_didomi.didomi.records import ConsentRecord
+    from actito_didomi.consent.coalesce import ProfileChange
+    from actito_didomi.consent.records import ConsentRecord
     from actito_didomi.http import ApiSession
-    from actito_didomi.singer.shutdown import Shutdown
+    from actito_didomi.plugin.shutdown import Shutdown
     from target_actito.bulk import Imported
-    from target_actito.coalesce import ProfileChange
 
 logger = logging.getLogger("target-actito")
 

@@ -8,16 +8,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi.actito import ConversionError, ValueType, convert
+from actito_didomi.consent.coalesce import Target, Value
+from actito_didomi.consent.mapping import Found, Mapping, Resolver, Unclear, show_path
 from actito_didomi.errors import ConfigurationError
-from actito_didomi.mapping import Found, Mapping, Resolver, Unclear, show_path
-from target_actito.coalesce import Target, Value
 
 if TYPE_CHECKING:
     from datetime import datetime
     from zoneinfo import ZoneInfo
 
     from actito_didomi.actito import TableStructure
-    from actito_didomi.didomi.records import ConsentRecord
+    from actito_didomi.consent.records import ConsentRecord
 
 logger = logging.getLogger("target-actito")
 

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 if TYPE_CHECKING:
-    from actito_didomi.didomi.choices import Path
+    from actito_didomi.consent.choices import Path
 
 _ENDS = ("_enabled", "_enabled_li", "_value")
 _OPEN = ("_metadata", "_vendors", "_tcfcs", "_propagation")

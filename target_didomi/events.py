@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from actito_didomi.didomi.choices import ConsentChoices, read_choices, to_consents
-from actito_didomi.didomi.records import CONFIRMED, PENDING, read_moment, write_moment
-from actito_didomi.window import Window
+from actito_didomi.consent.choices import ConsentChoices, read_choices, to_consents
+from actito_didomi.consent.conflicts import Window
+from actito_didomi.consent.records import CONFIRMED, PENDING, read_moment, write_moment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    from actito_didomi.didomi.records import ConsentRecord
+    from actito_didomi.consent.records import ConsentRecord
 
 _EVENT_PARTS = ("domain", "metadata", "proofs", "proofs_id")
 _USER_PARTS = ("organization_user_id_type", "metadata", "country", "last_seen_country")

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
-from actito_didomi.didomi.choices import ConsentChoices, is_value
+from actito_didomi.consent.choices import ConsentChoices, is_value
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from actito_didomi.didomi.choices import Answer, Path
-    from actito_didomi.window import Window
+    from actito_didomi.consent.choices import Answer, Path
+    from actito_didomi.consent.conflicts import Window
 
 _STEP = timedelta(milliseconds=1)
 """What Didomi's moments are told to."""

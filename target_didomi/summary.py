@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from actito_didomi.target import Line, Summary
+from actito_didomi.plugin.summary import Line, Summary
 
 
 @dataclass

@@ -6,15 +6,16 @@ import logging
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from actito_didomi.consent.records import Shape
+from actito_didomi.consent.scope import Scope
+from actito_didomi.didomi.config import secrets_of
 from actito_didomi.didomi.consents import ConsentApi
-from actito_didomi.didomi.records import Shape
 from actito_didomi.didomi.session import open_session
-from actito_didomi.didomi.settings import secrets_of
 from actito_didomi.errors import RefusedError
-from actito_didomi.singer.parallel import run_parallel
-from actito_didomi.singer.rejects import Reject
-from actito_didomi.target import ConsentTarget, Scope
-from target_didomi import settings as setting
+from actito_didomi.plugin.parallel import run_parallel
+from actito_didomi.plugin.rejects import Reject
+from actito_didomi.plugin.target import ConsentTarget
+from target_didomi import config as setting
 from target_didomi.events import Incoming, read_incoming
 from target_didomi.settle import Verdict
 from target_didomi.summary import DidomiSummary
@@ -23,7 +24,7 @@ from target_didomi.writer import Writer
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from actito_didomi.didomi.records import ConsentRecord
+    from actito_didomi.consent.records import ConsentRecord
     from actito_didomi.http import ApiSession
     from target_didomi.writer import Outcome
 

@@ -7,9 +7,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from actito_didomi.didomi.choices import is_value, read_choices
+from actito_didomi.consent.choices import is_value, read_choices
+from actito_didomi.consent.records import CONFIRMED, read_moment
 from actito_didomi.didomi.consents import MOST_EVENTS, says_it_exists
-from actito_didomi.didomi.records import CONFIRMED, read_moment
 from actito_didomi.errors import BadInputError, RefusedError
 from target_didomi.events import to_event
 from target_didomi.settle import (
@@ -27,7 +27,7 @@ from target_didomi.settle import (
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from actito_didomi.didomi.choices import Path
+    from actito_didomi.consent.choices import Path
     from actito_didomi.didomi.consents import ConsentApi
     from target_didomi.events import Incoming
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -18,6 +19,8 @@ from actito_didomi.sandbox.options import ACTITO_KEY, DIDOMI_KEY, DIDOMI_SECRET,
 from target_actito.target import TargetActito
 
 BIN = Path(sys.executable).parent
+EVENTS, USERS = "/consents/events", "/consents/users"
+"""Routes of Didomi."""
 MAPPINGS = [
     {"id": "Newsletter", "value": "consents_channels_email_enabled"},
     {"id": "SmsAlerts", "value": "consents_channels_sms_enabled"},
@@ -380,3 +383,42 @@ def rejects(config: dict[str, Any]) -> list[dict[str, Any]]:
     """Read the rejects file."""
     path = Path(config["rejects_path"])
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def start_target(config: dict[str, Any], folder: Path) -> subprocess.Popen[bytes]:
+    """Start target-actito with pipes; what it logs goes to a file."""
+    path = folder / "target.json"
+    path.write_text(json.dumps(config))
+    with (folder / "target.log").open("ab") as log:
+        return subprocess.Popen(
+            [str(BIN / "target-actito"), "--config", str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            bufsize=0,
+            env=clean_environment(),
+            cwd=folder,
+        )
+
+
+def feed(process: subprocess.Popen[bytes], text: str, *, close: bool = True) -> None:
+    """Give a process input; it may die meanwhile."""
+    assert process.stdin
+    rest = memoryview(text.encode())
+    with contextlib.suppress(BrokenPipeError):
+        while rest:
+            rest = rest[process.stdin.write(rest) :]
+    if close:
+        process.stdin.close()
+
+
+def email_choice(
+    person: str, enabled: Any, when: str = "2026-10-01T10:00:00Z", **more: Any
+) -> dict[str, Any]:
+    """Make the body of an event with one choice, that of the channel `email`."""
+    return {
+        "created_at": when,
+        "user": {"organization_user_id": person},
+        "consents": {"channels": [{"id": "email", "enabled": enabled}]},
+        **more,
+    }

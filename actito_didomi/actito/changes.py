@@ -17,8 +17,8 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 import msgspec
 
 from actito_didomi.actito import _wire
-from actito_didomi.compression import BROKEN, open_gzip
 from actito_didomi.errors import BadInputError, ConfigurationError
+from actito_didomi.files import BROKEN, open_gzip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

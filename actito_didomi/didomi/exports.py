@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import msgspec
 
-from actito_didomi.compression import BROKEN, open_gzip
-from actito_didomi.didomi.records import OWNER_PARTS
 from actito_didomi.errors import BadInputError, ConfigurationError
+from actito_didomi.files import BROKEN, open_gzip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -154,34 +153,6 @@ class ExportFolder:
                 "again; if it is broken at its source, ask Didomi for the export of that day."
             )
             yield number + 1, Line(file, number + 1, None, problem)
-
-
-class _RawLine(msgspec.Struct, gc=False):
-    user: dict[str, msgspec.Raw]
-    events: list[dict[str, msgspec.Raw]] = []
-
-
-_RAW_LINES = msgspec.json.Decoder(_RawLine)
-
-
-def raw_events(line: bytes) -> list[dict[str, msgspec.Raw]] | None:
-    """Give the events of a line, each with its user, their parts not decoded.
-
-    The same as `events_of_line` gives, several times as fast; None for a line that isn't made as
-    usual, which must be decoded in full.
-    """
-    try:
-        found = _RAW_LINES.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-    owner = msgspec.Raw(
-        msgspec.json.encode({name: found.user[name] for name in OWNER_PARTS if name in found.user})
-    )
-    for event in found.events:
-        if "user" in event:
-            return None
-        event["user"] = owner
-    return found.events
 
 
 def decode_line(file: str, number: int, line: bytes) -> Line:

@@ -7,7 +7,7 @@ import uuid
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from actito_didomi.didomi.records import read_moment
+from actito_didomi.consent.records import read_moment
 from actito_didomi.sandbox.database import Database, dump
 from actito_didomi.sandbox.didomi_state import empty_consents, merge_consents, merge_metadata
 

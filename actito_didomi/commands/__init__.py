@@ -1,0 +1,16 @@
+"""The command `actito-didomi`: what isn't a Singer plugin."""
+
+from __future__ import annotations
+
+import click
+
+from actito_didomi.commands.sandbox import sandbox
+
+
+@click.group()
+@click.version_option(package_name="actito-didomi")
+def main() -> None:
+    """Tools around the Singer plugins for Didomi and Actito."""
+
+
+main.add_command(sandbox)

@@ -1,0 +1,1 @@
+"""The meaning of consent: records, choices, mappings, conflicts, coalescing and the ledger."""

@@ -1,0 +1,258 @@
+"""Consent records of Didomi, told apart by their shape, brought to one form.
+
+Three shapes arrive: consent events, consent users, and lines of batch exports, which hold `user`
+and `events`.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from actito_didomi.errors import BadInputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+CONFIRMED = "confirmed"
+PENDING = "pending_approval"
+DEFAULT_REGULATION = "gdpr"
+"""Of an event that names none (documented)."""
+
+
+OWNER_PARTS = ("id", "organization_user_id", "metadata")
+"""What an event of a batch-export line takes over from the line's user."""
+
+
+class Shape(enum.Enum):
+    """What a record is."""
+
+    EVENT = "consent event"
+    USER = "consent user"
+    LINE = "batch-export line"
+
+
+@dataclass(frozen=True)
+class ConsentRecord:
+    """What one record says about one person, at one moment.
+
+    Attributes:
+        shape: What it came from.
+        person: `organization_user_id`; None for a guest.
+        moment: When the choices were made; aware of its zone.
+        status: `confirmed` or `pending_approval`.
+        regulation: None where the record names none and so can't be of another one.
+        delegate: Id of who acted for the person.
+        tree: The record in the user form: what mappings are looked up in.
+        metadata: Free-form metadata of the user.
+    """
+
+    shape: Shape
+    person: str | None
+    moment: datetime
+    status: str = CONFIRMED
+    regulation: str | None = None
+    delegate: str | None = None
+    tree: Mapping[str, Any] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+def shape_of(record: Mapping[str, Any]) -> Shape | None:
+    """Tell what a record is; None for anything else."""
+    if "user" in record:
+        if "events" in record:
+            return Shape.LINE
+        return Shape.EVENT if "consents" in record else None
+    if "consents" in record or ("organization_user_id" in record and "updated_at" in record):
+        return Shape.USER
+    return None
+
+
+def split_record(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Split a batch-export line into its events and its user; other records stay whole.
+
+    A line's user holds the whole status. That is not what changed, so its choices are left out and
+    only its metadata is kept.
+
+    Raises:
+        BadInputError: The line is broken. The text holds no value of the record.
+    """
+    if shape_of(record) is not Shape.LINE:
+        return [record]
+    parts: list[Mapping[str, Any]] = list(events_of_line(record))
+    if record["user"].get("metadata"):
+        parts.append({**record["user"], "consents": {}})
+    return parts
+
+
+def read_record(record: Mapping[str, Any]) -> ConsentRecord:
+    """Read a consent event or a consent user.
+
+    Raises:
+        BadInputError: The record is neither, or a part of it is broken. The text holds no value of
+            the record.
+    """
+    shape = shape_of(record)
+    if shape is Shape.EVENT:
+        return _read_event(record)
+    if shape is Shape.USER:
+        return _read_user(record)
+    raise BadInputError(
+        "The record is no consent event (`user` and `consents`), no consent user (`consents`) and "
+        "no batch-export line (`user` and `events`)."
+    )
+
+
+def events_of_line(line: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Give the events of a batch-export line, each with its user.
+
+    That the key is `events` is inferred. Where an event doesn't say whose it is, the line's user
+    tells: id, organisation user id and metadata.
+
+    Raises:
+        BadInputError: The line isn't of that form.
+    """
+    user, events = line.get("user"), line.get("events")
+    if not isinstance(user, dict):
+        raise BadInputError("`user` is no object.")
+    if not isinstance(events, list) or not all(isinstance(e, dict) for e in events):
+        raise BadInputError("`events` is no list of objects.")
+    owner = {k: user[k] for k in OWNER_PARTS if k in user}
+    result = []
+    for event in events:
+        own = event.get("user")
+        if own is None:
+            own = owner
+        elif isinstance(own, dict):
+            own = {**{k: v for k, v in owner.items() if k != "metadata"}, **_present(own)}
+        result.append({**event, "user": own})
+    return result
+
+
+class _RawLine(msgspec.Struct, gc=False):
+    user: dict[str, msgspec.Raw]
+    events: list[dict[str, msgspec.Raw]] = []
+
+
+_RAW_LINES = msgspec.json.Decoder(_RawLine)
+
+
+def raw_events(line: bytes) -> list[dict[str, msgspec.Raw]] | None:
+    """Give the events of a line, each with its user, their parts not decoded.
+
+    The same as `events_of_line` gives, several times as fast; None for a line that isn't made as
+    usual, which must be decoded in full.
+    """
+    try:
+        found = _RAW_LINES.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    owner = msgspec.Raw(
+        msgspec.json.encode({name: found.user[name] for name in OWNER_PARTS if name in found.user})
+    )
+    for event in found.events:
+        if "user" in event:
+            return None
+        event["user"] = owner
+    return found.events
+
+
+def _present(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in values.items() if v is not None}
+
+
+def _read_event(event: Mapping[str, Any]) -> ConsentRecord:
+    user = _object(event, "user")
+    delegate = _object(event, "delegate")
+    return ConsentRecord(
+        shape=Shape.EVENT,
+        person=_person(user),
+        moment=_moment(event, "created_at"),
+        status=_text(event, "status") or CONFIRMED,
+        regulation=_text(event, "regulation") or DEFAULT_REGULATION,
+        delegate=_text(delegate, "id"),
+        tree={
+            **_user_form(user, _object(event, "consents")),
+            "created_at": event.get("created_at"),
+        },
+        metadata=_object(user, "metadata"),
+    )
+
+
+def _read_user(user: Mapping[str, Any]) -> ConsentRecord:
+    return ConsentRecord(
+        shape=Shape.USER,
+        person=_person(user),
+        moment=_moment(user, "updated_at", "created_at"),
+        regulation=_text(user, "regulation"),
+        tree={**_user_form(user, _object(user, "consents")), "created_at": user.get("created_at")},
+        metadata=_object(user, "metadata"),
+    )
+
+
+def _user_form(user: Mapping[str, Any], consents: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("id", "organization_user_id", "country", "last_seen_country", "updated_at")
+    return {
+        **{name: user[name] for name in names if name in user},
+        "metadata": user.get("metadata") or {},
+        "consents": consents,
+    }
+
+
+def _person(user: Mapping[str, Any]) -> str | None:
+    person = user.get("organization_user_id")
+    if person is None or person == "":
+        return None
+    if isinstance(person, (bool, dict, list, float)):
+        raise BadInputError("`organization_user_id` is neither text nor a whole number.")
+    return str(person)
+
+
+def _object(record: Mapping[str, Any], name: str) -> dict[str, Any]:
+    value = record.get(name)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise BadInputError(f"`{name}` is no object.")
+    return value
+
+
+def _text(record: Mapping[str, Any], name: str) -> str | None:
+    value = record.get(name)
+    if value is None:
+        return None
+    if not isinstance(value, str):
+        raise BadInputError(f"`{name}` is no text.")
+    return value
+
+
+def _moment(record: Mapping[str, Any], *names: str) -> datetime:
+    for name in names:
+        if (value := record.get(name)) is not None:
+            return read_moment(value, name)
+    raise BadInputError(f"`{names[0]}` is missing, so the order of the choices can't be told.")
+
+
+def read_moment(value: Any, name: str) -> datetime:
+    """Read an ISO 8601 moment (or a `datetime`); UTC where it names no zone.
+
+    Raises:
+        BadInputError: It is none.
+    """
+    try:
+        moment = value if isinstance(value, datetime) else msgspec.convert(value, datetime)
+    except msgspec.ValidationError:
+        raise BadInputError(f"`{name}` is no moment in ISO 8601 form.") from None
+    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+
+
+@lru_cache(maxsize=4096)
+def write_moment(moment: datetime) -> str:
+    """Write a moment as Didomi does: UTC, to the millisecond."""
+    text = moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")
+    return text.replace("+00:00", "Z")

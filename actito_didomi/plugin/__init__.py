@@ -1,0 +1,1 @@
+"""What all plugins share beyond the SDK: settings, reading, STATE, rejects, summary, shutdown."""

@@ -1,0 +1,96 @@
+"""The one sink class: it checks records and hands them to the target's collector."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import jsonschema_rs
+from jsonschema import ValidationError
+from singer_sdk.exceptions import InvalidRecord, MissingKeyPropertiesError
+from singer_sdk.sinks import Sink
+
+from actito_didomi.consent.records import shape_of
+from actito_didomi.plugin.base import expectation
+
+if TYPE_CHECKING:
+    from actito_didomi.plugin.target import ConsentTarget
+
+
+class ConsentSink(Sink):
+    """Takes the records of one stream; nothing is written from here.
+
+    All streams share the target's collector, since the SDK drains sinks of different streams at
+    the same time, and after a change of SCHEMA in another order than their records came.
+    """
+
+    target: ConsentTarget
+
+    def __init__(self, target: ConsentTarget, **kwargs: Any) -> None:
+        super().__init__(target=target, **kwargs)
+        self.target = target
+        self.declares_consent = shape_of(self.original_schema.get("properties") or {}) is not None
+        self._invalid: str | None = None
+        self._compiled: jsonschema_rs.Validator | None = None
+        if self._validator is not None:
+            with contextlib.suppress(jsonschema_rs.ValidationError, ValueError):
+                self._compiled = jsonschema_rs.validator_for(self.schema, validate_formats=True)
+
+    @property
+    def validates(self) -> bool:
+        """Whether records are checked against the schema of their stream."""
+        return self._validator is not None
+
+    def accepts(self, record: dict[str, Any]) -> bool:
+        """Tell whether a record fits the schema; the full way says what is wrong with one."""
+        return self._compiled is not None and self._compiled.is_valid(record)
+
+    @property
+    def is_full(self) -> bool:
+        """Never: the collector decides when to write."""
+        return False
+
+    def process_record(self, record: dict[str, Any], context: dict[str, Any]) -> None:
+        """Hand a record on, with what is wrong with it, if anything."""
+        del context
+        self.target.collect(self, record, self._invalid)
+
+    def process_batch(self, context: dict[str, Any]) -> None:
+        """Do nothing: the collector writes."""
+
+    def _validate_and_parse(self, record: dict[str, Any]) -> dict[str, Any]:
+        """Check a record against the schema, keeping what is wrong for the collector.
+
+        The SDK would print the record and end the run; here it becomes a reject.
+        """
+        self._invalid = None
+        if self._validator is not None and not self.accepts(record):
+            try:
+                self._validator.validate(record)
+            except InvalidRecord as error:
+                self._invalid = _what_is_wrong(error)
+        return record
+
+    def _singer_validate_message(self, record: dict[str, Any]) -> None:
+        """Check that the key properties are there.
+
+        Raises:
+            MissingKeyPropertiesError: One is missing from a record of a stream without consents.
+        """
+        missing = [key for key in self._key_properties if key not in record]
+        if not missing:
+            return
+        if not self.declares_consent:
+            raise MissingKeyPropertiesError(
+                f"A record of stream {self.stream_name!r} lacks its key properties: "
+                f"{', '.join(missing)}."
+            )
+        self._invalid = f"The record lacks the key properties of its stream: {', '.join(missing)}."
+
+
+def _what_is_wrong(error: InvalidRecord) -> str:
+    cause = error.__cause__
+    if not isinstance(cause, ValidationError):
+        return "The record does not fit its stream's schema."
+    where = ".".join(str(part) for part in cause.absolute_path) or "the record"
+    return f"The record does not fit its stream's schema: {where}: {expectation(cause)}"

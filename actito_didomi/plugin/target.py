@@ -1,0 +1,421 @@
+"""A target for consent records: it reads, rejects, and lets STATE out behind what is done."""
+
+from __future__ import annotations
+
+import gc
+import sys
+import time
+from typing import IO, TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+from singer_sdk import Target
+from singer_sdk.exceptions import MissingKeyPropertiesError, RecordsWithoutSchemaException
+from singer_sdk.helpers.capabilities import (
+    TARGET_VALIDATE_RECORDS_CONFIG,
+    CapabilitiesEnum,
+    PluginCapabilities,
+    TargetCapabilities,
+)
+from singer_sdk.singerlib.exceptions import SingerError
+
+from actito_didomi import privacy
+from actito_didomi.consent import records
+from actito_didomi.errors import BadInputError, OptOutsRejectedError, StoppedError
+from actito_didomi.plugin.base import CheckedPlugin
+from actito_didomi.plugin.config import read_target_settings
+from actito_didomi.plugin.reader import SafeReader
+from actito_didomi.plugin.rejects import Reject, RejectStore
+from actito_didomi.plugin.sink import ConsentSink
+from actito_didomi.plugin.state import StateBarriers, Unsettled
+from actito_didomi.plugin.summary import Summary, write_report
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from singer_sdk.plugin_base import _ConfigInput
+
+    from actito_didomi.http import ApiSession
+
+_EXAMPLES = 5
+_BROKEN_INPUT = (
+    SingerError,
+    RecordsWithoutSchemaException,
+    MissingKeyPropertiesError,
+    BadInputError,
+)
+
+
+class ConsentTarget(CheckedPlugin, Target):
+    """What targets for consent records share; a plugin says how to gather and to write them.
+
+    A record is settled once what it says is written, rejected durably or skipped, and STATE leaves
+    only when all records before it are settled.
+
+    Attributes:
+        summary: Counts of the run.
+    """
+
+    package_name = "actito-didomi"
+    default_sink_class = ConsentSink
+    message_reader_class = SafeReader
+    system: ClassVar[str]
+    """The system written to, as people call it."""
+    summary_class: ClassVar[type[Summary]]
+    capabilities: ClassVar[list[CapabilitiesEnum]] = [
+        PluginCapabilities.ABOUT,
+        PluginCapabilities.STREAM_MAPS,
+        PluginCapabilities.FLATTENING,
+        PluginCapabilities.STRUCTURED_LOGGING,
+        TargetCapabilities.VALIDATE_RECORDS,
+    ]
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.common = read_target_settings(self._config)
+        self.shutdown.grace = self.common.shutdown_grace
+        self.summary = self.summary_class()
+        self._barriers = StateBarriers()
+        self._unsettled = Unsettled([])
+        self._rejects: RejectStore | None = None
+        self._session: ApiSession | None = None
+        self._started = time.monotonic()
+        self._waiting_since: float | None = None
+        self._skipped_streams: set[str] = set()
+        self._unmatched_examples: list[str] = []
+        self._concluded = False
+        if not isinstance(self.message_reader, SafeReader):
+            raise TypeError("message_reader_class must be SafeReader")
+        self._reader = self.message_reader
+        self._reader.on_tick = self._on_tick
+
+    # What a plugin says
+
+    def open(self) -> ApiSession:
+        """Open the API, and check the configuration against it.
+
+        Called once, when the first stream with consents is declared or its first record comes.
+        """
+        raise NotImplementedError
+
+    def take(self, consent: records.ConsentRecord, part: Mapping[str, Any]) -> None:
+        """Gather one consent record; `summary.records` is its number.
+
+        Args:
+            consent: The record.
+            part: The same as it came.
+
+        Raises:
+            BadInputError: It can't be read after all; it becomes a reject.
+        """
+        raise NotImplementedError
+
+    def may_opt_out(self, part: dict[str, Any]) -> bool:
+        """Tell whether a record, or event of one, that could not be read may hold an opt-out."""
+        raise NotImplementedError
+
+    @property
+    def waiting(self) -> int:
+        """How many people have something gathered."""
+        raise NotImplementedError
+
+    @property
+    def oldest_waiting(self) -> int | None:
+        """Number of the earliest record of which something is gathered."""
+        raise NotImplementedError
+
+    def write_gathered(self) -> None:
+        """Write what is gathered: `expect` it first, then `settle` each part.
+
+        Raises:
+            StoppedError: The process is to stop.
+            ActitoDidomiError: Writing can't go on.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Fill in the rest of the summary, and put things away; also after a failure."""
+        raise NotImplementedError
+
+    # Settings
+
+    @classmethod
+    def append_builtin_config(cls, config_jsonschema: dict[str, Any]) -> None:
+        """Add the SDK's settings that have a meaning here.
+
+        Those about loading rows into a table (`load_method`, `add_record_metadata`,
+        `batch_size_rows`) have none.
+        """
+        for name, schema in TARGET_VALIDATE_RECORDS_CONFIG["properties"].items():
+            config_jsonschema["properties"].setdefault(
+                name,
+                {
+                    **schema,
+                    "default": False,
+                    "description": "Whether to check records against the JSON schema of their "
+                    "stream as well. The types of all that is read are checked in any case.",
+                },
+            )
+        super(Target, cls).append_builtin_config(config_jsonschema)
+
+    # Command line
+
+    @classmethod
+    def run(cls, given: _ConfigInput, **files: IO[str] | None) -> None:
+        """Read the input to its end, or as far as it goes."""
+        target = cls(config=given.config, parse_env_config=given.parse_env)
+        target.shutdown.watch()
+        # A million people are kept, and none of them in a cycle: looking for cycles while reading,
+        # and once more at the end, would take a fifth of the time. While writing it is needed.
+        gc.freeze()
+        gc.disable()
+        try:
+            try:
+                target.listen(files.get("file_input"))
+            except _BROKEN_INPUT:
+                target.flush()  # what came before the break is whole
+                raise
+            target.shutdown.check()  # a signal may have come when all was done
+        except StoppedError:
+            target.conclude(f"stopped by {target.shutdown.signal_name}")
+            target.shutdown.finish()
+        except OptOutsRejectedError:
+            raise
+        except Exception as error:
+            target.conclude(f"failed: {type(error).__name__}")
+            raise
+        finally:
+            gc.freeze()
+
+    # Messages
+
+    def _process_schema_message(self, message_dict: dict[str, Any]) -> None:
+        super()._process_schema_message(message_dict)
+        if any(
+            isinstance(sink, ConsentSink) and sink.declares_consent
+            for sink in self._sinks_active.values()
+        ):
+            self.connect()
+
+    def _process_record_message(self, message_dict: dict[str, Any]) -> None:
+        self.summary.records += 1
+        super()._process_record_message(message_dict)
+        self.after_records()
+
+    def after_records(self) -> None:
+        """See whether it is time to write."""
+        if self._waiting_since is None and self.waiting:
+            self._waiting_since = time.monotonic()
+        if self.waiting >= self.common.max_buffered_people:
+            self.logger.info("Changes of %d people are gathered.", self.waiting)
+            self.flush()
+
+    def _process_state_message(self, message_dict: dict[str, Any]) -> None:
+        self._assert_line_requires(message_dict, requires={"value"})
+        self._barriers.add(message_dict["value"], after=self.summary.records)
+        self._release()
+
+    def _process_activate_version_message(self, message_dict: dict[str, Any]) -> None:
+        """Ignore it: nothing is ever deleted for being absent from a stream."""
+
+    def _process_batch_message(self, message_dict: dict[str, Any]) -> None:
+        """Refuse files: the SDK would hand their records to a sink that keeps none.
+
+        Raises:
+            BadInputError: Always.
+        """
+        raise BadInputError(
+            f"{self.name} takes no BATCH messages (stream {message_dict.get('stream')!r}). Take "
+            "batch_config out of the tap's settings."
+        )
+
+    def _handle_max_record_age(self) -> None:
+        """Do nothing: `_on_tick` looks at the age of what waits, also while the tap is quiet."""
+
+    def _write_state_message(self, state: dict[str, Any]) -> None:
+        """Print nothing: STATE leaves through `_release` only, never from a drain of the SDK."""
+
+    def process_endofpipe(self) -> None:
+        """Write what is left, let the last STATE out, and report.
+
+        Raises:
+            OptOutsRejectedError: An opt-out could not be written.
+        """
+        self.flush()
+        super().process_endofpipe()
+        rejected = self.summary.rejected_opt_outs
+        self.conclude("opt-outs rejected" if rejected else "success")
+        if rejected and self._rejects:
+            raise OptOutsRejectedError(
+                f"{rejected} change(s) that hold an opt-out could not be written. They are in "
+                f"{self._rejects.path} with the reason. Everything else is written. "
+                "Someone has to see to these people before the next campaign."
+            )
+
+    # Records
+
+    def collect(self, sink: ConsentSink, record: dict[str, Any], invalid: str | None) -> None:
+        """Take in one record of a stream.
+
+        Args:
+            sink: The stream's sink.
+            record: The record.
+            invalid: What is wrong with it, or None.
+        """
+        if records.shape_of(record) is None and not sink.declares_consent:
+            self._skip_stream(sink.stream_name)
+            return
+        self.connect()
+        if invalid is not None:
+            self._reject_record(record, invalid)
+            return
+        try:
+            parts = records.split_record(record)
+        except BadInputError as error:
+            self._reject_record(record, str(error))
+            return
+        for part in parts:
+            try:
+                self.take(records.read_record(part), part)
+            except BadInputError as error:
+                self._reject_record(part, str(error))
+
+    def _skip_stream(self, stream: str) -> None:
+        self.summary.skipped["without consents"] += 1
+        if stream not in self._skipped_streams:
+            self._skipped_streams.add(stream)
+            self.logger.warning(
+                "Stream %r holds no consent records; its records are counted and skipped.", stream
+            )
+
+    def _reject_record(self, record: Any, reason: str) -> None:
+        opt_out = any(self.may_opt_out(part) for part in _parts_of(record))
+        self.reject(
+            Reject(reason=reason, person=_person_of(record), opt_out=opt_out, record=record)
+        )
+
+    def reject(self, reject: Reject) -> None:
+        """Store a reject, count it and say so.
+
+        Raises:
+            TooManyRejectsError: There are more than `max_rejects`.
+        """
+        store = self.connect()
+        try:
+            store.add(reject)
+        finally:
+            self.summary.rejected = store.count
+            self.summary.rejected_opt_outs = store.opt_outs
+        self.logger.warning(
+            "Rejected%s: person %s: %s",
+            " (an opt-out)" if reject.opt_out else "",
+            privacy.hash_person(reject.person) if reject.person else "unknown",
+            reject.reason,
+        )
+
+    def note_unmatched(self, person: str) -> None:
+        """Count a person whom the other side doesn't know."""
+        self.summary.unmatched += 1
+        if len(self._unmatched_examples) < _EXAMPLES:
+            self._unmatched_examples.append(privacy.hash_person(person))
+
+    def connect(self) -> RejectStore:
+        """Open what is needed for writing, once; give where rejects are kept."""
+        if self._rejects is None:
+            rejects = RejectStore(self.common.rejects_path, self.common.max_rejects)
+            self._session = self.open()
+            self._rejects = rejects
+        return self._rejects
+
+    # Writing
+
+    def flush(self) -> None:
+        """Write all that is gathered, and let out the STATE that is due.
+
+        Raises:
+            StoppedError: The process is to stop.
+            ActitoDidomiError: Writing can't go on.
+        """
+        self._waiting_since = None
+        if self._session:
+            gc.enable()
+            self.write_gathered()
+            gc.disable()
+        self._release()
+
+    def expect(self, first_records: Iterable[int]) -> None:
+        """Take note of what is about to be written.
+
+        Args:
+            first_records: For each part the number of the earliest record it holds something of.
+        """
+        self._unsettled = Unsettled(first_records)
+
+    def settle(self, *first_records: int) -> None:
+        """Take note that parts are written or rejected, and let out the STATE that is due."""
+        for first_record in first_records:
+            self._unsettled.settle(first_record)
+        self._release()
+
+    def _release(self) -> None:
+        """Print the STATE messages before which everything is settled."""
+        waiting = [n for n in (self._unsettled.oldest, self.oldest_waiting) if n is not None]
+        for state in self._barriers.release(min(waiting, default=None)):
+            sys.stdout.write(msgspec.json.encode(state).decode() + "\n")
+            sys.stdout.flush()
+
+    # Time and signals
+
+    def _on_tick(self) -> None:
+        self.shutdown.check()
+        since = self._waiting_since
+        if since is not None and time.monotonic() - since >= self.common.flush_interval:
+            self.flush()
+
+    # The end
+
+    def conclude(self, status: str) -> None:
+        """Print the summary, and write the report; once."""
+        if self._concluded:
+            return
+        self._concluded = True
+        summary = self.summary
+        summary.status = status
+        summary.seconds = time.monotonic() - self._started
+        if self._session:
+            summary.calls = self._session.count.calls
+            summary.retries = self._session.count.retries
+        self.close()
+        if summary.unmatched:
+            self.logger.info(
+                "%d people are not known to %s, for example %s. Nothing was created.",
+                summary.unmatched,
+                self.system,
+                ", ".join(self._unmatched_examples),
+            )
+        self.logger.info("%s", summary.to_text(), extra={"summary": summary.to_dict()})
+        if self.common.report_path:
+            try:
+                write_report(summary, self.common.report_path)
+            except OSError as error:
+                self.logger.error(  # noqa: TRY400
+                    "report_path: the report can't be written: %s", error.strerror
+                )
+
+
+def _parts_of(record: Any) -> list[dict[str, Any]]:
+    """Give a record that could not be read, and the events in it."""
+    if not isinstance(record, dict):
+        return []
+    events = record.get("events")
+    parts = [record, *(events if isinstance(events, list) else [])]
+    return [part for part in parts if isinstance(part, dict)]
+
+
+def _person_of(record: Any) -> str | None:
+    """Find whose record this is, in one that could not be read."""
+    if not isinstance(record, dict):
+        return None
+    user = record.get("user")
+    owner = user if isinstance(user, dict) else record
+    person = owner.get("organization_user_id")
+    return str(person) if isinstance(person, (str, int)) else None

@@ -1,0 +1,232 @@
+"""What each direction does about what the other one wrote or found."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from support import (
+    MAPPINGS,
+    Actito,
+    back_config,
+    event,
+    report,
+    run_plugin,
+    run_target,
+    stream_of,
+    target_config,
+)
+
+from actito_didomi.consent.coalesce import Value
+from actito_didomi.consent.ledger import Ledger, Note, Place
+from actito_didomi.consent.records import read_moment, write_moment
+from actito_didomi.errors import ConfigurationError
+from target_actito.known import counts
+
+START = datetime(2026, 10, 1, tzinfo=timezone.utc)
+moments = st.integers(0, 9).map(lambda hours: START + timedelta(hours=hours))
+
+
+class Pipelines:
+    """target-actito and tap-actito, which share a database."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        self.folder = folder
+        snapshot = f"sqlite:///{folder / 'shared' / 'snapshot.db'}"
+        self.forward = target_config(url, folder, snapshot_url=snapshot, mappings=MAPPINGS[:2])
+        self.back = back_config(url, folder, snapshot_url=snapshot, mappings=MAPPINGS[:2])
+
+    def write(self, *events: Any, **changes: Any) -> dict[str, Any]:
+        """Bring events to Actito; give the report."""
+        done = run_target({**self.forward, **changes}, self.folder, stream_of(*events))
+        assert done.exit_code == 0, done.err
+        return report(self.forward)
+
+    def look(self) -> list[dict[str, Any]]:
+        """Look for changes in Actito."""
+        state = self.folder / "state.json"
+        known = ["--state", str(state)] if state.exists() else []
+        done = run_plugin("tap-actito", self.back, self.folder, *known)
+        assert done.exit_code == 0, done.err
+        last = [m for m in done.messages if m["type"] == "STATE"][-1]
+        state.write_text(json.dumps(last["value"]))
+        return done.records("consent_events")
+
+
+@pytest.fixture
+def pipelines(url: str, tmp_path: Path, actito: Actito) -> Pipelines:
+    """Both, after the first look at two people."""
+    for person in ("ann", "bob"):
+        actito.create(person)
+    made = Pipelines(url, tmp_path)
+    made.look()
+    return made
+
+
+def now() -> datetime:
+    return datetime.now(timezone.utc)
+
+
+@pytest.mark.parametrize("mode", ["single", "bulk"])
+def test_what_was_written_is_dated_by_the_writing(pipelines, mode) -> None:
+    """It was chosen before that: whatever Didomi has from later on is newer."""
+    pipelines.write(event("ann", write_moment(START), channels={"email": True}), write_mode=mode)
+    written = now()
+    found = pipelines.look()
+    assert [e["user"]["organization_user_id"] for e in found] == ["ann"]
+    assert read_moment(found[0]["created_at"], "created_at") <= written
+
+
+def test_what_people_change_is_dated_by_the_look(pipelines, actito) -> None:
+    """A note about an earlier writing doesn't change that."""
+    pipelines.write(event("ann", write_moment(START), channels={"email": True}))
+    pipelines.look()
+    actito.change("ann", Newsletter=False)
+    changed = now()
+    found = pipelines.look()
+    assert len(found) == 1
+    assert read_moment(found[0]["created_at"], "created_at") >= changed
+
+
+def test_a_window_begins_before_the_look_that_did_not_see_it(pipelines, actito) -> None:
+    """What changed while an answer was on its way is not dated behind it."""
+    fault = {"side": "actito", "route": "list_profiles", "action": "stall", "seconds": 2}
+    actito.steer("faults", {**fault, "count": 1})
+    pipelines.look()
+    looked = now()
+    actito.change("ann", Newsletter=True)
+    found = pipelines.look()
+    after = read_moment(found[0]["changed_after"], "changed_after")
+    assert after <= looked - timedelta(seconds=2)
+
+
+def test_what_a_person_takes_back_after_a_writing_is_found(pipelines, actito) -> None:
+    """Though the table looks as it did before: it was written in between."""
+    before = now()
+    pipelines.write(event("ann", write_moment(START), channels={"email": True}))
+    actito.change("ann", Newsletter=False)
+    found = pipelines.look()
+    assert [e["consents"]["channels"] for e in found] == [[{"id": "email", "enabled": False}]]
+    assert read_moment(found[0]["changed_after"], "changed_after") >= before
+    assert pipelines.look() == []
+
+
+def test_an_old_opt_in_is_not_written_over_a_new_opt_out(pipelines, actito) -> None:
+    """Neither from before the change, nor where the order can't be told."""
+    pipelines.write(event("ann", write_moment(START), channels={"email": True}))
+    pipelines.look()
+    in_doubt = now()
+    actito.change("ann", Newsletter=False)
+    pipelines.look()
+    for moment in (START + timedelta(hours=1), in_doubt):
+        said = pipelines.write(
+            event("ann", write_moment(moment), channels={"email": True, "sms": True})
+        )
+        assert said["newer"] == 1
+        assert actito.subscriptions("ann")["Newsletter"] is False
+        assert actito.subscriptions("ann")["SmsAlerts"] is True
+    pipelines.write(event("ann", write_moment(now()), channels={"email": True}))
+    assert actito.subscriptions("ann")["Newsletter"] is True
+
+
+def test_an_opt_out_in_doubt_is_written(pipelines, actito) -> None:
+    """Only an opt-in that is newer for certain goes before it."""
+    before = now()
+    actito.change("ann", Newsletter=True)
+    actito.change("bob", Newsletter=True)
+    pipelines.look()
+    pipelines.write(
+        event("ann", write_moment(before), channels={"email": False}),
+        event("bob", write_moment(START), channels={"email": False}),
+    )
+    assert actito.subscriptions("ann")["Newsletter"] is False
+    assert actito.subscriptions("bob")["Newsletter"] is True
+
+
+def test_opt_outs_out_of_exports_are_known_as_well(pipelines, actito, tmp_path) -> None:
+    """An old opt-in isn't written over them, a new one is; what was written isn't anyone's own."""
+    files = tmp_path / "changes"
+    files.mkdir()
+    pipelines.back |= {
+        "change_source": "exports",
+        "export_root": f"file://{files}",
+        "export_grace": 0,
+        "time_zone": "UTC",
+    }
+    pipelines.write(
+        event("ann", write_moment(START), channels={"email": True, "sms": False}),
+        event("bob", write_moment(START), channels={"sms": False}),
+    )
+    written = now()
+    actito.change("ann", Newsletter=False)
+    (files / "changes-1.csv").write_text(
+        "profileId;customerId;eventType;subscription;subscribed;moment;source\n"
+        "1;ann;UPDATED_SUBSCRIPTION;Newsletter;N;2026-10-02 12:00:00;LINK\n"
+        f"2;bob;UPDATED_SUBSCRIPTION;SmsAlerts;N;{written:%Y-%m-%d %H:%M:%S};API\n"
+    )
+    assert len(pipelines.look()) == 2
+    noon = datetime(2026, 10, 2, 12, tzinfo=timezone.utc)
+    said = pipelines.write(
+        event("ann", write_moment(noon - timedelta(hours=1)), channels={"email": True})
+    )
+    assert said["newer"] == 1
+    assert actito.subscriptions("ann")["Newsletter"] is False
+    pipelines.write(
+        event("ann", write_moment(noon + timedelta(hours=1)), channels={"email": True}),
+        event("bob", write_moment(noon), channels={"sms": True}),
+    )
+    assert actito.subscriptions("ann")["Newsletter"] is True
+    assert actito.subscriptions("bob")["SmsAlerts"] is True
+
+
+def test_a_database_that_fails_is_named(url: str, tmp_path: Path, actito: Actito) -> None:
+    """Before anything is written, and without the password."""
+    actito.create("ann")
+    wrong = target_config(url, tmp_path, snapshot_url="postgresql+nothing://me:secret@here/x")
+    run = run_target(wrong, tmp_path, stream_of(event("ann", channels={"email": True})))
+    assert (run.exit_code, run.states) == (1, [])
+    assert "snapshot_url" in run.err
+    assert "me:secret" not in run.err
+    assert actito.subscriptions("ann")["Newsletter"] is False
+
+
+def test_notes_are_kept_by_table_and_origin(tmp_path: Path) -> None:
+    """The last one counts; others' notes are not seen."""
+    url = f"sqlite:///{tmp_path / 'x.db'}"
+    one, other = Ledger(url, ["a", "b"]), Ledger(url, ["a", "c"])
+    place = Place("ann", "subscription", "Newsletter")
+    one.note("pipeline", {place: Note(True, START, START)})
+    one.note("pipeline", {place: Note(False, START + timedelta(hours=1))})
+    assert one.read("pipeline", ["ann", "bob"]) == {place: Note(False, START + timedelta(hours=1))}
+    assert one.read("pipeline", ["ann"], since=START + timedelta(hours=2)) == {}
+    assert one.read("person", ["ann"]) == other.read("pipeline", ["ann"]) == {}
+    many = {Place(f"p{n}", "subscription", "Newsletter"): Note(True, START) for n in range(1200)}
+    one.note("person", many)
+    assert one.read("person", [place.person for place in many]) == many
+    one.close()
+    other.close()
+    with pytest.raises(ConfigurationError):
+        Ledger(f"sqlite:///{tmp_path}", ["a"])
+
+
+@given(
+    value=st.tuples(moments, st.booleans()),
+    own=st.tuples(moments, moments, st.booleans(), st.booleans()),
+)
+def test_choices_are_settled_as_on_the_other_side(value, own) -> None:
+    """An opt-in is written only where it is newer for certain, an opt-out unless it is older."""
+    moment, choice = value
+    until, after = max(own[:2]), min(own[:2])
+    note = Note(own[2], until, after if own[3] else None)
+    earliest = after if own[3] else until
+    if choice:
+        assert counts(Value(moment, True, True), note) is (moment > until)
+    elif own[3]:
+        assert counts(Value(moment, False, False), note) is (moment > earliest)
+    else:
+        assert counts(Value(moment, False, False), note) is (moment >= until)

@@ -1,0 +1,327 @@
+"""The short way for records gives what the full way gives, whatever the records are like."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import io
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from support import (
+    EVENT_SCHEMA,
+    event,
+    lines,
+    record,
+    rejects,
+    report,
+    run_target,
+    schema,
+    state,
+    stream_of,
+)
+
+from actito_didomi.consent.coalesce import ProfileChange
+from actito_didomi.errors import OptOutsRejectedError
+from target_actito.target import TargetActito
+
+IDS = ["email", "sms", "a", "a_b", "b", "email_enabled"]
+MAPPINGS: list[dict[str, Any]] = [
+    {"id": "Newsletter", "value": "consents_channels_email_enabled"},
+    {"id": "SmsAlerts", "value": "consents_channel_sms_enabled", "invert": True},
+    {"id": "PartnerOffers", "value": "consents_purposes_a_b_enabled"},
+    {"id": "Loyalty_Club", "value": "consents_purposes_a_b_c_enabled",
+     "path": ["consents", "purposes", "a", "enabled"]},
+    {"id": "WeeklyDigest", "value": "consents_purposes_a_values_freq_weekly"},
+    {"id": "Surveys", "value": "consents_preferences_p_channels_email_enabled"},
+    {"id": "LegacyMagazine", "value": "consents_purposes_a_channels_email_enabled"},
+    {"id": "marketingConsent", "value": "consents_purposes_b_enabled_li", "type": "attribute"},
+    {"id": "contactFrequency", "value": "consents_purposes_a_values_freq_value",
+     "type": "attribute"},
+    {"id": "vip", "value": "metadata_vip", "type": "attribute"},
+    {"id": "shop", "value": "metadata_shop_name", "type": "attribute"},
+]  # fmt: skip
+
+enabled = st.sampled_from([True, False, True, False, None, "true", 1])
+
+
+def choices(**more: Any) -> Any:
+    return st.lists(
+        st.fixed_dictionaries({"id": st.sampled_from(IDS)}, optional={"enabled": enabled, **more}),
+        max_size=3,
+    )
+
+
+answers = st.dictionaries(
+    st.sampled_from(["freq", "freq_x"]),
+    st.fixed_dictionaries(
+        {}, optional={"value": st.sampled_from(["weekly", "weekly,monthly", "monthly", "", None])}
+    ),
+)
+preferences = st.lists(
+    st.fixed_dictionaries(
+        {"id": st.sampled_from(["p", "q"])}, optional={"enabled": enabled, "channels": choices()}
+    ),
+    max_size=2,
+)
+consents = st.fixed_dictionaries(
+    {},
+    optional={
+        "channels": st.one_of(choices(), st.none()),
+        "purposes": st.one_of(
+            choices(
+                enabled_li=enabled, values=answers, preferences=preferences, channels=choices(),
+                metadata=st.just({"enabled": True}),
+            ),
+            st.just("none"),
+        ),
+        "vendors": st.just({"enabled": ["v"]}),
+    },
+)  # fmt: skip
+moments = st.sampled_from(
+    ["2026-10-01T10:00:00Z", "2026-10-01T12:00:00+02:00", "2026-10-02T10:00:00.123Z",
+     "2026-10-01T10:00:00", "yesterday", None]
+)  # fmt: skip
+people = st.sampled_from(["ann", "bob", "ann", "bob", 7, 0, "", None, True])
+metadata = st.dictionaries(
+    st.sampled_from(["firstName", "vip", "shop", "colour", "customerId", "birthDate", "shop_name"]),
+    st.sampled_from(["x", "", None, True, 5, "1980-01-02", {"name": "y"}, "z" * 300]),
+)
+users = st.fixed_dictionaries(
+    {},
+    optional={
+        "organization_user_id": people,
+        "metadata": st.one_of(metadata, st.none()),
+        "updated_at": moments,
+        "country": st.just("BE"),
+    },
+)
+about = {
+    "created_at": moments,
+    "status": st.sampled_from(["confirmed", "pending_approval", None, ""]),
+    "regulation": st.sampled_from(["gdpr", "cpra", None, ""]),
+    "delegate": st.sampled_from([{"id": "actito"}, {"id": "x"}, {}, None]),
+    "consents": st.one_of(consents, consents, st.none()),
+}
+events = st.fixed_dictionaries({"id": st.just("e"), "user": users}, optional=about)
+batch_lines = st.fixed_dictionaries(
+    {"id": st.just("l"), "user": users, "events": st.lists(
+        st.fixed_dictionaries({}, optional={**about, "user": st.one_of(users, st.none())}),
+        max_size=3,
+    )}
+)  # fmt: skip
+whole_users = st.fixed_dictionaries(
+    {"id": st.just("u"), "consents": consents},
+    optional={"organization_user_id": people, "updated_at": moments, "created_at": moments,
+              "metadata": metadata, "regulation": st.sampled_from(["gdpr", "cpra"])},
+)  # fmt: skip
+records = st.lists(st.one_of(events, events, events, batch_lines, whole_users), max_size=16)
+mappings = st.lists(st.sampled_from(MAPPINGS), min_size=1, unique_by=lambda m: m["id"])
+
+
+class Watched(TargetActito):
+    """Keeps what it would write."""
+
+    compare_first = 0
+    written: list[ProfileChange]
+
+    def write_changes(self, changes: list[ProfileChange]) -> None:
+        self.written = changes
+
+
+def read(
+    config: dict[str, Any], found: list[Any], folder: Path, *, short: bool, compare: int = 0
+) -> tuple[Any, ...]:
+    """Read records one way; give all that came of it."""
+    path = folder / "watched-rejects.jsonl"
+    path.unlink(missing_ok=True)
+    target = Watched(config={**config, "rejects_path": str(path), "max_rejects": 10_000})
+    target.written = []
+    target.compare_first = compare
+    if not short:
+        target._reader.on_lines = target._reader.process_each
+    text = lines([schema(), *map(record, found)])
+    # As one block, as a pipe would give it.
+    blocks = io.TextIOWrapper(io.BytesIO(text.encode()))
+    with contextlib.suppress(OptOutsRejectedError):
+        target.listen(blocks)
+    stored = [
+        {k: v for k, v in json.loads(line).items() if k != "rejected_at"}
+        for line in (path.read_text().splitlines() if path.exists() else [])
+    ]
+    changes = [
+        (c.person, c.first_record, c.opt_out, dict(zip(c.targets, c.values, strict=True)))
+        for c in target.written
+    ]
+    summary = target.summary
+    target.connect()
+    names = target.connected.translator.unknown_metadata
+    target.conclude("done")
+    return changes, summary.skipped, summary.records, summary.people, stored, set(names)
+
+
+@given(found=records, chosen=mappings)
+@settings(
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+def test_both_ways_give_the_same(found, chosen, config, tmp_path) -> None:
+    """The same changes, counts and rejects, in the same order."""
+    logging.disable(logging.CRITICAL)
+    try:
+        given_config = {**config, "mappings": chosen}
+        full = read(given_config, found, tmp_path, short=False)
+        assert read(given_config, found, tmp_path, short=True) == full
+        assert read(given_config, found, tmp_path, short=True, compare=3) == full
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def test_usual_records_take_the_short_way(config, tmp_path) -> None:
+    """Else it would be of no use: nothing but the envelope is decoded in full."""
+    target = Watched(config=config)
+    target._process_record_message = None  # type: ignore[assignment, method-assign]
+    target.written = []
+    found = [event(f"p{n}", channels={"email": True, "sms": n % 2 == 0}) for n in range(50)]
+    # The first of its kind is learnt in full by the resolver where preferences are concerned only.
+    target.listen(io.TextIOWrapper(io.BytesIO(lines(stream_of(*found)).encode())))
+    assert len(target.written) == 50
+    target.conclude("done")
+
+
+def test_a_name_outside_of_the_known_structure_is_still_read(config, actito, tmp_path) -> None:
+    """The comparison of the first records finds it, and all are read in full."""
+    actito.create("ann")
+    config["mappings"] = [{"id": "Newsletter", "value": "consents_purposes_x_special_enabled"}]
+    odd = event("ann")
+    odd["consents"]["purposes"] = [{"id": "x", "special_enabled": True}]
+    run = run_target(config, tmp_path, stream_of(odd, odd))
+    assert run.exit_code == 0, run.err
+    assert "read in full" in run.err
+    assert actito.subscriptions("ann")["Newsletter"] is True
+
+
+def test_in_a_batch_file_all_records_behind_the_difference_are_read_in_full(
+    config, actito, tmp_path
+) -> None:
+    """The short way is given up in the midst of a block."""
+    config["mappings"] = [{"id": "Newsletter", "value": "consents_purposes_x_special_enabled"}]
+    path = tmp_path / "file"
+    with gzip.open(path, "wt") as file:
+        for person in ("ann", "bob"):
+            actito.create(person)
+            odd = event(person)
+            odd["consents"]["purposes"] = [{"id": "x", "special_enabled": True}]
+            file.write(json.dumps(odd) + "\n")
+    run = run_target(config, tmp_path, [schema(), batch(path)])
+    assert run.exit_code == 0, run.err
+    assert all(actito.subscriptions(person)["Newsletter"] for person in ("ann", "bob"))
+
+
+def test_stream_maps_take_the_sdks_own_path(config, actito, tmp_path) -> None:
+    """It is said once, and the maps work."""
+    actito.create("ann")
+    actito.create("bob")
+    config["stream_maps"] = {"consent_events": {"__filter__": "record['id'] != 'event-bob-x'"}}
+    events_ = [event("ann", channels={"email": True}), event("bob", channels={"email": True})]
+    events_[1]["id"] = "event-bob-x"
+    run = run_target(config, tmp_path, stream_of(*events_))
+    assert run.exit_code == 0, run.err
+    assert run.err.count("records take the SDK's own path") == 1
+    assert actito.subscriptions("ann")["Newsletter"] is True
+    assert actito.subscriptions("bob")["Newsletter"] is False
+
+
+@pytest.mark.parametrize("validate", [True, False])
+def test_schemas_are_checked_when_asked_for(config, actito, tmp_path, validate) -> None:
+    """A record that its schema doesn't allow is a reject, and the others are written."""
+    actito.create("ann")
+    actito.create("bob")
+    strict = {"properties": {**EVENT_SCHEMA["properties"], "domain": {"type": "integer"}}}
+    messages = [
+        schema(schema={"type": "object", **strict}),
+        record(event("ann", channels={"email": True}, domain="x")),
+        record(event("bob", channels={"email": True}, domain=5)),
+    ]
+    run = run_target({**config, "validate_records": validate}, tmp_path, messages)
+    assert run.exit_code == 0, run.err
+    assert actito.subscriptions("bob")["Newsletter"] is True
+    assert actito.subscriptions("ann")["Newsletter"] is not validate
+    assert [r["reason"] for r in rejects(config)] == (
+        ["The record does not fit its stream's schema: domain: expected integer, found string."]
+        if validate
+        else []
+    )
+
+
+def batch(*files: Path, compression: str = "gzip") -> dict[str, Any]:
+    return {
+        "type": "BATCH",
+        "stream": "consent_events",
+        "encoding": {"format": "jsonl", "compression": compression},
+        "manifest": [f.as_uri() for f in files],
+    }
+
+
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_batch_files_are_read_and_state_follows_them(config, actito, tmp_path, compression) -> None:
+    """Events and batch-export lines, in files; STATE leaves once they are written."""
+    for person in ("ann", "bob", "cy"):
+        actito.create(person)
+    bare = event("bob", channels={"email": True})
+    user = bare.pop("user")
+    found = [event("ann", channels={"email": True}), {"user": user, "events": [bare]}]
+    first, second = tmp_path / "first", tmp_path / "second"
+    opener = gzip.open if compression == "gzip" else open
+    with opener(first, "wt") as file:
+        file.write("".join(json.dumps(e) + "\n" for e in found) + "\n")
+    with opener(second, "wt") as file:
+        file.write(json.dumps(event("cy", channels={"email": True})))
+    run = run_target(
+        config,
+        tmp_path,
+        [schema(key_properties=[]), batch(first, second, compression=compression), state("done")],
+    )
+    assert run.exit_code == 0, run.err
+    assert run.states == ["done"]
+    assert report(config)["records"] == 3
+    assert all(actito.subscriptions(p)["Newsletter"] for p in ("ann", "bob", "cy"))
+
+
+@pytest.mark.parametrize("maps", [None, {"consent_events": {"domain": "'x'"}}])
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [(b"not gzip", "the gzip breaks off"), (None, "line 2: no JSON object"), (b"", None)],
+)
+def test_a_broken_batch_file_ends_the_run(config, actito, tmp_path, content, problem, maps) -> None:
+    """What came before it is written, nothing behind it is acknowledged, and the place is named."""
+    actito.create("ann")
+    path = tmp_path / "file"
+    if content is None:
+        good = json.dumps(event("ann", channels={"email": True}))
+        content = gzip.compress(f"{good}\n[1]\n{good}\n".encode())
+    path.write_bytes(content)
+    if maps:
+        config["stream_maps"] = maps
+    run = run_target(config, tmp_path, [schema(), state(1), batch(path), state(2)])
+    if problem is None:
+        assert run.states == [1, 2]
+        return
+    assert run.exit_code == 1
+    assert run.states == [1]
+    assert problem in run.err
+    assert "ann" not in run.err.replace("command-line", "")
+
+
+def test_other_batch_formats_are_told_apart(config, tmp_path) -> None:
+    """Only JSON lines are read."""
+    message = batch(tmp_path / "x")
+    message["encoding"] = {"format": "parquet"}
+    run = run_target(config, tmp_path, [schema(), message])
+    assert run.exit_code == 1
+    assert "format 'parquet'" in run.err
