@@ -10,7 +10,7 @@ PIP := -m pip install --quiet --disable-pip-version-check
 WORKERS := 2
 ARGS :=
 
-.PHONY: demo bench test lint format generate clean
+.PHONY: demo bench test lint words format generate clean
 
 demo: $(VENV)/.installed $(MELTANO)/.installed
 	@$(VENV)/bin/python scripts/demo.py
@@ -26,6 +26,9 @@ lint: $(VENV)/.installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+
+words: $(VENV)/.installed
+	$(VENV)/bin/python scripts/check_words.py
 
 format: $(VENV)/.installed
 	$(VENV)/bin/ruff check --fix .
