@@ -2,18 +2,18 @@
 
 ::
 
-    ActitoDidomiError               anything a user can act upon; its text holds no personal data
-    ├── MappingError                a mapping can't be read, or reads two ways
-    ├── BadInputError               a file or record of the source is broken
-    ├── ConfigurationError          settings and the account they point at don't fit together
-    ├── ApiError                    a call failed
-    │   ├── AuthenticationError     the credentials are refused
-    │   ├── RefusedError            this call is refused for good (400, 403, 404, 409, ...)
-    │   ├── UnavailableError        no usable answer, after all retries
-    │   ├── ImportsSpentError       no bulk import is left today, and single calls take too long
-    │   └── StoppedError            given up because the process is shutting down
-    ├── TooManyRejectsError         the run stops: its configuration is plainly wrong
-    └── OptOutsRejectedError        all is written but opt-outs that the API refused
+    ActitoDidomiError                   anything a user can act upon; holds no personal data
+    ├── MappingError                    a mapping can't be read, or is ambiguous
+    ├── BadInputError                   a file or record of the source is broken
+    ├── ConfigurationError              settings and the account they point at don't fit
+    ├── ApiError                        a request failed
+    │   ├── AuthenticationError         the credentials are refused
+    │   ├── RequestRejectedError        this request is refused for good (400, 403, 404, ...)
+    │   ├── UnavailableError            no usable response, after all attempts
+    │   ├── ImportQuotaExceededError    no import is left today, single requests take too long
+    │   └── StoppedError                given up because the process is shutting down
+    ├── TooManyRejectsError             the run stops: its configuration is plainly wrong
+    └── OptOutsRejectedError            all is written but opt-outs that the API refused
 
 Every text says what was found, what was expected and what to do, and is fit for a log: people
 appear as a short hash (`actito_didomi.privacy.hash_person`), secrets never.
@@ -54,7 +54,7 @@ class AuthenticationError(ApiError):
     """The API refuses the credentials."""
 
 
-class RefusedError(ApiError):
+class RequestRejectedError(ApiError):
     """The API refuses this call for good.
 
     Attributes:
@@ -69,7 +69,7 @@ class RefusedError(ApiError):
         self.body = body
 
     @property
-    def concerns_one(self) -> bool:
+    def is_record_level(self) -> bool:
         """Whether it concerns what was sent only; a refused key, say, would end the run."""
         return self.status in _ABOUT_WHAT_WAS_SENT
 
@@ -86,16 +86,16 @@ class UnavailableError(ApiError):
         self.status = status
 
 
-class ImportsSpentError(ApiError):
+class ImportQuotaExceededError(ApiError):
     """The day's bulk imports are used up, and single calls would take too long.
 
     Attributes:
-        held: How many changes wait for the next run.
+        deferred: How many changes wait for the next run.
     """
 
-    def __init__(self, message: str, *, held: int) -> None:
+    def __init__(self, message: str, *, deferred: int) -> None:
         super().__init__(message)
-        self.held = held
+        self.deferred = deferred
 
 
 class StoppedError(ApiError):

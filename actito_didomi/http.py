@@ -26,7 +26,7 @@ from requests_toolbelt import MultipartEncoder
 from actito_didomi import privacy
 from actito_didomi.errors import (
     AuthenticationError,
-    RefusedError,
+    RequestRejectedError,
     StoppedError,
     UnavailableError,
 )
@@ -93,7 +93,7 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     """A successful answer.
 
     Attributes:
@@ -233,7 +233,7 @@ class ApiSession:
         parts: Callable[[], Parts] | None = None,
         headers: dict[str, str] | None = None,
         once: bool = False,
-    ) -> Answer:
+    ) -> Response:
         """Make a call, and try again as long as that makes sense.
 
         Args:
@@ -250,7 +250,7 @@ class ApiSession:
 
         Raises:
             AuthenticationError: The credentials are refused, twice.
-            RefusedError: This call is refused for good.
+            RequestRejectedError: This call is refused for good.
             UnavailableError: No usable answer, after all retries.
             StoppedError: The process is shutting down.
         """
@@ -258,7 +258,7 @@ class ApiSession:
         renewed = False
         tries = 0
 
-        def attempt() -> Answer:
+        def attempt() -> Response:
             nonlocal renewed, tries
             while True:
                 own = headers if headers is not None else self._authenticator.headers(self)
@@ -275,7 +275,7 @@ class ApiSession:
                 )
                 action = action_for(response.status_code)
                 if action is Action.SUCCESS:
-                    return Answer(response.status_code, _decode(response, call))
+                    return Response(response.status_code, _decode(response, call))
                 if action is Action.RETRY:
                     raise _RetryError(
                         f"status {response.status_code}",
@@ -291,7 +291,7 @@ class ApiSession:
                     renewed = True
                     self._authenticator.expire(own)
                     continue
-                raise RefusedError(
+                raise RequestRejectedError(
                     f"{self.api} refuses {call} with status {response.status_code}.",
                     status=response.status_code,
                     body=privacy.redact(response.text[:_BODY_LIMIT]),
@@ -352,7 +352,7 @@ class ApiSession:
 
     def _check_stop(self) -> None:
         if self._stop.is_set():
-            raise StoppedError(f"Given up on a call to {self.api}: the process is shutting down.")
+            raise StoppedError(f"Request to {self.api} cancelled: shutting down.")
 
     def _take_turn(self) -> None:
         """Wait until the call budget allows one more request."""

@@ -59,11 +59,11 @@ def events(count: int, people: int, seed: int = 1) -> Iterator[dict[str, Any]]:
     rng = random.Random(seed)
     for number in range(count):
         person = number if number < people else rng.randrange(people)
-        moment = _START + timedelta(milliseconds=rng.randrange(80_000_000))
+        timestamp = _START + timedelta(milliseconds=rng.randrange(80_000_000))
         yield {
             "id": f"{rng.getrandbits(64):016x}-{number:08x}",
             "organization_id": "org-benchmark",
-            "created_at": moment.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "created_at": timestamp.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "regulation": "gdpr",
             "status": "confirmed",
             "user": {
@@ -180,11 +180,11 @@ def write_changes(path: Path, count: int, people: int, seed: int = 1) -> None:
     rng = random.Random(seed)
     names = [mapping["id"] for mapping in MAPPINGS]
     with path.open("w") as file:
-        file.write("profileId;customerId;eventType;subscription;subscribed;moment;source\n")
+        file.write("profileId;customerId;eventType;subscription;subscribed;timestamp;source\n")
         for number in range(count):
             person = number % people
-            moment = _START + timedelta(seconds=number // 10)
+            timestamp = _START + timedelta(seconds=number // 10)
             file.write(
                 f"{person};{person_id(person)};UPDATED_SUBSCRIPTION;{rng.choice(names)};"
-                f"{rng.choice('YN')};{moment:%Y-%m-%d %H:%M:%S};LINK\n"
+                f"{rng.choice('YN')};{timestamp:%Y-%m-%d %H:%M:%S};LINK\n"
             )

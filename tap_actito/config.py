@@ -15,7 +15,7 @@ from actito_didomi.actito.config import (
     find_account_problems,
 )
 from actito_didomi.consent.mapping import read_mappings
-from actito_didomi.consent.reverse_mapping import read_backwards
+from actito_didomi.consent.reverse_mapping import reverse_mappings
 from actito_didomi.errors import MappingError
 from actito_didomi.plugin.base import RETRY_SETTINGS
 
@@ -31,7 +31,7 @@ CONFIG = th.PropertiesList(
         MAPPING_TYPE,
         title="Mappings",
         description="The mappings of target-actito, read backwards by the stream `consent_events`: "
-        "which subscription stands for which consent. A name that reads two ways needs its `path`.",
+        "which subscription stands for which consent. An ambiguous name needs a `path`.",
     ),
     TIME_ZONE,
     CALLS_PER_MINUTE,
@@ -139,7 +139,7 @@ def find_problems(config: dict[str, Any]) -> list[str]:
         )
     if config.get("mappings"):
         try:
-            read_backwards(read_mappings(config["mappings"]))
+            reverse_mappings(read_mappings(config["mappings"]))
         except MappingError as error:
             problems.append(str(error))
     return problems

@@ -55,7 +55,7 @@ _CHANGES = sa.Table(
 Numbered = tuple[int, SubscriptionChange]
 
 
-class Look(NamedTuple):
+class SnapshotRow(NamedTuple):
     """A profile, and what the snapshot knows of it.
 
     Attributes:
@@ -69,11 +69,11 @@ class Look(NamedTuple):
     last_look: datetime | None
 
 
-def _look(profile: Profile, row: Any) -> Look:
+def _look(profile: Profile, row: Any) -> SnapshotRow:
     if row is None:
-        return Look(profile, None, None)
+        return SnapshotRow(profile, None, None)
     before = msgspec.json.decode(row.states, type=States)
-    return Look(profile, before, datetime.fromisoformat(row.looked_at))
+    return SnapshotRow(profile, before, datetime.fromisoformat(row.looked_at))
 
 
 class Snapshot:
@@ -125,7 +125,7 @@ class Snapshot:
     def take(
         self,
         page: ProfilePage,
-        compare: Callable[[list[Look]], tuple[list[States], list[SubscriptionChange]]],
+        compare: Callable[[list[SnapshotRow]], tuple[list[States], list[SubscriptionChange]]],
     ) -> list[Numbered]:
         """Compare a page of profiles with the snapshot, and move the snapshot.
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from actito_didomi.actito.listing import Profile, ProfilePage
-    from tap_actito.snapshot import Look, Numbered, States
+    from tap_actito.snapshot import Numbered, SnapshotRow, States
     from tap_actito.streams import ChangeStream
     from tap_actito.tap import TapActito
 
@@ -93,7 +93,7 @@ def _noted(
 ) -> Iterator[SubscriptionChange]:
     """Take note of people's opt-outs before they are given.
 
-    What target-actito wrote itself is left out; Actito's moments are told to the second, by its own
+    What target-actito wrote itself is left out. Actito's timestamps are whole seconds of its own
     clock.
     """
     while part := list(islice(changes, _NOTED_AT_ONCE)):
@@ -101,7 +101,7 @@ def _noted(
             Place(c.person, c.kind, c.subscription): c
             for c in sorted(part, key=lambda change: change.changed_at)
             if c.person is not None
-            and (way := tap.ways.get((c.kind, c.subscription))) is not None
+            and (way := tap.reverse_mappings.get((c.kind, c.subscription))) is not None
             and not way.choice(c.subscribed)
         }
         written = ledger.read("pipeline", {place.person for place in opt_outs})
@@ -232,8 +232,8 @@ def read_api(stream: ChangeStream) -> Iterator[Iterable[SubscriptionChange]]:
             if found:
                 yield _emit(stream, found)
                 stream.emit_state()
-            moments = [str(p.attributes.get("updateMoment") or "") for p in page.profiles]
-            newest = max([newest or "", *moments])
+            timestamps = [str(p.attributes.get("updateMoment") or "") for p in page.profiles]
+            newest = max([newest or "", *timestamps])
             read += len(page.profiles)
             if time.monotonic() - last > _PROGRESS_INTERVAL:
                 last = time.monotonic()
@@ -255,7 +255,7 @@ def _compare(
     stream: ChangeStream,
     ledger: Ledger,
     page: ProfilePage,
-    looks: list[Look],
+    looks: list[SnapshotRow],
     *,
     first: bool,
     emits_new: bool,
@@ -378,10 +378,10 @@ def _place(tap: TapActito, profile: Profile, name: str) -> Place:
     return Place(_person(tap, profile) or "", _kind(name), name.removeprefix(_ATTRIBUTE))
 
 
-def _earlier(moment: str) -> str:
-    """Give a moment in Actito's form some minutes earlier, for what changes while reading."""
+def _earlier(timestamp: str) -> str:
+    """Give a timestamp in Actito's form some minutes earlier, for what changes while reading."""
     try:
-        read = datetime.fromisoformat(moment)
+        read = datetime.fromisoformat(timestamp)
     except ValueError:
-        return moment
+        return timestamp
     return (read - _UPDATE_OVERLAP).strftime("%Y-%m-%d %H:%M:%S")

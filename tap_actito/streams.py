@@ -16,9 +16,9 @@ from singer_sdk.singerlib.catalog import REPLICATION_INCREMENTAL
 from actito_didomi.actito import ValueType
 from actito_didomi.actito.listing import list_profiles
 from actito_didomi.consent.choices import to_consents
-from actito_didomi.consent.records import write_moment
+from actito_didomi.consent.records import format_timestamp
 from actito_didomi.errors import ConfigurationError
-from actito_didomi.plugin.tap import OwnStateStream
+from actito_didomi.plugin.tap import CheckpointStream
 from tap_actito.config import missing_for_sync
 from tap_actito.sources import read_api, read_exports
 
@@ -33,7 +33,7 @@ _NAMESPACE = uuid.UUID("6f0c2b1e-7d0a-5d53-9a55-0f5c2f0f6b1d")
 """Of the ids of consent events; it never changes, or events would be posted twice."""
 _OVERLAP = timedelta(minutes=5)
 _MOST_OPEN = 10_000
-"""Groups of changes of one person and moment that are kept open at a time."""
+"""Groups of changes of one person and timestamp that are kept open at a time."""
 _PROGRESS_INTERVAL = 30.0
 
 _TYPES: dict[ValueType, dict[str, Any]] = {
@@ -46,10 +46,10 @@ _TYPES: dict[ValueType, dict[str, Any]] = {
 }
 
 
-class ActitoStream(OwnStateStream):
+class ActitoStream(CheckpointStream):
     """A stream of tap-actito."""
 
-    quick = True
+    raw = True
 
     @property
     def actito(self) -> TapActito:
@@ -94,10 +94,10 @@ class Profiles(ActitoStream):
                 record = self._record(structure, profile)
                 updated = record.get("updateMoment")
                 if updated:
-                    moment = datetime.fromisoformat(updated.replace("Z", "+00:00"))
-                    if since and moment < since:
+                    timestamp = datetime.fromisoformat(updated.replace("Z", "+00:00"))
+                    if since and timestamp < since:
                         continue
-                    newest = max(newest or moment, moment)
+                    newest = max(newest or timestamp, timestamp)
                 yield record
             read += len(page.profiles)
             if time.monotonic() - last > _PROGRESS_INTERVAL:
@@ -108,7 +108,7 @@ class Profiles(ActitoStream):
             bookmark = min(newest, started - _OVERLAP)
             if since is None or bookmark > since:
                 self.stream_state["replication_key"] = self.replication_key
-                self.stream_state["replication_key_value"] = write_moment(bookmark)
+                self.stream_state["replication_key_value"] = format_timestamp(bookmark)
         self.emit_state()
 
     def _record(self, structure: TableStructure, profile: Any) -> dict[str, Any]:
@@ -126,12 +126,12 @@ class Profiles(ActitoStream):
     def _value(self, attribute: Attribute, value: Any) -> Any:
         if attribute.type is ValueType.TIMESTAMP and isinstance(value, str):
             try:
-                moment = datetime.fromisoformat(value.replace("Z", "+00:00"))
+                timestamp = datetime.fromisoformat(value.replace("Z", "+00:00"))
             except ValueError:
                 return None
-            if moment.tzinfo is None:
-                moment = moment.replace(tzinfo=self.actito.zone)
-            return write_moment(moment)
+            if timestamp.tzinfo is None:
+                timestamp = timestamp.replace(tzinfo=self.actito.zone)
+            return format_timestamp(timestamp)
         return value
 
 
@@ -197,8 +197,8 @@ class SubscriptionChanges(ChangeStream):
                     "key": change.person,
                     "subscription": change.subscription,
                     "subscribed": change.subscribed,
-                    "changed_at": write_moment(change.changed_at),
-                    "changed_after": write_moment(change.changed_after)
+                    "changed_at": format_timestamp(change.changed_at),
+                    "changed_after": format_timestamp(change.changed_after)
                     if change.changed_after
                     else None,
                     "source": change.source,
@@ -246,22 +246,22 @@ class ConsentEvents(ChangeStream):
     @property
     def attributes_wanted(self) -> tuple[str, ...]:
         """The attributes that mappings name."""
-        return tuple(name for kind, name in self.actito.ways if kind == "attribute")
+        return tuple(name for kind, name in self.actito.reverse_mappings if kind == "attribute")
 
     def get_records(self, context: Context | None) -> Iterable[dict[str, Any]]:
-        """Give an event for all changes of one person at one moment."""
+        """Give an event for all changes of one person at one timestamp."""
         del context
-        ways, self._account = self.actito.ways, self.actito.account
+        reverse_mappings, self._account = self.actito.reverse_mappings, self.actito.account
         for group in self._groups():
             choices: dict[tuple[str, ...], bool] = {}
             for change in group:
-                way = ways.get((change.kind, change.subscription))
+                way = reverse_mappings.get((change.kind, change.subscription))
                 if way is None:
                     self.unmapped[change.subscription] += 1
                 elif change.person is None:
                     self.without_key += 1
                 else:
-                    # Exports tell moments to the second: at equal times an opt-out counts.
+                    # Exports tell timestamps to the second: at equal times an opt-out counts.
                     choices[way.path] = choices.get(way.path, True) and way.choice(
                         change.subscribed
                     )
@@ -269,7 +269,7 @@ class ConsentEvents(ChangeStream):
                 yield self._event(group[0], choices)
 
     def _groups(self) -> Iterator[list[SubscriptionChange]]:
-        """Give the changes of a person at one moment together."""
+        """Give the changes of a person at one timestamp together."""
         for batch in self.batches():
             open_groups: OrderedDict[tuple[Any, ...], list[SubscriptionChange]] = OrderedDict()
             for change in batch:
@@ -284,17 +284,17 @@ class ConsentEvents(ChangeStream):
     ) -> dict[str, Any]:
         said, consents = _say(tuple(choices.items()))
         window = "after" if change.changed_after else "at"
-        moment = write_moment(change.changed_after or change.changed_at)
-        name = "\n".join([*self._account, change.person or "", window, moment, said])
+        timestamp = format_timestamp(change.changed_after or change.changed_at)
+        name = "\n".join([*self._account, change.person or "", window, timestamp, said])
         event: dict[str, Any] = {
             "id": str(uuid.uuid5(_NAMESPACE, name)),
-            "created_at": write_moment(change.changed_at),
+            "created_at": format_timestamp(change.changed_at),
             "user": {"organization_user_id": change.person},
             "consents": consents,
             "delegate": {"id": "actito", "name": "Actito"},
         }
         if change.changed_after:
-            event["changed_after"] = write_moment(change.changed_after)
+            event["changed_after"] = format_timestamp(change.changed_after)
         return event
 
 

@@ -10,10 +10,10 @@ from actito_didomi.actito import TableStructure, ValueType, open_session, read_t
 from actito_didomi.actito.config import base_url
 from actito_didomi.actito.table import find_only_table
 from actito_didomi.consent.mapping import read_mappings
-from actito_didomi.consent.reverse_mapping import Way, read_backwards
+from actito_didomi.consent.reverse_mapping import ReverseMapping, reverse_mappings
 from actito_didomi.errors import ConfigurationError
 from actito_didomi.plugin.base import read_retry
-from actito_didomi.plugin.tap import CheckedTap, texts_of
+from actito_didomi.plugin.tap import BaseTap, texts_of
 from tap_actito import config as settings
 from tap_actito.streams import ConsentEvents, Profiles, SubscriptionChanges
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from actito_didomi.http import ApiSession
 
 
-class TapActito(CheckedTap):
+class TapActito(BaseTap):
     """Singer tap for Actito: profiles, changes of subscriptions, and these as consent events."""
 
     name = "tap-actito"
@@ -38,7 +38,7 @@ class TapActito(CheckedTap):
 
     @cached_property
     def zone(self) -> ZoneInfo:
-        """Time zone of moments in Actito."""
+        """Time zone of timestamps in Actito."""
         return ZoneInfo(self.config["time_zone"])
 
     @cached_property
@@ -77,15 +77,15 @@ class TapActito(CheckedTap):
         return [base_url(self.config), self.structure.entity, self.structure.id]
 
     @cached_property
-    def ways(self) -> dict[tuple[str, str], Way]:
+    def reverse_mappings(self) -> dict[tuple[str, str], ReverseMapping]:
         """The mappings read backwards, which fit the table.
 
         Raises:
             ConfigurationError: The table lacks what a mapping names.
         """
-        ways = read_backwards(read_mappings(self.config.get("mappings") or []))
+        found = reverse_mappings(read_mappings(self.config.get("mappings") or []))
         structure = self.structure
-        for kind, name in ways:
+        for kind, name in found:
             if kind == "subscription" and name not in structure.subscriptions:
                 raise ConfigurationError(
                     f"mappings: table {structure.name!r} has no subscription {name!r}. Its "
@@ -100,7 +100,7 @@ class TapActito(CheckedTap):
                         f"mappings: the attribute {name!r} {problem} in table {structure.name!r}, "
                         "so it can't be read backwards. Take it out of tap-actito's mappings."
                     )
-        return ways
+        return found
 
     @classmethod
     def find_secrets(cls, config: Mapping[str, Any]) -> list[str]:
@@ -139,7 +139,7 @@ class TapActito(CheckedTap):
                 "mappings is missing: the stream consent_events needs it. Set it as for "
                 "target-actito, or deselect the stream."
             )
-        _ = self.ways
+        _ = self.reverse_mappings
 
     def conclude(self) -> None:
         """Say which subscriptions no mapping names."""

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from singer_sdk import metrics
 from singer_sdk.helpers.types import Context, Record  # noqa: TC002 - the SDK reads annotations
 
-from actito_didomi.consent.records import CONFIRMED, PENDING, read_moment
+from actito_didomi.consent.records import CONFIRMED, PENDING, parse_timestamp
 from actito_didomi.didomi.lists import pages
-from actito_didomi.errors import RefusedError
+from actito_didomi.errors import RequestRejectedError
 from tap_didomi import schemas
-from tap_didomi.emitted import Given
+from tap_didomi.emitted import EmittedRecords
 from tap_didomi.streams import DidomiStream
 
 if TYPE_CHECKING:
@@ -44,21 +44,21 @@ class ApiUsers(DidomiStream):
         since = self.get_starting_timestamp(context)
         state = self.stream_state
         scan = self._scan = state.get("scan") or _new_scan()
-        given = Given(state)
+        given = EmittedRecords(state)
         # A stream that is selected for the first time has given nothing yet.
         events = [s for s in self.child_streams if isinstance(s, ApiEvents) and s.selected]
-        knows_all = all("given" in stream.stream_state for stream in events)
+        knows_all = all("emitted" in stream.stream_state for stream in events)
         read = 0
         for number, page in enumerate(self._pages(scan), start=1):
             for user in page.items:
                 self.didomi.shutdown.check()
-                moment = user.get("updated_at")
-                if isinstance(moment, str):
-                    changed = _read(moment)
-                    scan["newest"] = _later(scan["newest"], moment)
+                timestamp = user.get("updated_at")
+                if isinstance(timestamp, str):
+                    changed = _read(timestamp)
+                    scan["newest"] = _later(scan["newest"], timestamp)
                     if since and changed < since:
                         continue
-                    version = f"{user.get('version')} {moment}"
+                    version = f"{user.get('version')} {timestamp}"
                     is_new = given.is_new(user["id"], version, changed, _floor(scan))
                     if knows_all and not is_new:
                         continue
@@ -73,7 +73,7 @@ class ApiUsers(DidomiStream):
         state.pop("scan", None)
         bookmark = _bookmark(scan)
         for stream_state in [state, *(stream.stream_state for stream in events)]:
-            Given(stream_state).finish(_read(bookmark) if bookmark else None)
+            EmittedRecords(stream_state).finish(_read(bookmark) if bookmark else None)
         if bookmark:
             state["replication_key"] = self.replication_key
             state["replication_key_value"] = bookmark
@@ -100,7 +100,7 @@ class ApiUsers(DidomiStream):
         self.logger.info("Users: the scan of %s is taken up again.", scan["started_at"])
         try:
             first = next(found)
-        except RefusedError as error:
+        except RequestRejectedError as error:
             if error.status not in _STALE_CURSOR:
                 raise
             self.logger.warning(
@@ -139,16 +139,16 @@ class ApiEvents(DidomiStream):
             "user_id": context["user_id"],
             "status[$in]": [CONFIRMED, PENDING],
         }
-        given = Given(self.stream_state)
+        given = EmittedRecords(self.stream_state)
         floor = datetime.fromisoformat(context["floor"])
         for page in pages(self.didomi.session, "/consents/events", params):
             for event in page.items:
                 self.didomi.shutdown.check()
-                moments = [event.get("updated_at"), event.get("created_at")]
-                known = [_read(m) for m in moments if isinstance(m, str)]
+                timestamps = [event.get("updated_at"), event.get("created_at")]
+                known = [_read(m) for m in timestamps if isinstance(m, str)]
                 if since and known and max(known) < since:
                     continue
-                if known and not given.is_new(event["id"], str(moments), max(known), floor):
+                if known and not given.is_new(event["id"], str(timestamps), max(known), floor):
                     continue
                 yield event
 
@@ -204,17 +204,17 @@ def _new_scan() -> dict[str, Any]:
 
 
 def _floor(scan: dict[str, Any]) -> datetime:
-    """Give a moment that the bookmark of this scan will not be before."""
+    """Give a timestamp that the bookmark of this scan will not be before."""
     bookmark = _bookmark(scan)
     return _read(bookmark) if bookmark else _LONG_AGO
 
 
-def _read(moment: str) -> datetime:
-    return read_moment(moment, "updated_at")
+def _read(timestamp: str) -> datetime:
+    return parse_timestamp(timestamp, "updated_at")
 
 
-def _later(known: str | None, moment: str) -> str:
-    return moment if known is None or _read(moment) > _read(known) else known
+def _later(known: str | None, timestamp: str) -> str:
+    return timestamp if known is None or _read(timestamp) > _read(known) else known
 
 
 def _bookmark(scan: dict[str, Any]) -> str | None:

@@ -128,13 +128,13 @@ class ExportEvents(ExportStream):
     name = "consent_events"
     primary_keys = ("id",)
     schema = schemas.CONSENT_EVENTS
-    quick = True
+    raw = True
 
     def records_of(self, line: dict[str, Any]) -> Iterable[dict[str, Any]]:
         """Give the events of a line, each with its user."""
         return events_of_line(line)
 
-    def quick_records(self, context: Context | None) -> Iterable[dict[str, Any]]:
+    def raw_records(self, context: Context | None) -> Iterable[dict[str, Any]]:
         """Give the events with their parts not decoded."""
         del context
         for partition in self.new_partitions():

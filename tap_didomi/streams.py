@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, cast
 
-from actito_didomi.plugin.tap import OwnStateStream
+from actito_didomi.plugin.tap import CheckpointStream
 
 if TYPE_CHECKING:
     from tap_didomi.tap import TapDidomi
 
 
-class DidomiStream(OwnStateStream):
+class DidomiStream(CheckpointStream):
     """A stream of tap-didomi."""
 
     @property

@@ -17,7 +17,7 @@ from actito_didomi.didomi.config import (
 from actito_didomi.didomi.exports import ExportFolder
 from actito_didomi.didomi.session import open_session
 from actito_didomi.plugin.base import RETRY_SETTINGS, read_retry
-from actito_didomi.plugin.tap import CheckedTap, texts_of
+from actito_didomi.plugin.tap import BaseTap, texts_of
 from tap_didomi.api import ApiEvents, ApiUsers
 from tap_didomi.exports import ExportEvents, ExportLines, ExportUsers
 
@@ -76,14 +76,14 @@ GROUPS = [["export_root"], list(REQUIRED)]
 """Settings that are complete together, each list by itself."""
 
 
-class TapDidomi(CheckedTap):
+class TapDidomi(BaseTap):
     """Singer tap for Didomi: consent events and consent users, from batch exports or the API."""
 
     name = "tap-didomi"
     package_name = "actito-didomi"
     config_jsonschema = CONFIG
     capabilities: ClassVar[list[CapabilitiesEnum]] = [
-        *CheckedTap.capabilities,
+        *BaseTap.capabilities,
         PluginCapabilities.BATCH,
     ]
 

@@ -16,7 +16,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from actito_didomi.actito.imports import cell, write_file
-from actito_didomi.errors import ImportsSpentError, RefusedError, UnavailableError
+from actito_didomi.errors import ImportQuotaExceededError, RequestRejectedError, UnavailableError
 from target_actito.plan import File, Limits, WritePlan, minutes_for, plan_writes
 from target_actito.single import Result, Writer
 
@@ -76,11 +76,11 @@ class BulkSettings:
     longest_pause: float
 
 
-class _Failed(Exception):  # noqa: N818 - what happened to a file, not an error of ours
+class _ImportFailed(Exception):  # noqa: N818 - what happened to a file, not an error of ours
     """An import failed as a whole, or Actito doesn't tell which of its rows did."""
 
 
-class _NoImports(Exception):  # noqa: N818 - as above
+class _ImportsUnavailable(Exception):  # noqa: N818 - as above
     """No import can be made for now."""
 
 
@@ -135,8 +135,8 @@ class BulkWriter:
 
         Raises:
             StoppedError: The process is to stop; what is not settled was or wasn't written.
-            ImportsSpentError: No import is left and single calls would take too long. Opt-outs are
-                written.
+            ImportQuotaExceededError: No import is left and single calls would take too long.
+                Opt-outs are written.
             ApiError: The API can't be used.
         """
         self._wait_for_earlier_imports()
@@ -145,22 +145,22 @@ class BulkWriter:
         self._writer.write(plan.urgent, written.result)
         for file in plan.files:
             self._load(file, written)
-        held = list(plan.held)
+        deferred = list(plan.deferred)
         limits = self._settings.limits
         if not self._no_imports or limits.affords_singles(len(self._later)):
             self._writer.write(self._later, written.result)
         else:
-            held += self._later
-        if held:
+            deferred += self._later
+        if deferred:
             reason = self._no_imports or "The day's bulk imports are used up."
-            raise ImportsSpentError(
+            raise ImportQuotaExceededError(
                 f"{reason} {written.count:,} change(s) are written, all opt-outs among them. "
-                f"{len(held):,} without an opt-out are not: by single calls they would take "
-                f"{minutes_for(len(held), limits.calls_per_minute)} minutes, and "
+                f"{len(deferred):,} without an opt-out are not: by single calls they would take "
+                f"{minutes_for(len(deferred), limits.calls_per_minute)} minutes, and "
                 f"max_single_minutes is {limits.max_single_minutes:g}. Nothing is lost: STATE "
                 "stays behind them, and the next run writes them, by an import as soon as Actito "
                 "takes one. Raise max_single_minutes to have them written at once.",
-                held=len(held),
+                deferred=len(deferred),
             )
 
     # One file, and its parts
@@ -176,16 +176,16 @@ class BulkWriter:
                 continue
             try:
                 self._import(file.columns, rows, written)
-            except _NoImports as error:
+            except _ImportsUnavailable as error:
                 self._no_imports = str(error)
                 logger.error("%s Single calls take over, opt-outs first.", error)  # noqa: TRY400
                 self._by_single_calls(rows, written)
-            except _Failed as error:
+            except _ImportFailed as error:
                 if len(rows) == 1:
                     written.result(
                         Result(
                             rows[0],
-                            RefusedError(str(error), status=None, body=str(error)),
+                            RequestRejectedError(str(error), status=None, body=str(error)),
                             datetime.now(timezone.utc),
                         )
                     )
@@ -227,12 +227,12 @@ class BulkWriter:
         """Make a file of rows, send it, and follow the execution to its end.
 
         Raises:
-            _NoImports: No import can be made for now.
-            _Failed: The file was refused or failed.
+            _ImportsUnavailable: No import can be made for now.
+            _ImportFailed: The file was refused or failed.
         """
         limits, workspace = self._settings.limits, self._workspace
         if workspace.started_today() >= limits.imports_left:
-            raise _NoImports(
+            raise _ImportsUnavailable(
                 f"The {limits.imports_left} bulk imports of a day (bulk_calls_per_day) are used up."
             )
         began = datetime.now(timezone.utc)
@@ -260,16 +260,18 @@ class BulkWriter:
         while True:
             try:
                 found = self._imports.start(path, columns)
-            except RefusedError as error:
+            except RequestRejectedError as error:
                 if error.status in _NOT_ALLOWED:
-                    raise _NoImports(
+                    raise _ImportsUnavailable(
                         f"Actito refuses imports with status {error.status}: the key may not "
                         "import, or the API is another one."
                     ) from None
-                raise _Failed(f"Actito refuses the file with status {error.status}.") from None
+                raise _ImportFailed(
+                    f"Actito refuses the file with status {error.status}."
+                ) from None
             except UnavailableError as error:
                 refused = error.status == 429  # noqa: PLR2004 - too many a day, or at once
-                started = None if refused else self._imports.started(path.name)
+                started = None if refused else self._imports.find_by_file(path.name)
                 if started is not None:
                     logger.info("The import was started all the same; it is followed.")
                     self._workspace.count_start()
@@ -278,7 +280,7 @@ class BulkWriter:
                 if pause is None:
                     if not refused:
                         raise
-                    raise _NoImports(
+                    raise _ImportsUnavailable(
                         "Actito takes no more imports today (status 429 each time)."
                     ) from None
                 pause = min(pause, self._settings.longest_pause)
@@ -298,12 +300,12 @@ class BulkWriter:
         announced = started
         while True:
             self._sleep(pause)
-            execution = self._imports.look(execution_id)
+            execution = self._imports.get_execution(execution_id)
             if execution.finished:
                 return execution
             now = time.monotonic()
             if now - started > self._settings.timeout:
-                raise _NoImports(
+                raise _ImportsUnavailable(
                     f"Import {execution_id} has not ended within bulk_timeout "
                     f"({self._settings.timeout:g} s)."
                 )
@@ -322,10 +324,10 @@ class BulkWriter:
         """Take note of what became of each row.
 
         Raises:
-            _Failed: The file failed as a whole, or nobody tells which rows did.
+            _ImportFailed: The file failed as a whole, or nobody tells which rows did.
         """
         if execution.failure is not None:
-            raise _Failed(f"{execution.failure.rstrip('.')}.")
+            raise _ImportFailed(f"{execution.failure.rstrip('.')}.")
         refused: dict[int, str] = {}
         if execution.has_errors:
             places = {change.person: at for at, change in enumerate(rows)}
@@ -334,10 +336,10 @@ class BulkWriter:
                 if at is None and error.line is not None and 0 < error.line <= len(rows):
                     at = error.line - 1
                 if at is None:
-                    raise _Failed("Rows are in error, and Actito doesn't tell which.")
+                    raise _ImportFailed("Rows are in error, and Actito doesn't tell which.")
                 refused[at] = error.reason
             if not refused:
-                raise _Failed("Rows are in error, and Actito doesn't tell which.")
+                raise _ImportFailed("Rows are in error, and Actito doesn't tell which.")
         logger.info(
             "Import %s has ended: %d rows, %d in error.", execution.id, len(rows), len(refused)
         )
@@ -349,7 +351,9 @@ class BulkWriter:
             )
         )
         for at, reason in refused.items():
-            refusal = RefusedError("Actito refuses the row of an import.", status=None, body=reason)
+            refusal = RequestRejectedError(
+                "Actito refuses the row of an import.", status=None, body=reason
+            )
             written.result(Result(rows[at], refusal, began))
 
     # Waiting
@@ -362,14 +366,16 @@ class BulkWriter:
         """
         if self._waited:
             return
-        running = set(self._workspace.left_behind) | set(self._imports.running(_FILE_NAME) or [])
+        running = set(self._workspace.left_behind) | set(
+            self._imports.find_running(_FILE_NAME) or []
+        )
         for execution_id in sorted(running):
             logger.info("Import %s of an earlier run is awaited first.", execution_id)
             try:
                 self._follow(execution_id)
-            except RefusedError:
+            except RequestRejectedError:
                 continue  # long gone
-            except _NoImports as error:
+            except _ImportsUnavailable as error:
                 raise UnavailableError(
                     f"{error} It belongs to an earlier run and could overwrite newer choices with "
                     "older ones, so nothing is written before it ends. Look it up in Actito, stop "
@@ -395,7 +401,7 @@ class _Tally:
         self.refused = 0
 
     def result(self, result: Result) -> None:
-        if isinstance(result.outcome, RefusedError):
+        if isinstance(result.outcome, RequestRejectedError):
             self.refused += 1
         else:
             self.count += 1
@@ -409,10 +415,10 @@ class _Tally:
 def file_rows(columns: Columns, changes: Sequence[ProfileChange]) -> Iterator[list[str]]:
     """Give the rows of a file, without its header."""
     for change in changes:
-        if change.targets == columns:
+        if change.fields == columns:
             yield [change.person, *[cell(value.value) for value in change.values]]
         else:
-            values = dict(zip(change.targets, change.values, strict=True))
+            values = dict(zip(change.fields, change.values, strict=True))
             yield [
                 change.person,
                 *[cell(values[target].value) if target in values else "" for target in columns],

@@ -3,7 +3,7 @@
 The full way decodes a record into dictionaries, flattens its consents and compares names. That is
 right for any record and slow. Here only the parts that mappings can name are decoded, by their
 types, and for each id the way to its target is worked out once. A record that isn't made as
-expected (another type, a name that reads two ways, a moment without a zone) takes the full way, so
+expected (another type, an ambiguous name, a timestamp without a zone) takes the full way, so
 that there is one meaning; the first records of a run take both, and are compared.
 """
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET
 
 from actito_didomi.actito import ValueType
-from actito_didomi.consent.coalesce import Target, Value
+from actito_didomi.consent.coalesce import Field, Value
 from actito_didomi.consent.records import (
     CONFIRMED,
     DEFAULT_REGULATION,
@@ -44,12 +44,12 @@ _new = tuple.__new__
 
 
 _Part = Any
-"""What a record says at one moment: that, the choices, and values of attributes where there are
+"""What a record says at one timestamp: that, the choices, and values of attributes where there are
 some; or the reason why it is skipped."""
 
 
 def _changed(owner: Any) -> Any:
-    """Give the moment when a user last changed."""
+    """Give the timestamp when a user last changed."""
     return owner.created_at if owner.updated_at is UNSET else owner.updated_at
 
 
@@ -135,14 +135,16 @@ class ShortWay:
                 and record.regulation == regulation
                 and record.delegate is None
             ):
-                person, moment = user.organization_user_id, record.created_at
+                person, timestamp = user.organization_user_id, record.created_at
                 values = known.get(bytes(record.consents))
-                if values and person and person.__class__ is str and moment is not UNSET:
+                if values and person and person.__class__ is str and timestamp is not UNSET:
                     try:
-                        attributes = read_metadata(user.metadata, moment) if user.metadata else ()
+                        attributes = (
+                            read_metadata(user.metadata, timestamp) if user.metadata else ()
+                        )
                     except FullWayError:
                         return place - at
-                    put(person, number + place - at, moment, values, attributes)
+                    put(person, number + place - at, timestamp, values, attributes)
                     continue
             if not take(record, number + place - at):
                 return place - at
@@ -205,8 +207,8 @@ class ShortWay:
         if owner.metadata:
             found = [(part[0], at) for at, part in enumerate(parts) if part.__class__ is not str]
             if found:
-                moment, at = max(found)
-                parts[at] = *parts[at], self._read_metadata(owner.metadata, moment)
+                timestamp, at = max(found)
+                parts[at] = *parts[at], self._read_metadata(owner.metadata, timestamp)
         return str(person), parts
 
     def _read_event(self, person: Any, event: Any) -> _Part:
@@ -215,19 +217,21 @@ class ShortWay:
         reason = self._scope.reason_to_skip(person, event.status, regulation, delegate)
         return self._read_part(reason, person, event.created_at, bytes(event.consents))
 
-    def _read_part(self, reason: str | None, person: Any, moment: Any, consents: bytes) -> _Part:
-        """Read a part of a record: one moment.
+    def _read_part(self, reason: str | None, person: Any, timestamp: Any, consents: bytes) -> _Part:
+        """Read a part of a record: one timestamp.
 
         Raises:
             FullWayError: The record must be read in full.
         """
-        if not consents or moment is UNSET or person == 0:
+        if not consents or timestamp is UNSET or person == 0:
             raise FullWayError
         if reason is BY_DELEGATE:
             raise FullWayError  # rare, and it isn't just left out
-        return reason or (moment, self._choices.look_up(consents))
+        return reason or (timestamp, self._choices.look_up(consents))
 
-    def _read_metadata(self, metadata: dict[str, Any], moment: datetime) -> list[tuple[int, Value]]:
+    def _read_metadata(
+        self, metadata: dict[str, Any], timestamp: datetime
+    ) -> list[tuple[int, Value]]:
         """Read metadata: attributes of the table by their names, and what mappings name.
 
         Raises:
@@ -240,7 +244,7 @@ class ShortWay:
                 if raw.__class__ is str and name in self._plain_texts:
                     place, longest = self._plain_texts[name]
                     if len(raw) <= longest:
-                        values.append((place, _new(Value, (moment, raw, None))))
+                        values.append((place, _new(Value, (timestamp, raw, None))))
                         continue
                 slot = self._metadata_slots.get(name)
                 if slot is None and name in self._attributes:
@@ -248,7 +252,7 @@ class ShortWay:
                 if slot is not None:
                     converted = self._translator.convert_metadata(name, raw)
                     if converted is not None:
-                        values.append((slot, Value(moment, converted, None)))
+                        values.append((slot, Value(timestamp, converted, None)))
                 elif name not in self._ignored:
                     self._ignored.add(name)
                     self._translator.note_unknown(name)
@@ -260,12 +264,12 @@ class ShortWay:
                     routes = self._metadata[name] = self._choices.routes(("metadata", name))
                 hits += [(route, raw) for route in routes]
         if hits:
-            self._choices.settle(hits, moment, values)
+            self._choices.settle(hits, timestamp, values)
         return values
 
     def _learn(self, name: str) -> int:
         """Give an attribute that metadata names its place."""
-        slot = self._metadata_slots[name] = self._collector.slot(Target("attribute", name))
+        slot = self._metadata_slots[name] = self._collector.slot(Field("attribute", name))
         attribute = self._attributes[name]
         if attribute.type is ValueType.STRING and not self._choices.maps_metadata:
             longest = attribute.max_length if attribute.max_length is not None else _ANY_LENGTH
@@ -298,8 +302,8 @@ class ShortWay:
         if any(failed for _, failed in translated):
             return
         found: list[tuple[int, Value]] = []
-        for moment, choices, *attributes in parts:
-            found += [*choices.values(moment), *(pair for pairs in attributes for pair in pairs)]
+        for timestamp, choices, *attributes in parts:
+            found += [*choices.values(timestamp), *(pair for pairs in attributes for pair in pairs)]
         short = _newest((self._collector.target(slot), value) for slot, value in found)
         if short != _newest(pair for values, _ in translated for pair in values):
             self.usable = False
@@ -310,9 +314,9 @@ class ShortWay:
             )
 
 
-def _newest(pairs: Iterable[tuple[Target, Value]]) -> dict[Target, Value]:
+def _newest(pairs: Iterable[tuple[Field, Value]]) -> dict[Field, Value]:
     """Give what is left of values in order of arrival."""
-    found: dict[Target, Value] = {}
+    found: dict[Field, Value] = {}
     for target, value in pairs:
         if target not in found or value.beats(found[target]):
             found[target] = value

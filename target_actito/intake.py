@@ -29,7 +29,7 @@ class Intake:
     Args:
         reader: Reads a line in full.
         summary: Counts the records.
-        on_tick: Called between lines that are read in full.
+        on_idle: Called between lines that are read in full.
         on_lines: Called after lines were taken in.
     """
 
@@ -38,12 +38,12 @@ class Intake:
         reader: SafeReader,
         summary: ActitoSummary,
         *,
-        on_tick: Callable[[], None],
+        on_idle: Callable[[], None],
         on_lines: Callable[[], None],
     ) -> None:
         self._reader = reader
         self._summary = summary
-        self._on_tick = on_tick
+        self._on_idle = on_idle
         self._on_lines = on_lines
         self._short: ShortWay | None = None
         self._streams: dict[str, ConsentSink] = {}
@@ -77,7 +77,7 @@ class Intake:
         """
         lines = block.split(b"\n")
         for at, line in enumerate(lines, start=1):
-            self._on_tick()
+            self._on_idle()
             self._reader.process_line(line)
             if self._streams:
                 return b"\n".join(lines[at:])
@@ -108,7 +108,7 @@ class Intake:
                     at += taken
                     if at == stop:
                         continue
-            self._on_tick()
+            self._on_idle()
             reader.process_line(lines[at])
             at += 1
 
@@ -183,7 +183,7 @@ class Intake:
             before = self._summary.records
             blocks = read_batch(url, batch["encoding"], options)
             for number, block in blocks:
-                self._on_tick()
+                self._on_idle()
                 self._take_batch_lines(stream, url, number, block, process_record)
                 self._on_lines()
             logger.info("BATCH file read: %d records.", self._summary.records - before)

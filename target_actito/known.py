@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from datetime import datetime
 
-    from actito_didomi.consent.coalesce import ProfileChange, Target, Value
+    from actito_didomi.consent.coalesce import Field, ProfileChange, Value
     from actito_didomi.consent.ledger import Ledger
 
 
@@ -40,7 +40,7 @@ class OtherDirection:
             return list(changes), 0
         left, count = [], 0
         for change in changes:
-            pairs = list(zip(change.targets, change.values, strict=True))
+            pairs = list(zip(change.fields, change.values, strict=True))
             kept = [(t, v) for t, v in pairs if counts(v, seen.get(_place(change.person, t)))]
             count += len(pairs) - len(kept)
             if len(kept) == len(pairs):
@@ -48,9 +48,7 @@ class OtherDirection:
             elif kept:
                 targets, values = zip(*kept, strict=True)
                 opt_out = any(value.opt_out for value in values)
-                left.append(
-                    structs.replace(change, targets=targets, values=values, opt_out=opt_out)
-                )
+                left.append(structs.replace(change, fields=targets, values=values, opt_out=opt_out))
         return left, count
 
     def wrote(self, changes: Iterable[ProfileChange], began: datetime, ended: datetime) -> None:
@@ -67,7 +65,7 @@ class OtherDirection:
         notes = {
             _place(change.person, target): Note(value.value, ended, began)
             for change in changes
-            for target, value in zip(change.targets, change.values, strict=True)
+            for target, value in zip(change.fields, change.values, strict=True)
             if isinstance(value.value, bool)
         }
         self._ledger.note("pipeline", notes)
@@ -84,10 +82,10 @@ def counts(value: Value, own: Note | None) -> bool:
         value: The choice to write.
         own: What the person chose in Actito last.
     """
-    if own is None or value.choice is None or own.window.is_earlier_than(value.moment):
+    if own is None or value.choice is None or own.window.is_earlier_than(value.timestamp):
         return True
-    return value.opt_out and not own.window.is_later_than(value.moment)
+    return value.opt_out and not own.window.is_later_than(value.timestamp)
 
 
-def _place(person: str, target: Target) -> Place:
+def _place(person: str, target: Field) -> Place:
     return Place(person, target.kind, target.name)

@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from actito_didomi.actito.imports import ZIP_OVERHEAD, cell, row_bytes
-from actito_didomi.consent.coalesce import ProfileChange, Target
+from actito_didomi.consent.coalesce import Field, ProfileChange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    Columns = tuple[Target, ...]
+    Columns = tuple[Field, ...]
 
 WriteMode = Literal["auto", "single", "bulk"]
 SECONDS_AN_IMPORT = 60
@@ -85,15 +85,15 @@ class WritePlan:
         urgent: Changes with an opt-out, by single calls, before anything else.
         files: Imports, those with an opt-out first.
         later: Changes without one, by single calls, after the imports.
-        held: Changes that can't be written today: no import is left, and single calls would take
-            longer than is allowed. None holds an opt-out.
+        deferred: Changes that can't be written today: no import is left, and single calls would
+            take longer than is allowed. None holds an opt-out.
         calls_per_minute: What the estimate reckons with.
     """
 
     urgent: Sequence[ProfileChange] = ()
     files: Sequence[File] = ()
     later: Sequence[ProfileChange] = ()
-    held: Sequence[ProfileChange] = ()
+    deferred: Sequence[ProfileChange] = ()
     calls_per_minute: int = 100
 
     @property
@@ -129,8 +129,8 @@ class WritePlan:
             parts.append(
                 f"{self.singles:,} single call(s), {len(self.urgent):,} of them with an opt-out"
             )
-        if self.held:
-            parts.append(f"{len(self.held):,} held back: no import is left today")
+        if self.deferred:
+            parts.append(f"{len(self.deferred):,} deferred: no import is left today")
         minutes = self.seconds / 60
         return (
             f"Write plan: {'; '.join(parts) or 'nothing'}. {self.calls:,} calls, "
@@ -143,7 +143,7 @@ class _Choice:
     """A way to distribute sets of columns: files, and what is left for single calls."""
 
     whole: list[Columns] = field(default_factory=list)
-    by_column: list[Target] = field(default_factory=list)
+    by_column: list[Field] = field(default_factory=list)
     spread: list[Columns] = field(default_factory=list)
     single: list[Columns] = field(default_factory=list)
 
@@ -170,11 +170,11 @@ def plan_writes(changes: Sequence[ProfileChange], limits: Limits) -> WritePlan:
         if any([value.value == "" for value in change.values]):  # noqa: C419 - a hot loop
             singles.append(change)  # an empty text can't be told from an empty cell
         else:
-            importable[change.targets].append(change)
+            importable[change.fields].append(change)
     files: list[File] = []
     if limits.mixed_columns:
         single = {id(change) for change in singles}
-        rows = [change for change in changes if change.targets and id(change) not in single]
+        rows = [change for change in changes if change.fields and id(change) not in single]
         if len(rows) > limits.price:
             files = _cut(_union(importable), rows, limits)
         else:
@@ -195,10 +195,10 @@ def _finish(singles: Sequence[ProfileChange], files: Sequence[File], limits: Lim
     urgent = [change for change in singles if change.opt_out]
     later = [change for change in singles if not change.opt_out]
     short_of_imports = limits.mode != "single" and len(files) >= limits.imports_left
-    held: list[ProfileChange] = []
+    deferred: list[ProfileChange] = []
     if short_of_imports and not limits.affords_singles(len(later)):
-        later, held = [], later
-    return WritePlan(urgent, files, later, held, limits.calls_per_minute)
+        later, deferred = [], later
+    return WritePlan(urgent, files, later, deferred, limits.calls_per_minute)
 
 
 def _cheapest(sizes: dict[Columns, int], limits: Limits) -> _Choice:
@@ -255,7 +255,7 @@ def _drop_columns(
 def _spread(
     choice: _Choice, importable: dict[Columns, list[ProfileChange]], limits: Limits
 ) -> list[File]:
-    rows: dict[Target, list[ProfileChange]] = {target: [] for target in choice.by_column}
+    rows: dict[Field, list[ProfileChange]] = {target: [] for target in choice.by_column}
     for columns in choice.spread:
         for change in importable[columns]:
             if len(columns) == 1:

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import UNSET
 
 from actito_didomi.consent.choices import split_answer
-from actito_didomi.consent.coalesce import NO_CHOICES, Choices, Target, Value
+from actito_didomi.consent.coalesce import NO_CHOICES, Choices, Field, Value
 from actito_didomi.consent.mapping import Found
 from target_actito.translate import Untranslatable
 from target_actito.typed import consents_type, is_covered
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 _MOST_KEPT = 20_000
 """Different consents whose meaning is kept."""
 _ANY_MOMENT = datetime.min.replace(tzinfo=timezone.utc)
-"""Stands for the moment while consents are read: what they say doesn't depend on it."""
+"""Stands for the timestamp while consents are read: what they say doesn't depend on it."""
 _READING = 2
 """Rank of a value of a preference that is read out of a mapping's name."""
 _new = tuple.__new__
@@ -75,7 +75,7 @@ class Routes:
         self._translator = translator
         self._resolver = translator.resolver
         self._mappings = tuple(translator.resolver.mappings)
-        self._slots = [collector.slot(Target(m.type, m.id)) for m in self._mappings]
+        self._slots = [collector.slot(Field(m.type, m.id)) for m in self._mappings]
         self.usable = all(is_covered(m.value, m.path) for m in self._mappings)
         names = [m.value if m.path is None else "_".join(m.path) for m in self._mappings]
         self._reads_values = any("_values_" in name for name in names)
@@ -155,7 +155,7 @@ class Routes:
             self._read_answers(purposes, hits, _ANY_MOMENT, values)
         return Choices.of(values)
 
-    def settle(self, hits: list[Hit], moment: datetime, values: list[tuple[int, Value]]) -> None:
+    def settle(self, hits: list[Hit], timestamp: datetime, values: list[tuple[int, Value]]) -> None:
         """Turn hits into values: a name as it is goes before another spelling of it."""
         seen = 0
         for route, choice in hits:
@@ -167,9 +167,9 @@ class Routes:
                 if choice is None:
                     continue
                 if route.plain and (choice is True or choice is False):
-                    value = _new(Value, (moment, choice is not route.invert, choice))
+                    value = _new(Value, (timestamp, choice is not route.invert, choice))
                 else:
-                    value = self._convert(route.at, route.path, choice, moment)
+                    value = self._convert(route.at, route.path, choice, timestamp)
                 values.append((route.slot, value))
         if seen.bit_count() == len(hits):
             return
@@ -183,13 +183,13 @@ class Routes:
             others |= bit
             if choice is not None:
                 self._announce(route.at, route.path)
-                values.append((route.slot, self._convert(route.at, route.path, choice, moment)))
+                values.append((route.slot, self._convert(route.at, route.path, choice, timestamp)))
 
     def _announce(self, at: int, path: Path) -> None:
         self._resolver.announce(self._mappings[at], path)
 
-    def _convert(self, at: int, path: Path, choice: Any, moment: datetime) -> Value:
-        result = self._translator.convert_choice(Found(self._mappings[at], path, choice), moment)
+    def _convert(self, at: int, path: Path, choice: Any, timestamp: datetime) -> Value:
+        result = self._translator.convert_choice(Found(self._mappings[at], path, choice), timestamp)
         if isinstance(result, Untranslatable):
             raise FullWayError
         return result
@@ -218,7 +218,7 @@ class Routes:
         self,
         purposes: list[Any],
         hits: list[Hit],
-        moment: datetime,
+        timestamp: datetime,
         values: list[tuple[int, Value]],
     ) -> None:
         """Read answers to preferences of the current format.
@@ -253,7 +253,7 @@ class Routes:
         for at, (_, value, path) in found.items():
             if value is not None:
                 self._announce(at, path)
-                values.append((self._slots[at], self._convert(at, path, value, moment)))
+                values.append((self._slots[at], self._convert(at, path, value, timestamp)))
 
     def _mean(self, key: tuple[str, str, str | None]) -> list[tuple[int, int, Any, Path]]:
         """Work out what one answer says: for each mapping its rank (the least counts) and value."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
-from actito_didomi.errors import ApiError, RefusedError
+from actito_didomi.errors import ApiError, RequestRejectedError
 from actito_didomi.plugin.parallel import run_parallel
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Result:
     """
 
     change: ProfileChange
-    outcome: Written | RefusedError
+    outcome: Written | RequestRejectedError
     began: datetime
 
 
@@ -86,8 +86,8 @@ class Writer:
             written = self._table.write(
                 change.person, change.attributes, change.subscriptions, create=self._create
             )
-        except RefusedError as error:
-            if error.concerns_one:
+        except RequestRejectedError as error:
+            if error.is_record_level:
                 return Result(change, error, began)
             raise ApiError(
                 f"{error} This concerns all calls, so the run stops; nothing is lost."

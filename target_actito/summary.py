@@ -16,7 +16,7 @@ class ActitoSummary(Summary):
             are updated and how many unmatched is reckoned from what the imports count.
         created: Profiles created.
         imported: People in imports of which Actito doesn't tell how many were updated.
-        held: Changes that wait for the next run, for want of imports.
+        deferred: Changes that wait for the next run, for want of imports.
         imports: Bulk imports that were carried out.
         newer: Choices left out for newer ones that people made in Actito, as tap-actito found.
     """
@@ -24,7 +24,7 @@ class ActitoSummary(Summary):
     updated: int = 0
     created: int = 0
     imported: int = 0
-    held: int = 0
+    deferred: int = 0
     imports: int = 0
     newer: int = 0
 
@@ -37,7 +37,7 @@ class ActitoSummary(Summary):
             Line("  unchanged", self.unchanged, "nothing but null or unmapped choices"),
             Line("  imported", self.imported, "Actito doesn't tell what became of them", rare=True),
             Line("choices left", self.newer, "people's own in Actito are newer", rare=True),
-            Line("  held back", self.held, "the next run writes them", rare=True),
+            Line("  deferred", self.deferred, "the next run writes them", rare=True),
         ]
 
     def effort(self) -> list[Line]:

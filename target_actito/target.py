@@ -13,7 +13,7 @@ from actito_didomi.actito import Imports, ProfileTable, Written, open_session, r
 from actito_didomi.consent.coalesce import Collector
 from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.scope import BY_DELEGATE, Scope
-from actito_didomi.errors import ImportsSpentError, RefusedError
+from actito_didomi.errors import ImportQuotaExceededError, RequestRejectedError
 from actito_didomi.plugin.rejects import Reject
 from actito_didomi.plugin.sink import ConsentSink
 from actito_didomi.plugin.target import ConsentTarget
@@ -67,7 +67,7 @@ class TargetActito(ConsentTarget):
         self._counted: set[str] = set()
         self._short: ShortWay | None = None
         self._intake = Intake(
-            self._reader, self.summary, on_tick=self._on_tick, on_lines=self.after_records
+            self._reader, self.summary, on_idle=self._on_idle, on_lines=self.after_records
         )
         if self._config.get("stream_maps") or self._config.get("flattening_enabled"):
             logger.info(
@@ -173,7 +173,7 @@ class TargetActito(ConsentTarget):
                     reason=choice.reason,
                     person=person,
                     opt_out=choice.opt_out,
-                    record={"target": choice.id, "moment": consent.moment, **consent.tree},
+                    record={"target": choice.id, "timestamp": consent.timestamp, **consent.tree},
                 ),
             )
 
@@ -202,7 +202,7 @@ class TargetActito(ConsentTarget):
         else:
             plan = connected.bulk.plan(changes)
         logger.info("%s", plan.to_text())
-        parts = [*plan.urgent, *plan.later, *plan.held]
+        parts = [*plan.urgent, *plan.later, *plan.deferred]
         parts += [change for file in plan.files for change in file.changes]
         self.expect(part.first_record for part in parts)
         self._counted.clear()
@@ -211,8 +211,8 @@ class TargetActito(ConsentTarget):
             return
         try:
             connected.bulk.write(plan, self._settle, self._settle_import)
-        except ImportsSpentError as error:
-            self.summary.held = error.held
+        except ImportQuotaExceededError as error:
+            self.summary.deferred = error.deferred
             raise
 
     def _settle_import(self, imported: Imported) -> None:
@@ -239,7 +239,7 @@ class TargetActito(ConsentTarget):
 
     def _settle(self, result: Result) -> None:
         summary, change, outcome = self.summary, result.change, result.outcome
-        if isinstance(outcome, RefusedError):
+        if isinstance(outcome, RequestRejectedError):
             self.reject(
                 Reject(
                     reason=str(outcome),

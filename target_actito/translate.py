@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi.actito import ConversionError, ValueType, convert
-from actito_didomi.consent.coalesce import Target, Value
+from actito_didomi.consent.coalesce import Field, Value
 from actito_didomi.consent.mapping import Found, Mapping, Resolver, Unclear, show_path
 from actito_didomi.errors import ConfigurationError
 
@@ -44,7 +44,7 @@ class Translator:
         structure: The table.
         key: The key attribute; never written.
         mappings: The mappings, which must fit the table.
-        zone: Time zone of moments in Actito.
+        zone: Time zone of timestamps in Actito.
 
     Raises:
         ConfigurationError: A mapping names a subscription or attribute that the table lacks, or
@@ -69,20 +69,20 @@ class Translator:
 
     def translate(
         self, record: ConsentRecord
-    ) -> tuple[list[tuple[Target, Value]], list[Untranslatable]]:
+    ) -> tuple[list[tuple[Field, Value]], list[Untranslatable]]:
         """Give the values that a record asks for, and the choices that can't be translated."""
-        values: list[tuple[Target, Value]] = []
+        values: list[tuple[Field, Value]] = []
         failed: list[Untranslatable] = []
         for name, raw in record.metadata.items():
             if (value := self.convert_metadata(name, raw)) is not None:
-                values.append((Target("attribute", name), Value(record.moment, value, None)))
+                values.append((Field("attribute", name), Value(record.timestamp, value, None)))
         found, unclear = self.resolver.resolve(record.tree)
         for hit in found:
-            result = self.convert_choice(hit, record.moment)
+            result = self.convert_choice(hit, record.timestamp)
             if isinstance(result, Untranslatable):
                 failed.append(result)
             else:
-                values.append((Target(hit.mapping.type, hit.mapping.id), result))
+                values.append((Field(hit.mapping.type, hit.mapping.id), result))
         failed += [_unclear(item) for item in unclear]
         return values, failed
 
@@ -124,7 +124,7 @@ class Translator:
         """Tell whether an attribute is a boolean."""
         return self._structure.attributes[attribute].type is ValueType.BOOLEAN
 
-    def convert_choice(self, hit: Found, moment: datetime) -> Value | Untranslatable:
+    def convert_choice(self, hit: Found, timestamp: datetime) -> Value | Untranslatable:
         """Convert a choice for the target of its mapping."""
         mapping, raw = hit.mapping, hit.value
         choice = raw if isinstance(raw, bool) else None
@@ -137,7 +137,7 @@ class Translator:
                     f"{type(raw).__name__}, so subscription {mapping.id!r} can't be set from it.",
                     opt_out=False,
                 )
-            return Value(moment, value, choice)
+            return Value(timestamp, value, choice)
         attribute = self._structure.attributes[mapping.id]
         try:
             converted = convert(value, attribute.type, self._zone, attribute.max_length)
@@ -152,7 +152,7 @@ class Translator:
             # A text such as "false" for a boolean attribute is a yes or no as well.
             choice = bool(converted)
             converted = (not converted) if mapping.invert else converted
-        return Value(moment, converted, choice)
+        return Value(timestamp, converted, choice)
 
 
 def _unclear(item: Unclear) -> Untranslatable:

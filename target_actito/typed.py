@@ -17,7 +17,7 @@ _OPEN = ("_metadata", "_vendors", "_tcfcs", "_propagation")
 ABSENT = msgspec.Raw(b"")
 """Stands for raw parts that a record doesn't hold."""
 
-_Moment = Annotated[datetime, Meta(tz=True)] | UnsetType
+_Timestamp = Annotated[datetime, Meta(tz=True)] | UnsetType
 _Text = str | None | UnsetType
 _Choice = bool | None | UnsetType
 
@@ -77,8 +77,8 @@ def record_type() -> type[Struct]:
     owner: list[Any] = [
         ("organization_user_id", _Text | int, UNSET),
         ("metadata", dict[str, Any] | None, None),
-        ("created_at", _Moment, UNSET),
-        ("updated_at", _Moment, UNSET),
+        ("created_at", _Timestamp, UNSET),
+        ("updated_at", _Timestamp, UNSET),
     ]
     user = msgspec.defstruct("User", owner, gc=False)
     delegate = msgspec.defstruct("Delegate", [("id", str | None, None)], gc=False)
@@ -89,7 +89,9 @@ def record_type() -> type[Struct]:
         ("consents", msgspec.Raw, ABSENT),
     ]
     part = msgspec.defstruct(
-        "Event", [*event, ("user", msgspec.Raw, ABSENT), ("created_at", _Moment, UNSET)], gc=False
+        "Event",
+        [*event, ("user", msgspec.Raw, ABSENT), ("created_at", _Timestamp, UNSET)],
+        gc=False,
     )
     return msgspec.defstruct(
         "Record",

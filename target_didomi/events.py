@@ -10,7 +10,7 @@ import msgspec
 
 from actito_didomi.consent.choices import ConsentChoices, read_choices, to_consents
 from actito_didomi.consent.conflicts import Window
-from actito_didomi.consent.records import CONFIRMED, PENDING, read_moment, write_moment
+from actito_didomi.consent.records import CONFIRMED, PENDING, format_timestamp, parse_timestamp
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -70,7 +70,7 @@ def read_incoming(
         id=str(event_id) if event_id else _id_of(part),
         person=consent.person or "",
         window=Window(
-            consent.moment, None if after is None else read_moment(after, "changed_after")
+            consent.timestamp, None if after is None else parse_timestamp(after, "changed_after")
         ),
         choices=read_choices(part.get("consents") or {}),
         extra={
@@ -86,7 +86,7 @@ def to_event(
     incoming: Incoming,
     choices: ConsentChoices,
     *,
-    moment: datetime,
+    timestamp: datetime,
     regulation: str,
     user_id: str | None,
     pending: bool = False,
@@ -96,7 +96,7 @@ def to_event(
     Args:
         incoming: The event that came in.
         choices: What of it is written.
-        moment: When Didomi is to take them as made.
+        timestamp: When Didomi is to take them as made.
         regulation: Id of the regulation.
         user_id: Didomi's id of the user it is for; None to have the user created.
         pending: Whether it waits for approval. Its id then follows from that of the event that came
@@ -108,7 +108,7 @@ def to_event(
     return {
         **incoming.extra,
         "id": str(uuid.uuid5(_NAMESPACE, incoming.id)) if pending else incoming.id,
-        "created_at": write_moment(moment),
+        "created_at": format_timestamp(timestamp),
         "regulation": regulation,
         "status": PENDING if pending else CONFIRMED,
         "user": user,

@@ -1,6 +1,6 @@
 """Which choices of an event are written, and which are left to Didomi. Pure.
 
-A choice from Actito is known to a moment, or to a window only: it was made later than
+A choice from Actito is known to a timestamp, or to a window only: it was made later than
 `changed_after`, and at `created_at` at the latest. It is compared with the newest choice for the
 same path that Didomi holds:
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from actito_didomi.consent.conflicts import Window
 
 _STEP = timedelta(milliseconds=1)
-"""What Didomi's moments are told to."""
+"""What Didomi's timestamps are told to."""
 LONG_AGO = datetime(1, 1, 1, tzinfo=timezone.utc)
 
 
@@ -35,12 +35,12 @@ class Past:
 
     Attributes:
         id: Its id.
-        moment: When its choices were made.
+        timestamp: When its choices were made.
         choices: What it says.
     """
 
     id: str
-    moment: datetime
+    timestamp: datetime
     choices: ConsentChoices
 
 
@@ -98,29 +98,29 @@ def settle(
     """
     if not differs(path, choice, status):
         return Verdict.EQUAL
-    said = [(e.moment, e.choices.says(path)) for e in past]
-    known = [(moment, other) for moment, other in said if other is not None]
+    said = [(e.timestamp, e.choices.says(path)) for e in past]
+    known = [(timestamp, other) for timestamp, other in said if other is not None]
     if known:
-        # At one moment the opt-out counts.
-        moment, other = max(known, key=lambda pair: (pair[0], not pair[1]))
-        if window.is_earlier_than(moment):
+        # At one timestamp the opt-out counts.
+        timestamp, other = max(known, key=lambda pair: (pair[0], not pair[1]))
+        if window.is_earlier_than(timestamp):
             return Verdict.NEWER
     elif (held := status.choices.says(path)) is not None:
         # No event tells when: at its last change at the latest.
-        moment, other = status.updated_at, held
+        timestamp, other = status.updated_at, held
     else:
         return Verdict.WRITE
-    if window.is_later_than(moment) or other is choice or not choice:
+    if window.is_later_than(timestamp) or other is choice or not choice:
         return Verdict.WRITE
     return Verdict.TIED
 
 
-def moment_to_post(window: Window, past: Sequence[Past]) -> datetime:
-    """Give the moment that makes Didomi apply choices behind those of the same moment."""
-    moment = window.until
-    while any(moment == event.moment for event in past):
-        moment += _STEP
-    return moment
+def timestamp_to_post(window: Window, past: Sequence[Past]) -> datetime:
+    """Give the timestamp that makes Didomi apply choices behind those of the same timestamp."""
+    timestamp = window.until
+    while any(timestamp == event.timestamp for event in past):
+        timestamp += _STEP
+    return timestamp
 
 
 def new_answer(before: Answer, chosen: dict[str, bool], *, single_choice: bool) -> Answer:

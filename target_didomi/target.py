@@ -11,7 +11,7 @@ from actito_didomi.consent.scope import Scope
 from actito_didomi.didomi.config import secrets_of
 from actito_didomi.didomi.consents import ConsentApi
 from actito_didomi.didomi.session import open_session
-from actito_didomi.errors import RefusedError
+from actito_didomi.errors import RequestRejectedError
 from actito_didomi.plugin.parallel import run_parallel
 from actito_didomi.plugin.rejects import Reject
 from actito_didomi.plugin.target import ConsentTarget
@@ -145,7 +145,7 @@ class TargetDidomi(ConsentTarget):
             self.settle(*(outcome.incoming.number for outcome in outcomes))
 
         run_parallel(
-            _groups(sorted(events, key=_moment) for events in people.values()),
+            _groups(sorted(events, key=_timestamp) for events in people.values()),
             self._writer.write,
             settle,
             workers=self.settings.max_concurrency,
@@ -167,7 +167,7 @@ class TargetDidomi(ConsentTarget):
             self.note_unmatched(incoming.person)
         if error := outcome.refused:
             self._rejected.add(incoming.person)
-            refused = error if isinstance(error, RefusedError) else None
+            refused = error if isinstance(error, RequestRejectedError) else None
             self.reject(
                 Reject(
                     reason=str(error),
@@ -196,7 +196,7 @@ class TargetDidomi(ConsentTarget):
         summary.unchanged = len(self._seen - others)
 
 
-def _moment(event: Incoming) -> Any:
+def _timestamp(event: Incoming) -> Any:
     return event.window.until
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi.consent.choices import is_value, read_choices
-from actito_didomi.consent.records import CONFIRMED, read_moment
+from actito_didomi.consent.records import CONFIRMED, parse_timestamp
 from actito_didomi.didomi.consents import MOST_EVENTS, says_it_exists
-from actito_didomi.errors import BadInputError, RefusedError
+from actito_didomi.errors import BadInputError, RequestRejectedError
 from target_didomi.events import to_event
 from target_didomi.settle import (
     LONG_AGO,
@@ -20,8 +20,8 @@ from target_didomi.settle import (
     differs,
     expand,
     merge,
-    moment_to_post,
     settle,
+    timestamp_to_post,
 )
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Outcome:
     existed: bool = False
     unmatched: bool = False
     created: bool = False
-    refused: RefusedError | BadInputError | None = None
+    refused: RequestRejectedError | BadInputError | None = None
     refused_opt_out: bool = False
 
 
@@ -179,7 +179,7 @@ class Writer:
                 (choice, {p: c for p, c in written.items() if c is choice})
                 for choice in (False, True)
             ]
-        moment = moment_to_post(incoming.window, past)
+        timestamp = timestamp_to_post(incoming.window, past)
         made: list[_Posting] = []
         for pending, part in parts:
             if not part:
@@ -188,7 +188,7 @@ class Writer:
             event = to_event(
                 incoming,
                 said,
-                moment=moment,
+                timestamp=timestamp,
                 regulation=self._regulation,
                 user_id=user_id,
                 pending=pending,
@@ -196,14 +196,14 @@ class Writer:
             made.append(_Posting(event, outcome, opt_out=not all(part.values())))
             if not pending:
                 status = Status(status.choices.after(said), status.updated_at)
-                past = [*past, Past(event["id"], moment, said)]
+                past = [*past, Past(event["id"], timestamp, said)]
         return made, status, past
 
     def _post(self, postings: list[_Posting]) -> None:
         """Post events in one call; one by one where Didomi refuses that."""
         try:
             self._api.post([posting.event for posting in postings])
-        except RefusedError as error:
+        except RequestRejectedError as error:
             if len(postings) == 1:
                 self._settle_refusal(postings[0], error)
                 return
@@ -219,7 +219,7 @@ class Writer:
                 posting.outcome.posted += 1
                 posting.outcome.pending += posting.event["status"] != CONFIRMED
 
-    def _settle_refusal(self, posting: _Posting, error: RefusedError) -> None:
+    def _settle_refusal(self, posting: _Posting, error: RequestRejectedError) -> None:
         outcome = posting.outcome
         person = outcome.incoming.person
         if says_it_exists(error) or self._api.exists(posting.event["id"], person):
@@ -233,14 +233,14 @@ def _read_past(event: dict[str, Any]) -> Past:
     consents = event.get("consents")
     return Past(
         id=str(event.get("id")),
-        moment=read_moment(event.get("created_at"), "created_at"),
+        timestamp=parse_timestamp(event.get("created_at"), "created_at"),
         choices=read_choices(consents if isinstance(consents, dict) else {}),
     )
 
 
 def _updated_at(user: dict[str, Any]) -> datetime:
-    moment = user.get("updated_at") or user.get("created_at")
-    return LONG_AGO if moment is None else read_moment(moment, "updated_at")
+    timestamp = user.get("updated_at") or user.get("created_at")
+    return LONG_AGO if timestamp is None else parse_timestamp(timestamp, "updated_at")
 
 
 def _holds_opt_out(incoming: Incoming) -> bool:

@@ -160,7 +160,7 @@ CHANGE_COLUMNS = {
     "event": "eventType",
     "subscription": "subscription",
     "subscribed": "subscribed",
-    "moment": "moment",
+    "timestamp": "timestamp",
     "source": "source",
 }
 """Columns of the "Profile changes" export, besides the key attribute. None of them was seen."""
@@ -294,7 +294,7 @@ def executions_of(body: Any) -> list[dict[str, Any]]:
 def is_failed(execution: Mapping[str, Any]) -> bool:
     """Tell whether an execution has failed as a whole."""
     status = str(execution.get("status", "")).upper()
-    # An unknown word beside a moment of its end can't be taken for a success.
+    # An unknown word beside a timestamp of its end can't be taken for a success.
     return status in _FAILED or (status not in _FINISHED and bool(execution.get("endMoment")))
 
 

@@ -38,7 +38,7 @@ class SubscriptionChange(msgspec.Struct, frozen=True, gc=False):
         subscription: Its name.
         subscribed: Whether the person is subscribed now.
         changed_at: When it changed, or was seen changed; aware of its zone.
-        changed_after: It changed after that moment, where only a window is known; None where
+        changed_after: It changed after that timestamp, where only a window is known; None where
             `changed_at` is exact, or nothing is known.
         source: Where that was read, or what Actito says of how it came about.
         kind: Whether it is a subscription, or a boolean attribute such as `marketingConsent`.
@@ -62,7 +62,7 @@ class ChangeFile:
         key: The key attribute, which is a column too.
         columns: Names of the columns that aren't called as in `COLUMNS`.
         subscriptions: Those that the table has.
-        zone: Time zone of moments.
+        zone: Time zone of timestamps.
     """
 
     def __init__(
@@ -170,22 +170,22 @@ class ChangeFile:
             if subscribed is None:
                 return self._broken(number, "whether it is a subscription can't be read")
             self._states[state] = subscribed
-        text = row[places["moment"]]
-        moment = self._moments.get(text) or self._moment(text)
-        if moment is None:
-            return self._broken(number, "the moment is none, such as 2026-11-23 08:00:00")
+        text = row[places["timestamp"]]
+        timestamp = self._moments.get(text) or self._timestamp(text)
+        if timestamp is None:
+            return self._broken(number, "the timestamp is none, such as 2026-11-23 08:00:00")
         profile_id = row[places["profile_id"]]
         return SubscriptionChange(
             int(profile_id) if profile_id.isdecimal() else None,
             row[places["person"]] or None,
             subscription,
             subscribed,
-            moment,
+            timestamp,
             None,
             row[places["source"]] or "export",
         )
 
-    def _moment(self, text: str) -> datetime | None:
+    def _timestamp(self, text: str) -> datetime | None:
         try:
             found = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
         except ValueError:

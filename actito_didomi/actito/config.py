@@ -88,7 +88,7 @@ TIME_ZONE: th.Property[Any] = th.Property(
     th.StringType,
     default="Europe/Brussels",
     title="Time zone",
-    description="Time zone of dates and moments in Actito, as an IANA name.",
+    description="Time zone of dates and timestamps in Actito, as an IANA name.",
 )
 CALLS_PER_MINUTE: th.Property[Any] = th.Property(
     "calls_per_minute",

@@ -17,14 +17,14 @@ import msgspec
 
 from actito_didomi import privacy
 from actito_didomi.actito import _wire
-from actito_didomi.errors import ConfigurationError, RefusedError
+from actito_didomi.errors import ConfigurationError, RequestRejectedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from actito_didomi.actito.table import TableStructure
-    from actito_didomi.http import Answer, ApiSession, Parts
+    from actito_didomi.http import ApiSession, Parts, Response
 
 _ROUTE = "/mass-imports/v5/entities/{entity}"
 _NOT_THERE = frozenset({403, 404, 405, 501})
@@ -113,7 +113,7 @@ class Imports:
             body = self._session.request(
                 "GET", f"{self._base}/etls/{self._etl_id}", route=f"{_ROUTE}/etls/{{etl}}"
             ).body
-        except RefusedError as error:
+        except RequestRejectedError as error:
             if error.status not in _NOT_THERE or (told_mode and error.status != 404):  # noqa: PLR2004
                 raise
             raise ConfigurationError(
@@ -143,7 +143,7 @@ class Imports:
             Id of the execution.
 
         Raises:
-            RefusedError: The file or the definition is refused for good.
+            RequestRejectedError: The file or the definition is refused for good.
             UnavailableError: No usable answer; with status 429 it was refused for now, else it may
                 have been started.
         """
@@ -179,7 +179,7 @@ class Imports:
             )
         return found
 
-    def look(self, execution_id: str) -> Execution:
+    def get_execution(self, execution_id: str) -> Execution:
         """Look how an execution stands.
 
         Raises:
@@ -217,7 +217,7 @@ class Imports:
             for row in _wire.row_errors(answer.body)
         ]
 
-    def running(self, name: re.Pattern[str]) -> list[str] | None:
+    def find_running(self, name: re.Pattern[str]) -> list[str] | None:
         """Find executions that are not finished, by the name of their file.
 
         Args:
@@ -228,7 +228,7 @@ class Imports:
         """
         return self._find(name, finished=False)
 
-    def started(self, file_name: str) -> str | None:
+    def find_by_file(self, file_name: str) -> str | None:
         """Find the execution that was started with a file, where Actito gives a list."""
         found = self._find(re.compile(re.escape(file_name)), finished=True)
         return found[0] if found else None
@@ -245,13 +245,13 @@ class Imports:
             and name.search(msgspec.json.encode(execution).decode())
         ]
 
-    def _get_executions(self, path: str = "", route: str = "") -> Answer | None:
+    def _get_executions(self, path: str = "", route: str = "") -> Response | None:
         """Read something of executions; None where Actito has no such call."""
         try:
             return self._session.request(
                 "GET", f"{self._base}/etl-executions{path}", route=f"{_ROUTE}/etl-executions{route}"
             )
-        except RefusedError as error:
+        except RequestRejectedError as error:
             if error.status in _NOT_THERE:
                 return None
             raise

@@ -41,7 +41,7 @@ class ProfilePage:
 
     Attributes:
         profiles: The profiles.
-        asked_at: A moment when none of them was read yet; aware of its zone.
+        asked_at: A timestamp when none of them was read yet; aware of its zone.
         read_at: One when all of them were.
     """
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from actito_didomi.actito import _wire
 from actito_didomi.actito.table import TECHNICAL_ATTRIBUTES
 from actito_didomi.actito.values import ValueType
-from actito_didomi.errors import ConfigurationError, RefusedError
+from actito_didomi.errors import ConfigurationError, RequestRejectedError
 
 if TYPE_CHECKING:
     from actito_didomi.actito.table import TableStructure
@@ -63,7 +63,7 @@ class ProfileTable:
             create: Whether a missing profile may be created.
 
         Raises:
-            RefusedError: Actito refuses the change for good.
+            RequestRejectedError: Actito refuses the change for good.
             ApiError: As `ApiSession.request`.
         """
         if self._knows_patch:
@@ -74,7 +74,7 @@ class ProfileTable:
                     route=_KEY_ROUTE,
                     json=_wire.patch_body(attributes, subscriptions),
                 )
-            except RefusedError as error:
+            except RequestRejectedError as error:
                 if error.status in _wire.METHOD_UNKNOWN:
                     self._knows_patch = False
                 elif error.status != _NOT_FOUND:
@@ -91,7 +91,7 @@ class ProfileTable:
             body = self._session.request(
                 "GET", self._path(self._key, person), route=_KEY_ROUTE
             ).body
-        except RefusedError as error:
+        except RequestRejectedError as error:
             if error.status == _NOT_FOUND:
                 return None
             raise
@@ -149,7 +149,7 @@ class ProfileTable:
             status = self._put(
                 _wire.put_body("profileId", int(profile_id), {**kept, **attributes}, subscriptions)
             )
-        except RefusedError as error:
+        except RequestRejectedError as error:
             if error.status != _NOT_FOUND:
                 raise
             return self._missing(person, attributes, subscriptions, create=create)

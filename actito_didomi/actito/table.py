@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi.actito import _wire
-from actito_didomi.errors import ConfigurationError, RefusedError
+from actito_didomi.errors import ConfigurationError, RequestRejectedError
 
 if TYPE_CHECKING:
     from actito_didomi.actito.values import ValueType
@@ -100,7 +100,7 @@ def read_table(session: ApiSession, entity: str, table: str, key: str) -> TableS
         )
     try:
         tables = _tables(session, entity)
-    except RefusedError as error:
+    except RequestRejectedError as error:
         if error.status != _NOT_FOUND:
             raise
         raise ConfigurationError(
@@ -169,7 +169,7 @@ def _entities(session: ApiSession) -> list[str]:
     """List the entities' names; empty when the key may not see them."""
     try:
         body = session.request("GET", _wire.ENTITIES, route=_wire.ENTITIES).body
-    except RefusedError:
+    except RequestRejectedError:
         return []
     found = body.get("entities", []) if isinstance(body, dict) else []
     return [str(e["name"]) for e in found if isinstance(e, dict) and "name" in e]

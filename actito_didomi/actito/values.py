@@ -26,7 +26,7 @@ class ValueType(enum.Enum):
     DECIMAL = "number"
     BOOLEAN = "boolean"
     DATE = "date"
-    TIMESTAMP = "moment"
+    TIMESTAMP = "timestamp"
 
 
 class ConversionError(ValueError):
@@ -41,11 +41,11 @@ def convert(
     Args:
         value: Text, number or boolean, as it came in JSON; never None.
         to: Type of the attribute.
-        zone: Time zone in which Actito keeps moments and dates (not documented).
+        zone: Time zone in which Actito keeps timestamps and dates (not documented).
         max_length: Longest text that the attribute takes, in characters; None for any.
 
     Returns:
-        Dates as `yyyy-MM-dd`, moments as `yyyy-MM-dd HH:mm:ss` in `zone`, all else as JSON has it.
+        Dates as `yyyy-MM-dd`, timestamps as `yyyy-MM-dd HH:mm:ss` in `zone`, all else as in JSON.
 
     Raises:
         ConversionError: The value has no such form.
@@ -67,21 +67,21 @@ def convert(
     if _DATE.fullmatch(text):
         day = _date(text)
         return day.isoformat() if to is ValueType.DATE else f"{day.isoformat()} 00:00:00"
-    moment = read_moment(text).astimezone(zone)
-    return moment.strftime("%Y-%m-%d" if to is ValueType.DATE else "%Y-%m-%d %H:%M:%S")
+    timestamp = parse_timestamp(text).astimezone(zone)
+    return timestamp.strftime("%Y-%m-%d" if to is ValueType.DATE else "%Y-%m-%d %H:%M:%S")
 
 
-def read_moment(text: str) -> datetime:
-    """Read an ISO 8601 moment; one without a zone counts as UTC.
+def parse_timestamp(text: str) -> datetime:
+    """Read an ISO 8601 timestamp; one without a zone counts as UTC.
 
     Raises:
-        ConversionError: The text is no moment.
+        ConversionError: The text is no timestamp.
     """
     try:
-        moment = msgspec.convert(text, datetime)
+        timestamp = msgspec.convert(text, datetime)
     except msgspec.ValidationError:
-        raise ConversionError("a text that is no date or moment in ISO 8601 form") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+        raise ConversionError("a text that is no date or timestamp in ISO 8601 form") from None
+    return timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=timezone.utc)
 
 
 def _text(value: Any) -> str:

@@ -26,7 +26,7 @@ _new = tuple.__new__
 """Makes a named tuple in a third of the time."""
 
 
-class Target(NamedTuple):
+class Field(NamedTuple):
     """Where a value goes: a subscription or an attribute, by name."""
 
     kind: Kind
@@ -37,12 +37,12 @@ class Value(NamedTuple):
     """A value for one target.
 
     Attributes:
-        moment: When the choice was made; aware of its zone.
+        timestamp: When the choice was made; aware of its zone.
         value: In Actito's form, inverted already where the mapping says so.
         choice: What the person chose in Didomi; None where it isn't a yes or no of consent.
     """
 
-    moment: datetime
+    timestamp: datetime
     value: Any
     choice: bool | None
 
@@ -53,15 +53,15 @@ class Value(NamedTuple):
 
     def beats(self, other: Value) -> bool:
         """Tell whether this value replaces one that arrived before it."""
-        if self.moment != other.moment:
-            return self.moment > other.moment
+        if self.timestamp != other.timestamp:
+            return self.timestamp > other.timestamp
         if self.choice is not other.choice and other.choice is not None:
             return self.opt_out
         return True
 
 
 class Choices(NamedTuple):
-    """Choices for several targets, made at one moment, by the slots of a collector.
+    """Choices for several targets, made at one timestamp, by the slots of a collector.
 
     Attributes:
         plain: True and False, each with the slots whose value and choice it is.
@@ -75,7 +75,7 @@ class Choices(NamedTuple):
 
     @staticmethod
     def of(values: Iterable[tuple[int, Value]]) -> Choices:
-        """Take them from values; the moment of these is left out."""
+        """Take them from values; the timestamp of these is left out."""
         slots: dict[bool, list[int]] = {True: [], False: []}
         others: list[tuple[int, tuple[Any, bool | None]]] = []
         bits = 0
@@ -88,13 +88,13 @@ class Choices(NamedTuple):
         plain = tuple((choice, tuple(found)) for choice, found in slots.items() if found)
         return Choices(plain, tuple(others), bits)
 
-    def values(self, moment: datetime) -> list[tuple[int, Value]]:
+    def values(self, timestamp: datetime) -> list[tuple[int, Value]]:
         """Give the values by their slots."""
         found: list[tuple[int, Value]] = []
         for choice, slots in self.plain:
-            value = _new(Value, (moment, choice, choice))
+            value = _new(Value, (timestamp, choice, choice))
             found += [(slot, value) for slot in slots]
-        found += [(slot, Value(moment, *pair)) for slot, pair in self.others]
+        found += [(slot, Value(timestamp, *pair)) for slot, pair in self.others]
         return found
 
 
@@ -107,14 +107,14 @@ class ProfileChange(msgspec.Struct, frozen=True, gc=False):
     Attributes:
         person: Value of the key attribute.
         first_record: Number of the earliest record that it holds something of.
-        targets: What it writes to; one object for all changes of the same targets.
+        fields: What it writes to; one object for all changes of the same targets.
         values: In the order of `targets`.
         opt_out: Whether it holds an opt-out.
     """
 
     person: str
     first_record: int
-    targets: tuple[Target, ...]
+    fields: tuple[Field, ...]
     values: tuple[Value, ...]
     opt_out: bool
 
@@ -129,7 +129,7 @@ class ProfileChange(msgspec.Struct, frozen=True, gc=False):
         return self._of("subscription")
 
     def _of(self, kind: Kind) -> dict[str, Any]:
-        pairs = zip(self.targets, self.values, strict=True)
+        pairs = zip(self.fields, self.values, strict=True)
         return {target.name: value.value for target, value in pairs if target.kind == kind}
 
 
@@ -142,17 +142,17 @@ class Collector:
     A person is one flat list, since there may be a million of them and each record touches one: at
     `FIRST_RECORD` the number of the earliest record that waits (0 when none ever did, negative when
     something was handed out before), at `CHANGED` a bit for each slot that waits, at `NEWEST` a
-    moment that no choice is newer than, at `LAST` the `Choices` of that moment where they aren't
+    timestamp that no choice is newer than, at `LAST` the `Choices` of that time where they aren't
     laid out in their slots yet, else None, and from `FIRST_SLOT` on the newest value of each
     target. Choices are laid out late, since mostly others take their place before they are needed.
     """
 
     def __init__(self) -> None:
         self.entries: dict[str, list[Any]] = {}
-        self._slots: dict[Target, int] = {}
-        self._targets: list[Target] = []
+        self._slots: dict[Field, int] = {}
+        self._targets: list[Field] = []
         self._waiting: dict[str, list[Any]] = {}
-        self._sets: dict[int, tuple[tuple[int, ...], tuple[Target, ...]]] = {}
+        self._sets: dict[int, tuple[tuple[int, ...], tuple[Field, ...]]] = {}
         self._people_written = 0
 
     @property
@@ -177,7 +177,7 @@ class Collector:
         # People wait in the order in which their first records came.
         return next((abs(entry[FIRST_RECORD]) for entry in self._waiting.values()), None)
 
-    def slot(self, target: Target) -> int:
+    def slot(self, target: Field) -> int:
         """Give the place of a target in an entry."""
         slot = self._slots.get(target)
         if slot is None:
@@ -187,7 +187,7 @@ class Collector:
                 entry.append(None)
         return slot
 
-    def target(self, slot: int) -> Target:
+    def target(self, slot: int) -> Field:
         """Give the target whose place this is."""
         return self._targets[slot - FIRST_SLOT]
 
@@ -202,7 +202,7 @@ class Collector:
         self,
         person: str,
         record: int,
-        values: Iterable[tuple[Target, Value]],
+        values: Iterable[tuple[Field, Value]],
         *,
         written: bool = False,
     ) -> None:
@@ -225,8 +225,8 @@ class Collector:
             if before is None or value.beats(before):
                 entry[slot] = value
                 changed |= 1 << slot
-                if entry[NEWEST] is None or value.moment > entry[NEWEST]:
-                    entry[NEWEST] = value.moment
+                if entry[NEWEST] is None or value.timestamp > entry[NEWEST]:
+                    entry[NEWEST] = value.timestamp
         if written:
             self._drop(person, entry, changed)
         elif changed:
@@ -236,18 +236,18 @@ class Collector:
         self,
         person: str,
         record: int,
-        moment: datetime,
+        timestamp: datetime,
         choices: Choices,
         values: Sequence[tuple[int, Value]] = (),
     ) -> None:
-        """Take in what one record says about one person at one moment; the hottest of all calls.
+        """Take in what one record says about one person at one timestamp; the hottest of all calls.
 
         Args:
             person: Value of the key attribute.
             record: Number of the record.
-            moment: When the choices were made.
+            timestamp: When the choices were made.
             choices: The choices.
-            values: Values by their slots, of that moment too; of slots that no choices hold.
+            values: Values by their slots, of that timestamp too; of slots that no choices hold.
         """
         entry = self.entries.get(person)
         if entry is None:
@@ -256,15 +256,15 @@ class Collector:
         changed = 0
         if not choices.bits:
             pass
-        elif newest is None or moment > newest:
+        elif newest is None or timestamp > newest:
             if last is not None and last.bits & ~choices.bits:
                 _lay_out(entry)
-            entry[NEWEST], entry[LAST] = moment, choices
+            entry[NEWEST], entry[LAST] = timestamp, choices
             changed = choices.bits
-        elif last is None or moment == newest or choices.bits & ~last.bits:
+        elif last is None or timestamp == newest or choices.bits & ~last.bits:
             if last is not None:
                 _lay_out(entry)
-            values = [*choices.values(moment), *values]
+            values = [*choices.values(timestamp), *values]
         # Else all of it has been said since.
         for slot, value in values:
             before = entry[slot]
@@ -307,7 +307,7 @@ class Collector:
         self._waiting = {}
         return opt_outs + others
 
-    def _set(self, changed: int) -> tuple[tuple[int, ...], tuple[Target, ...]]:
+    def _set(self, changed: int) -> tuple[tuple[int, ...], tuple[Field, ...]]:
         """Give the slots of a set of bits, and their targets."""
         found = self._sets.get(changed)
         if found is None:
@@ -319,11 +319,11 @@ class Collector:
 
 def _lay_out(entry: list[Any]) -> None:
     """Put the last choices into their slots: nothing there is newer."""
-    moment, last = entry[NEWEST], entry[LAST]
+    timestamp, last = entry[NEWEST], entry[LAST]
     for choice, slots in last.plain:
-        value = Value(moment, choice, choice)
+        value = Value(timestamp, choice, choice)
         for slot in slots:
             entry[slot] = value
     for slot, pair in last.others:
-        entry[slot] = Value(moment, *pair)
+        entry[slot] = Value(timestamp, *pair)
     entry[LAST] = None

@@ -15,17 +15,17 @@ class Window(NamedTuple):
     directions settle by that.
 
     Attributes:
-        until: At this moment at the latest; just then, where `after` is None.
+        until: At this timestamp at the latest; just then, where `after` is None.
         after: Later than this.
     """
 
     until: datetime
     after: datetime | None = None
 
-    def is_later_than(self, moment: datetime) -> bool:
+    def is_later_than(self, timestamp: datetime) -> bool:
         """Tell whether it was made later than this, for certain."""
-        return moment <= self.after if self.after is not None else moment < self.until
+        return timestamp <= self.after if self.after is not None else timestamp < self.until
 
-    def is_earlier_than(self, moment: datetime) -> bool:
+    def is_earlier_than(self, timestamp: datetime) -> bool:
         """Tell whether it was made earlier than this, for certain."""
-        return moment > self.until
+        return timestamp > self.until

@@ -39,12 +39,12 @@ class Shape(enum.Enum):
 
 @dataclass(frozen=True)
 class ConsentRecord:
-    """What one record says about one person, at one moment.
+    """What one record says about one person, at one timestamp.
 
     Attributes:
         shape: What it came from.
         person: `organization_user_id`; None for a guest.
-        moment: When the choices were made; aware of its zone.
+        timestamp: When the choices were made; aware of its zone.
         status: `confirmed` or `pending_approval`.
         regulation: None where the record names none and so can't be of another one.
         delegate: Id of who acted for the person.
@@ -54,7 +54,7 @@ class ConsentRecord:
 
     shape: Shape
     person: str | None
-    moment: datetime
+    timestamp: datetime
     status: str = CONFIRMED
     regulation: str | None = None
     delegate: str | None = None
@@ -172,7 +172,7 @@ def _read_event(event: Mapping[str, Any]) -> ConsentRecord:
     return ConsentRecord(
         shape=Shape.EVENT,
         person=_person(user),
-        moment=_moment(event, "created_at"),
+        timestamp=_timestamp(event, "created_at"),
         status=_text(event, "status") or CONFIRMED,
         regulation=_text(event, "regulation") or DEFAULT_REGULATION,
         delegate=_text(delegate, "id"),
@@ -188,7 +188,7 @@ def _read_user(user: Mapping[str, Any]) -> ConsentRecord:
     return ConsentRecord(
         shape=Shape.USER,
         person=_person(user),
-        moment=_moment(user, "updated_at", "created_at"),
+        timestamp=_timestamp(user, "updated_at", "created_at"),
         regulation=_text(user, "regulation"),
         tree={**_user_form(user, _object(user, "consents")), "created_at": user.get("created_at")},
         metadata=_object(user, "metadata"),
@@ -231,28 +231,28 @@ def _text(record: Mapping[str, Any], name: str) -> str | None:
     return value
 
 
-def _moment(record: Mapping[str, Any], *names: str) -> datetime:
+def _timestamp(record: Mapping[str, Any], *names: str) -> datetime:
     for name in names:
         if (value := record.get(name)) is not None:
-            return read_moment(value, name)
+            return parse_timestamp(value, name)
     raise BadInputError(f"`{names[0]}` is missing, so the order of the choices can't be told.")
 
 
-def read_moment(value: Any, name: str) -> datetime:
-    """Read an ISO 8601 moment (or a `datetime`); UTC where it names no zone.
+def parse_timestamp(value: Any, name: str) -> datetime:
+    """Read an ISO 8601 timestamp (or a `datetime`); UTC where it names no zone.
 
     Raises:
         BadInputError: It is none.
     """
     try:
-        moment = value if isinstance(value, datetime) else msgspec.convert(value, datetime)
+        timestamp = value if isinstance(value, datetime) else msgspec.convert(value, datetime)
     except msgspec.ValidationError:
-        raise BadInputError(f"`{name}` is no moment in ISO 8601 form.") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)
+        raise BadInputError(f"`{name}` is no timestamp in ISO 8601 form.") from None
+    return timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=timezone.utc)
 
 
 @lru_cache(maxsize=4096)
-def write_moment(moment: datetime) -> str:
-    """Write a moment as Didomi does: UTC, to the millisecond."""
-    text = moment.astimezone(timezone.utc).isoformat(timespec="milliseconds")
+def format_timestamp(timestamp: datetime) -> str:
+    """Write a timestamp as Didomi does: UTC, to the millisecond."""
+    text = timestamp.astimezone(timezone.utc).isoformat(timespec="milliseconds")
     return text.replace("+00:00", "Z")

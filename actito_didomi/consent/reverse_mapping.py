@@ -45,7 +45,7 @@ _FORMS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 
 @dataclass(frozen=True)
-class Way:
+class ReverseMapping:
     """A mapping read backwards.
 
     Attributes:
@@ -61,7 +61,7 @@ class Way:
         return value is not self.mapping.invert
 
 
-def read_backwards(mappings: Sequence[Mapping]) -> dict[tuple[str, str], Way]:
+def reverse_mappings(mappings: Sequence[Mapping]) -> dict[tuple[str, str], ReverseMapping]:
     """Read mappings backwards.
 
     Args:
@@ -73,9 +73,9 @@ def read_backwards(mappings: Sequence[Mapping]) -> dict[tuple[str, str], Way]:
     Raises:
         MappingError: A mapping can't be read backwards, or two lead to one path.
     """
-    ways: dict[Path, Way] = {}
+    ways: dict[Path, ReverseMapping] = {}
     for mapping in mappings:
-        way = Way(mapping, _path_of(mapping))
+        way = ReverseMapping(mapping, _path_of(mapping))
         if other := ways.get(way.path):
             raise MappingError(
                 f"mappings: {other.mapping.id!r} ({other.mapping.value}) and {mapping.id!r} "

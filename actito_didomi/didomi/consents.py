@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from actito_didomi.didomi.lists import pages, read_page
-from actito_didomi.errors import ApiError, BadInputError, RefusedError
+from actito_didomi.errors import ApiError, BadInputError, RequestRejectedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -64,7 +64,7 @@ class ConsentApi:
                 that it refuses isn't documented.
 
         Raises:
-            RefusedError: Didomi refuses one of them.
+            RequestRejectedError: Didomi refuses one of them.
             ApiError: It takes none at all.
         """
         body = [{**self._own, **event} for event in events]
@@ -76,8 +76,8 @@ class ConsentApi:
                 params={**self._own, "$disable_integrations": "true"},
                 json=body if len(body) > 1 else body[0],
             )
-        except RefusedError as error:
-            if error.status == _FORBIDDEN or not error.concerns_one:
+        except RequestRejectedError as error:
+            if error.status == _FORBIDDEN or not error.is_record_level:
                 raise _about_all(error) from None
             raise
 
@@ -94,7 +94,7 @@ class ConsentApi:
                 route="/consents/events/{id}",
                 params={**self._own, "organization_user_id": person},
             )
-        except RefusedError as error:
+        except RequestRejectedError as error:
             if error.status in {_NOT_FOUND, _BAD_REQUEST}:
                 return False
             raise _about_all(error) from None
@@ -118,7 +118,7 @@ class ConsentApi:
                 route="/config-trees",
                 params=self._own,
             )
-        except RefusedError as error:
+        except RequestRejectedError as error:
             if error.status not in _NO_TREE:
                 raise
             logger.warning(
@@ -141,7 +141,7 @@ class ConsentApi:
         }
         try:
             found = [item for page in pages(self._session, path, params) for item in page.items]
-        except RefusedError as error:
+        except RequestRejectedError as error:
             if error.status == _NOT_FOUND:
                 return []
             raise _about_all(error) from None
@@ -150,7 +150,7 @@ class ConsentApi:
         return found
 
 
-def says_it_exists(error: RefusedError) -> bool:
+def says_it_exists(error: RequestRejectedError) -> bool:
     """Tell whether a refusal means that an event with this id is there (both forms inferred)."""
     text = error.body.lower()
     return error.status == _CONFLICT or (
@@ -158,7 +158,7 @@ def says_it_exists(error: RefusedError) -> bool:
     )
 
 
-def _about_all(error: RefusedError) -> ApiError:
+def _about_all(error: RequestRejectedError) -> ApiError:
     return ApiError(
         f"{error} Check organization_id and the rights of the API key. The run stops; nothing is "
         "lost."

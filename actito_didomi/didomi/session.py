@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from actito_didomi.errors import AuthenticationError, RefusedError
+from actito_didomi.errors import AuthenticationError, RequestRejectedError
 from actito_didomi.http import ApiSession, Authenticator, RetryPolicy
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class _SecretAuthenticator(Authenticator):
             answer = session.request(
                 "POST", "/sessions", route="/sessions", json=self._credentials, headers={}
             )
-        except RefusedError as error:
+        except RequestRejectedError as error:
             if error.status != _BAD_REQUEST:
                 raise
             raise AuthenticationError(

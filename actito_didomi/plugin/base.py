@@ -250,7 +250,7 @@ def _end_for_settings(log: logging.Logger, error: ConfigValidationError) -> NoRe
     sys.exit(1)
 
 
-class CheckedPlugin(PluginBase):
+class BasePlugin(PluginBase):
     """What taps and targets of this project share.
 
     Settings are read leniently and checked with care: errors name the setting and what was

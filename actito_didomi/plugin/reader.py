@@ -26,14 +26,14 @@ _TICK = 0.2
 class SafeReader(GenericSingerReader[str]):
     """A message reader whose errors name the line by its number and never show it.
 
-    `on_tick` is called before lines are handed on, and several times a second while none comes; it
+    `on_idle` is called before lines are handed on, and several times a second while none comes; it
     may end the reading by raising. `on_lines` gets the whole lines of one read together, without
     the end of the last, and may hand each to `process_line`.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.on_tick: Callable[[], None] = lambda: None
+        self.on_idle: Callable[[], None] = lambda: None
         self.on_lines: Callable[[bytes], None] = self.process_each
         self.line_number = 0
         self._callbacks: dict[str, Callable[[dict[str, Any]], None]] = {}
@@ -61,15 +61,15 @@ class SafeReader(GenericSingerReader[str]):
             ValueError: A message is of an unknown type.
         """
         self._callbacks = callbacks
-        for block in _blocks(file_input or self.default_input, self.on_tick):
-            self.on_tick()
+        for block in _blocks(file_input or self.default_input, self.on_idle):
+            self.on_idle()
             self.on_lines(block)
         return self._stats
 
     def process_each(self, block: bytes) -> None:
         """Hand lines on one by one; what `on_lines` does unless it is replaced."""
         for line in block.split(b"\n"):
-            self.on_tick()
+            self.on_idle()
             self.process_line(line)
 
     def process_line(self, line: bytes) -> None:
@@ -132,11 +132,11 @@ class SafeReader(GenericSingerReader[str]):
             )
 
 
-def _blocks(source: IO[str], on_tick: Callable[[], None]) -> Iterator[bytes]:
+def _blocks(source: IO[str], on_idle: Callable[[], None]) -> Iterator[bytes]:
     """Give the lines of a source, many at a time."""
     handle = _pipe_handle(source)
     if handle is not None:
-        return whole_lines(_chunks_of_pipe(handle, on_tick))
+        return whole_lines(_chunks_of_pipe(handle, on_idle))
     raw = getattr(source, "buffer", None)
     if raw is not None:
         return whole_lines(iter(lambda: raw.read(_CHUNK), b""))
@@ -168,7 +168,7 @@ def _pipe_handle(source: IO[str]) -> int | None:
     return None if stat.S_ISREG(mode) or os.name != "posix" else handle
 
 
-def _chunks_of_pipe(handle: int, on_tick: Callable[[], None]) -> Iterator[bytes]:
+def _chunks_of_pipe(handle: int, on_idle: Callable[[], None]) -> Iterator[bytes]:
     """Give what a pipe gives, as it comes.
 
     Reading through `select` matters: Python resumes a blocked read after a signal, so a handler
@@ -177,7 +177,7 @@ def _chunks_of_pipe(handle: int, on_tick: Callable[[], None]) -> Iterator[bytes]
     while True:
         ready, _, _ = select.select([handle], [], [], _TICK)
         if not ready:
-            on_tick()
+            on_idle()
             continue
         chunk = os.read(handle, _CHUNK)
         if not chunk:

@@ -14,7 +14,7 @@ from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities
 from singer_sdk.helpers.conform import TypeConformanceLevel
 
 from actito_didomi.errors import BadInputError, StoppedError
-from actito_didomi.plugin.base import CheckedPlugin, run_safely
+from actito_didomi.plugin.base import BasePlugin, run_safely
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -28,7 +28,7 @@ _WAITING = 1000
 """Pieces of messages that are gathered before they are written."""
 
 
-class CheckedTap(CheckedPlugin, Tap):
+class BaseTap(BasePlugin, Tap):
     """A tap of this project.
 
     Attributes:
@@ -81,7 +81,7 @@ class CheckedTap(CheckedPlugin, Tap):
         """Choose the streams where no catalog does, and check what they need."""
         if not selected_by_catalog:
             for stream in self.streams.values():
-                if isinstance(stream, OwnStateStream) and stream.off_without_catalog:
+                if isinstance(stream, CheckpointStream) and stream.off_without_catalog:
                     stream.selected = False
 
     def conclude(self) -> None:
@@ -90,15 +90,15 @@ class CheckedTap(CheckedPlugin, Tap):
     @classmethod
     def cb_discover(cls, ctx: click.Context, param: click.Option, value: bool) -> None:
         """Run discovery; an error shows no values."""
-        run_safely(cls.name, lambda: super(CheckedTap, cls).cb_discover(ctx, param, value))
+        run_safely(cls.name, lambda: super(BaseTap, cls).cb_discover(ctx, param, value))
 
     @classmethod
     def cb_test(cls, ctx: click.Context, param: click.Option, value: str) -> None:
         """Run the connection test; an error shows no values."""
-        run_safely(cls.name, lambda: super(CheckedTap, cls).cb_test(ctx, param, value))
+        run_safely(cls.name, lambda: super(BaseTap, cls).cb_test(ctx, param, value))
 
 
-class OwnStateStream(Stream):
+class CheckpointStream(Stream):
     """A stream whose records go out as they came, and whose state is its own.
 
     STATE is written where a stream can be taken up again, by `emit_state`, and not every so many
@@ -109,7 +109,7 @@ class OwnStateStream(Stream):
     STATE_MSG_FREQUENCY = sys.maxsize
     off_without_catalog = False
     """Whether the stream is read only when a catalog selects it."""
-    quick = False
+    raw = False
     """Whether records go out as bytes where nothing has to look into them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -131,7 +131,7 @@ class OwnStateStream(Stream):
     ) -> None:
         """Leave the state alone: one record doesn't move it."""
 
-    def quick_records(self, context: Context | None) -> Iterable[Any]:
+    def raw_records(self, context: Context | None) -> Iterable[Any]:
         """Give the records as `get_records` does, in any form that can be encoded."""
         return self.get_records(context)
 
@@ -143,7 +143,7 @@ class OwnStateStream(Stream):
         The SDK's way, for maps, deselected properties and tests, takes twice as long.
         """
         raw = getattr(sys.stdout, "buffer", None)
-        if not self.quick or raw is None or not write_messages or self._needs_looking_into():
+        if not self.raw or raw is None or not write_messages or self._needs_looking_into():
             yield from super()._sync_records(context, write_messages=write_messages)
             return
         encode = msgspec.json.Encoder().encode
@@ -152,7 +152,7 @@ class OwnStateStream(Stream):
         waiting = self._waiting
         self._write_starting_replication_value(context)
         with self.get_record_counter() as counter, self.get_sync_timer():
-            for record in self.quick_records(context):
+            for record in self.raw_records(context):
                 waiting += (start, encode(record), end)
                 counter.increment()
                 if len(waiting) > _WAITING:

@@ -21,7 +21,7 @@ from singer_sdk.singerlib.exceptions import SingerError
 from actito_didomi import privacy
 from actito_didomi.consent import records
 from actito_didomi.errors import BadInputError, OptOutsRejectedError, StoppedError
-from actito_didomi.plugin.base import CheckedPlugin
+from actito_didomi.plugin.base import BasePlugin
 from actito_didomi.plugin.config import read_target_settings
 from actito_didomi.plugin.reader import SafeReader
 from actito_didomi.plugin.rejects import Reject, RejectStore
@@ -45,7 +45,7 @@ _BROKEN_INPUT = (
 )
 
 
-class ConsentTarget(CheckedPlugin, Target):
+class ConsentTarget(BasePlugin, Target):
     """What targets for consent records share; a plugin says how to gather and to write them.
 
     A record is settled once what it says is written, rejected durably or skipped, and STATE leaves
@@ -86,7 +86,7 @@ class ConsentTarget(CheckedPlugin, Target):
         if not isinstance(self.message_reader, SafeReader):
             raise TypeError("message_reader_class must be SafeReader")
         self._reader = self.message_reader
-        self._reader.on_tick = self._on_tick
+        self._reader.on_idle = self._on_idle
 
     # What a plugin says
 
@@ -229,7 +229,7 @@ class ConsentTarget(CheckedPlugin, Target):
         )
 
     def _handle_max_record_age(self) -> None:
-        """Do nothing: `_on_tick` looks at the age of what waits, also while the tap is quiet."""
+        """Do nothing: `_on_idle` looks at the age of what waits, also while the tap is quiet."""
 
     def _write_state_message(self, state: dict[str, Any]) -> None:
         """Print nothing: STATE leaves through `_release` only, never from a drain of the SDK."""
@@ -365,7 +365,7 @@ class ConsentTarget(CheckedPlugin, Target):
 
     # Time and signals
 
-    def _on_tick(self) -> None:
+    def _on_idle(self) -> None:
         self.shutdown.check()
         since = self._waiting_since
         if since is not None and time.monotonic() - since >= self.common.flush_interval:

@@ -7,7 +7,7 @@ import uuid
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
-from actito_didomi.consent.records import read_moment
+from actito_didomi.consent.records import parse_timestamp
 from actito_didomi.sandbox.database import Database, dump
 from actito_didomi.sandbox.didomi_state import empty_consents, merge_consents, merge_metadata
 
@@ -178,7 +178,7 @@ class Consents:
         events = [json.loads(body) for (body,) in rows]
         events = [e for e in events if e["status"] == "confirmed"]
         if not self._options.late_events_last:
-            events.sort(key=lambda e: read_moment(e["created_at"], "created_at"))
+            events.sort(key=lambda e: parse_timestamp(e["created_at"], "created_at"))
         consents, metadata = base["consents"], base["metadata"]
         for event in events:
             consents = merge_consents(consents, event["consents"])

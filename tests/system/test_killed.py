@@ -1,4 +1,4 @@
-"""Killed at any moment: nothing is lost, and nothing is claimed that isn't so."""
+"""Killed at any timestamp: nothing is lost, and nothing is claimed that isn't so."""
 
 from __future__ import annotations
 
@@ -87,9 +87,9 @@ def test_sigkill_at_ten_random_moments_loses_nothing(
     people, messages = long_input()
     actito.create_many(people)
     rng, pauses = random.Random(3), random.Random()
-    # Small flushes, so that the moments fall into reading, writing and printing alike.
+    # Small flushes, so that the timestamps fall into reading, writing and printing alike.
     config = {**config, "max_buffered_people": 150}
-    acknowledged, moments = 0, []
+    acknowledged, timestamps = 0, []
     for _ in range(10):
         process = start_target(config, tmp_path)
         calls = actito.calls("patch_profile")
@@ -111,7 +111,7 @@ def test_sigkill_at_ten_random_moments_loses_nothing(
         said = last_state(process)
         assert said >= acknowledged or said == 0
         acknowledged = max(acknowledged, said)
-        moments.append(acknowledged)
+        timestamps.append(acknowledged)
         expected = (
             wanted(messages[: messages.index(state({"n": acknowledged}))]) if acknowledged else {}
         )
@@ -122,7 +122,7 @@ def test_sigkill_at_ten_random_moments_loses_nothing(
     run = run_target(config, tmp_path, rest_of(messages, acknowledged))
     assert run.exit_code == 0
     assert found(actito) == wanted(messages)
-    assert len(set(moments)) > 3, moments  # they were killed in the midst of it
+    assert len(set(timestamps)) > 3, timestamps  # they were killed in the midst of it
 
 
 @pytest.mark.parametrize("times", [1, 2])

@@ -24,7 +24,7 @@ from support import (
     target_config,
 )
 
-from actito_didomi.consent.records import write_moment
+from actito_didomi.consent.records import format_timestamp
 
 PEOPLE = [f"p{n:02}" for n in range(12)]
 SUBSCRIPTIONS = {
@@ -40,7 +40,7 @@ class Choice:
     """A choice by a person."""
 
     side: str
-    moment: datetime
+    timestamp: datetime
     value: bool
     round: int
 
@@ -107,7 +107,7 @@ class World:
 
     def choose(self, side: str, person: str, name: str, value: bool, number: int) -> None:
         """Let a person make a choice on one side."""
-        moment = datetime.now(timezone.utc)
+        timestamp = datetime.now(timezone.utc)
         if side == "actito":
             # Who is unsubscribed already can't unsubscribe again: nothing happens there. And what a
             # person takes back before the next look can't be seen in a table, as the README says.
@@ -117,10 +117,10 @@ class World:
             self.actito.change(person, **{name: value})
         else:
             kind, consent = SUBSCRIPTIONS[name]
-            given = event(person, write_moment(moment), **{kind: {consent: value}})
+            given = event(person, format_timestamp(timestamp), **{kind: {consent: value}})
             given["id"] += f"-{name}-{number}"
             self.didomi.say(given)
-        self.choices[person, name].append(Choice(side, moment, value, number))
+        self.choices[person, name].append(Choice(side, timestamp, value, number))
 
     def writes(self) -> tuple[int, int]:
         """Count what was written on either side."""

@@ -41,7 +41,7 @@ Actito(_sandbox.url).create("whole", attributes={"averageBasket": 12.5})
 _changes = Path(_folder.name) / "changes"
 _changes.mkdir()
 (_changes / "changes-20261001.csv").write_text(
-    "profileId;customerId;eventType;subscription;subscribed;moment;source\n"
+    "profileId;customerId;eventType;subscription;subscribed;timestamp;source\n"
     "1;customer-000001;UPDATED_SUBSCRIPTION;Newsletter;N;2026-10-01 10:00:00;LINK\n"
 )
 

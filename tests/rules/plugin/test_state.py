@@ -96,11 +96,11 @@ def test_two_streams_about_one_person_are_one_change(
 ) -> None:
     """One collector serves all streams, so that none can overwrite the other."""
     actito.create("ann")
-    moments = {"a": NEW if newest == "a" else OLD, "b": NEW if newest == "b" else OLD}
+    timestamps = {"a": NEW if newest == "a" else OLD, "b": NEW if newest == "b" else OLD}
     messages = [schema("a"), schema("b")]
     messages += [
-        record(event("ann", moments["a"], channels={"email": True}), "a"),
-        record(event("ann", moments["b"], channels={"email": False}), "b"),
+        record(event("ann", timestamps["a"], channels={"email": True}), "a"),
+        record(event("ann", timestamps["b"], channels={"email": False}), "b"),
         state({"n": 2}),
     ]
     listen(config, messages)

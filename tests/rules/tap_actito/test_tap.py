@@ -22,13 +22,13 @@ from support import BIN, MAPPINGS, Run, back_config, clean_environment, run_plug
 
 from benchmarks.data import write_changes
 
-HEADER = "profileId;customerId;eventType;subscription;subscribed;moment;source"
+HEADER = "profileId;customerId;eventType;subscription;subscribed;timestamp;source"
 STREAMS = ("profiles", "subscription_changes", "consent_events")
 
 
-def row(person: str, subscription: str, state: str, moment: str, kind: str = "") -> str:
+def row(person: str, subscription: str, state: str, timestamp: str, kind: str = "") -> str:
     """Write a line of the export."""
-    return f"7;{person};{kind or 'UPDATED_SUBSCRIPTION'};{subscription};{state};{moment};LINK"
+    return f"7;{person};{kind or 'UPDATED_SUBSCRIPTION'};{subscription};{state};{timestamp};LINK"
 
 
 def write(path: Path, *rows: str, header: str = HEADER) -> None:
@@ -92,7 +92,7 @@ def read(
 
 
 def test_profiles_hold_attributes_and_subscriptions(api, actito, tmp_path) -> None:
-    """Types follow the table; moments are in UTC; a run with state reads what was updated since."""
+    """Types follow the table; timestamps are in UTC; state limits a run to later updates."""
     actito.create("ann", Newsletter=True, attributes={"loyaltyPoints": 5, "vip": True})
     run, state = read(api, tmp_path, "profiles")
     assert run.exit_code == 0, run.err
@@ -133,7 +133,7 @@ def test_discovery_needs_the_key_only(url, tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["c.csv", "c.csv.gz", "c.zip"])
 def test_files_are_read_once_and_their_changes_become_events(exports, root, tmp_path, name) -> None:
-    """Changes of one person at one moment are one event; what has no mapping is told once."""
+    """Changes of one person at one timestamp are one event; what has no mapping is told once."""
     write(
         root / name,
         row("ann", "Newsletter", "N", "2026-10-01 10:00:00"),
@@ -180,7 +180,7 @@ def test_subscription_changes_hold_every_change(exports, root, tmp_path) -> None
     """Mapped or not; with the columns that the settings name."""
     header = "id;customerId;list;state;when"
     exports["export_columns"] = {
-        "profile_id": "id", "subscription": "list", "subscribed": "state", "moment": "when",
+        "profile_id": "id", "subscription": "list", "subscribed": "state", "timestamp": "when",
     }  # fmt: skip
     write(root / "a.csv", '9;"a;b";LegacyMagazine;unsubscribed;2026-10-01T10:00:00Z', header=header)
     run, _ = read(exports, tmp_path, "subscription_changes")
@@ -213,7 +213,7 @@ def test_a_file_on_its_way_is_left_for_the_next_run(exports, root, tmp_path) -> 
 
 GOOD = row("ann", "Newsletter", "N", "2026-10-01 10:00:00")
 BROKEN = {
-    "unknown column": ("profileId;customerId;list;state;moment", [GOOD], "export_columns"),
+    "unknown column": ("profileId;customerId;list;state;timestamp", [GOOD], "export_columns"),
     "wrong separator": (HEADER.replace(";", ","), [GOOD.replace(";", ",")], "semicolon"),
     "cut line": (HEADER, [GOOD, "7;ann;UPDATED_SUBSC"], "x.csv, line 3: 3 cells"),
     "unknown subscription": (
@@ -221,7 +221,7 @@ BROKEN = {
         "line 2: the table has no subscription 'Gone'",
     ),
     "no state": (HEADER, [row("ann", "Newsletter", "?", "2026-10-01 10:00:00")], "line 2"),
-    "no moment": (HEADER, [row("ann", "Newsletter", "N", "yesterday")], "line 2: the moment"),
+    "no timestamp": (HEADER, [row("ann", "Newsletter", "N", "yesterday")], "line 2: the timestamp"),
     "open quote": (HEADER, [GOOD, '7;"ann;x'], "x.csv, line"),
     "empty": ("", [], "the file is empty"),
 }  # fmt: skip
@@ -546,9 +546,9 @@ def test_the_snapshot_can_be_in_postgresql(api, actito, tmp_path, postgres) -> N
 def test_all_mappings_of_the_tests_can_be_read_backwards() -> None:
     """The same list serves both ways."""
     from actito_didomi.consent.mapping import read_mappings
-    from actito_didomi.consent.reverse_mapping import read_backwards
+    from actito_didomi.consent.reverse_mapping import reverse_mappings
 
-    assert len(read_backwards(read_mappings(MAPPINGS))) == len(MAPPINGS)
+    assert len(reverse_mappings(read_mappings(MAPPINGS))) == len(MAPPINGS)
 
 
 @pytest.mark.parametrize("understood", [True, False])
@@ -561,7 +561,7 @@ def test_trust_update_moment_asks_for_what_was_updated(api, actito, tmp_path, un
     config = {**api, "trust_update_moment": True}
     actito.create_many(f"p{n}" for n in range(5))
     _, state = read(config, tmp_path)
-    time.sleep(1.1)  # moments in Actito are whole seconds
+    time.sleep(1.1)  # timestamps in Actito are whole seconds
     actito.change("p3", Newsletter=True)
     run, _ = read(config, tmp_path, state=state)
     assert run.exit_code == 0, run.err

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support import Actito, run_plugin, run_target
 
-from actito_didomi.consent.records import events_of_line
-from actito_didomi.didomi.exports import decode_line, raw_events
+from actito_didomi.consent.records import events_of_line, raw_events
+from actito_didomi.didomi.exports import decode_line
 
 BATCH = {
     "encoding": {"format": "jsonl", "compression": "gzip"},

@@ -331,7 +331,7 @@ def test_with_a_bookmark_only_changed_users_are_given(
     """The scan is whole; what hasn't changed since is left out on our side, events as well."""
     first = every(url, tmp_path)
     state = last_state(first)
-    # The seeded people date from before; the bookmark is the newest of their moments.
+    # The seeded people date from before; the bookmark is the newest of their timestamps.
     again = every(url, tmp_path, state=state)
     newest = max(u["updated_at"] for u in first.records("consent_users"))
     assert state["bookmarks"]["consent_users"]["replication_key_value"] == newest

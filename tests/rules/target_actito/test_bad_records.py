@@ -50,7 +50,7 @@ def test_one_bad_record_among_five_hundred(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"created_at": "yesterday"}, "`created_at` is no moment"),
+        ({"created_at": "yesterday"}, "`created_at` is no timestamp"),
         ({"created_at": None}, "`created_at` is missing"),
         ({"consents": ["x"]}, "`consents` is no object"),
         ({"status": 7}, "`status` is no text"),

@@ -139,7 +139,7 @@ def test_upsert_mode_creates_by_import(config, actito, tmp_path) -> None:
 
 
 def test_values_keep_their_forms_in_a_file(config, actito, tmp_path) -> None:
-    """Text that looks like CSV, numbers, booleans, dates and moments arrive as they are."""
+    """Text that looks like CSV, numbers, booleans, dates and timestamps arrive as they are."""
     odd = {f"p{n}": text for n, text in enumerate(['a;b"c', "line\nbreak\r", " é ", "=1+1", "0"])}
     actito.create_many([*odd, *(f"p{n}" for n in range(5, 12))])
     events = [
@@ -266,7 +266,7 @@ def test_without_imports_a_long_rest_waits_for_the_next_run(config, actito, tmp_
     assert "max_single_minutes" in run.err
     found = actito.all()
     assert all(found[f"p{n}"]["subscriptions"]["Newsletter"] is False for n in range(60))
-    assert report(config)["held"] == 48
+    assert report(config)["deferred"] == 48
     actito.steer("options", {"etl_per_day": 24})
     assert run_target(limited, tmp_path, messages).states == [{"read": 60}, "end"]
     expect_right(actito, 60)

@@ -105,7 +105,7 @@ def test_tokens_that_live_two_seconds_are_renewed_in_time(tmp_path: Path) -> Non
         stats = actito.stats()
         assert subscribed(actito) == sorted(PEOPLE)
     assert stats["routes"]["token"]["calls"] >= 3
-    # On a machine that stands still for a moment a call may arrive late; that is repaired.
+    # On a machine that stands still for a timestamp a call may arrive late; that is repaired.
     assert stats["routes"]["patch_profile"]["statuses"].get("401", 0) <= 2
 
 

@@ -24,12 +24,12 @@ from support import (
 
 from actito_didomi.consent.coalesce import Value
 from actito_didomi.consent.ledger import Ledger, Note, Place
-from actito_didomi.consent.records import read_moment, write_moment
+from actito_didomi.consent.records import format_timestamp, parse_timestamp
 from actito_didomi.errors import ConfigurationError
 from target_actito.known import counts
 
 START = datetime(2026, 10, 1, tzinfo=timezone.utc)
-moments = st.integers(0, 9).map(lambda hours: START + timedelta(hours=hours))
+timestamps = st.integers(0, 9).map(lambda hours: START + timedelta(hours=hours))
 
 
 class Pipelines:
@@ -75,22 +75,24 @@ def now() -> datetime:
 @pytest.mark.parametrize("mode", ["single", "bulk"])
 def test_what_was_written_is_dated_by_the_writing(pipelines, mode) -> None:
     """It was chosen before that: whatever Didomi has from later on is newer."""
-    pipelines.write(event("ann", write_moment(START), channels={"email": True}), write_mode=mode)
+    pipelines.write(
+        event("ann", format_timestamp(START), channels={"email": True}), write_mode=mode
+    )
     written = now()
     found = pipelines.look()
     assert [e["user"]["organization_user_id"] for e in found] == ["ann"]
-    assert read_moment(found[0]["created_at"], "created_at") <= written
+    assert parse_timestamp(found[0]["created_at"], "created_at") <= written
 
 
 def test_what_people_change_is_dated_by_the_look(pipelines, actito) -> None:
     """A note about an earlier writing doesn't change that."""
-    pipelines.write(event("ann", write_moment(START), channels={"email": True}))
+    pipelines.write(event("ann", format_timestamp(START), channels={"email": True}))
     pipelines.look()
     actito.change("ann", Newsletter=False)
     changed = now()
     found = pipelines.look()
     assert len(found) == 1
-    assert read_moment(found[0]["created_at"], "created_at") >= changed
+    assert parse_timestamp(found[0]["created_at"], "created_at") >= changed
 
 
 def test_a_window_begins_before_the_look_that_did_not_see_it(pipelines, actito) -> None:
@@ -101,36 +103,36 @@ def test_a_window_begins_before_the_look_that_did_not_see_it(pipelines, actito) 
     looked = now()
     actito.change("ann", Newsletter=True)
     found = pipelines.look()
-    after = read_moment(found[0]["changed_after"], "changed_after")
+    after = parse_timestamp(found[0]["changed_after"], "changed_after")
     assert after <= looked - timedelta(seconds=2)
 
 
 def test_what_a_person_takes_back_after_a_writing_is_found(pipelines, actito) -> None:
     """Though the table looks as it did before: it was written in between."""
     before = now()
-    pipelines.write(event("ann", write_moment(START), channels={"email": True}))
+    pipelines.write(event("ann", format_timestamp(START), channels={"email": True}))
     actito.change("ann", Newsletter=False)
     found = pipelines.look()
     assert [e["consents"]["channels"] for e in found] == [[{"id": "email", "enabled": False}]]
-    assert read_moment(found[0]["changed_after"], "changed_after") >= before
+    assert parse_timestamp(found[0]["changed_after"], "changed_after") >= before
     assert pipelines.look() == []
 
 
 def test_an_old_opt_in_is_not_written_over_a_new_opt_out(pipelines, actito) -> None:
     """Neither from before the change, nor where the order can't be told."""
-    pipelines.write(event("ann", write_moment(START), channels={"email": True}))
+    pipelines.write(event("ann", format_timestamp(START), channels={"email": True}))
     pipelines.look()
     in_doubt = now()
     actito.change("ann", Newsletter=False)
     pipelines.look()
-    for moment in (START + timedelta(hours=1), in_doubt):
+    for timestamp in (START + timedelta(hours=1), in_doubt):
         said = pipelines.write(
-            event("ann", write_moment(moment), channels={"email": True, "sms": True})
+            event("ann", format_timestamp(timestamp), channels={"email": True, "sms": True})
         )
         assert said["newer"] == 1
         assert actito.subscriptions("ann")["Newsletter"] is False
         assert actito.subscriptions("ann")["SmsAlerts"] is True
-    pipelines.write(event("ann", write_moment(now()), channels={"email": True}))
+    pipelines.write(event("ann", format_timestamp(now()), channels={"email": True}))
     assert actito.subscriptions("ann")["Newsletter"] is True
 
 
@@ -141,8 +143,8 @@ def test_an_opt_out_in_doubt_is_written(pipelines, actito) -> None:
     actito.change("bob", Newsletter=True)
     pipelines.look()
     pipelines.write(
-        event("ann", write_moment(before), channels={"email": False}),
-        event("bob", write_moment(START), channels={"email": False}),
+        event("ann", format_timestamp(before), channels={"email": False}),
+        event("bob", format_timestamp(START), channels={"email": False}),
     )
     assert actito.subscriptions("ann")["Newsletter"] is False
     assert actito.subscriptions("bob")["Newsletter"] is True
@@ -159,26 +161,26 @@ def test_opt_outs_out_of_exports_are_known_as_well(pipelines, actito, tmp_path) 
         "time_zone": "UTC",
     }
     pipelines.write(
-        event("ann", write_moment(START), channels={"email": True, "sms": False}),
-        event("bob", write_moment(START), channels={"sms": False}),
+        event("ann", format_timestamp(START), channels={"email": True, "sms": False}),
+        event("bob", format_timestamp(START), channels={"sms": False}),
     )
     written = now()
     actito.change("ann", Newsletter=False)
     (files / "changes-1.csv").write_text(
-        "profileId;customerId;eventType;subscription;subscribed;moment;source\n"
+        "profileId;customerId;eventType;subscription;subscribed;timestamp;source\n"
         "1;ann;UPDATED_SUBSCRIPTION;Newsletter;N;2026-10-02 12:00:00;LINK\n"
         f"2;bob;UPDATED_SUBSCRIPTION;SmsAlerts;N;{written:%Y-%m-%d %H:%M:%S};API\n"
     )
     assert len(pipelines.look()) == 2
     noon = datetime(2026, 10, 2, 12, tzinfo=timezone.utc)
     said = pipelines.write(
-        event("ann", write_moment(noon - timedelta(hours=1)), channels={"email": True})
+        event("ann", format_timestamp(noon - timedelta(hours=1)), channels={"email": True})
     )
     assert said["newer"] == 1
     assert actito.subscriptions("ann")["Newsletter"] is False
     pipelines.write(
-        event("ann", write_moment(noon + timedelta(hours=1)), channels={"email": True}),
-        event("bob", write_moment(noon), channels={"sms": True}),
+        event("ann", format_timestamp(noon + timedelta(hours=1)), channels={"email": True}),
+        event("bob", format_timestamp(noon), channels={"sms": True}),
     )
     assert actito.subscriptions("ann")["Newsletter"] is True
     assert actito.subscriptions("bob")["SmsAlerts"] is True
@@ -215,18 +217,18 @@ def test_notes_are_kept_by_table_and_origin(tmp_path: Path) -> None:
 
 
 @given(
-    value=st.tuples(moments, st.booleans()),
-    own=st.tuples(moments, moments, st.booleans(), st.booleans()),
+    value=st.tuples(timestamps, st.booleans()),
+    own=st.tuples(timestamps, timestamps, st.booleans(), st.booleans()),
 )
 def test_choices_are_settled_as_on_the_other_side(value, own) -> None:
     """An opt-in is written only where it is newer for certain, an opt-out unless it is older."""
-    moment, choice = value
+    timestamp, choice = value
     until, after = max(own[:2]), min(own[:2])
     note = Note(own[2], until, after if own[3] else None)
     earliest = after if own[3] else until
     if choice:
-        assert counts(Value(moment, True, True), note) is (moment > until)
+        assert counts(Value(timestamp, True, True), note) is (timestamp > until)
     elif own[3]:
-        assert counts(Value(moment, False, False), note) is (moment > earliest)
+        assert counts(Value(timestamp, False, False), note) is (timestamp > earliest)
     else:
-        assert counts(Value(moment, False, False), note) is (moment >= until)
+        assert counts(Value(timestamp, False, False), note) is (timestamp >= until)

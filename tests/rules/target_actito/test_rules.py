@@ -114,7 +114,7 @@ def test_rule_3_newest_wins_whatever_the_order(
 def test_rule_3_at_the_same_moment_the_opt_out_wins(
     actito: Actito, config: dict[str, Any], turn: int
 ) -> None:
-    """An opt-out beats an opt-in of the same moment, in either order."""
+    """An opt-out beats an opt-in of the same timestamp, in either order."""
     actito.create("ann", Newsletter=True)
     events = [event("ann", NEW, channels={"email": choice}) for choice in (True, False)]
     listen(config, stream_of(*events[::turn]))
@@ -446,7 +446,7 @@ def test_mappings_to_attributes_and_inverted_ones(actito: Actito, config: dict[s
 
 
 def test_an_inverted_opt_out_is_an_opt_out(actito: Actito, config: dict[str, Any]) -> None:
-    """At the same moment the person's `false` wins, whatever it becomes in Actito."""
+    """At the same timestamp the person's `false` wins, whatever it becomes in Actito."""
     actito.create("ann")
     mappings = [
         {"id": "LegacyMagazine", "value": "consents_channels_email_enabled", "invert": True}

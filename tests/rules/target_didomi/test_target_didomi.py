@@ -95,7 +95,7 @@ def test_only_what_differs_is_posted(didomi, config, tmp_path, actito) -> None:
         (False, OLD, OLD, True, True),  # the window begins behind its lower bound
         (False, EARLY, OLD, True, False),  # in the window: the opt-out wins
         (True, EARLY, OLD, False, False),
-        (False, NOON, None, True, False),  # at the same moment: likewise
+        (False, NOON, None, True, False),  # at the same timestamp: likewise
         (True, NOON, None, False, False),
     ],
 )

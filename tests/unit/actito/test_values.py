@@ -37,7 +37,7 @@ ZONE = ZoneInfo("Europe/Brussels")
     ],
 )
 def test_a_value_takes_the_form_of_its_attribute(value, kind, expected) -> None:
-    """Dates and moments are in the zone of the account, numbers keep their digits."""
+    """Dates and timestamps are in the zone of the account, numbers keep their digits."""
     converted = convert(value, kind, ZONE)
     assert converted == expected
     assert type(converted) is type(expected)

@@ -7,33 +7,33 @@ from datetime import datetime, timezone
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actito_didomi.consent.coalesce import Collector, ProfileChange, Target, Value
+from actito_didomi.consent.coalesce import Collector, Field, ProfileChange, Value
 
-A = Target("subscription", "A")
-B = Target("subscription", "B")
-NAME = Target("attribute", "firstName")
+A = Field("subscription", "A")
+B = Field("subscription", "B")
+NAME = Field("attribute", "firstName")
 
 MOMENTS = [datetime(2026, 10, day, tzinfo=timezone.utc) for day in range(1, 7)]
-moments = st.sampled_from(MOMENTS)
-choices = st.builds(lambda m, c: Value(m, c, c), moments, st.booleans())
+timestamps = st.sampled_from(MOMENTS)
+choices = st.builds(lambda m, c: Value(m, c, c), timestamps, st.booleans())
 arrivals = st.lists(
     st.tuples(st.sampled_from(["ann", "bob", "cy"]), st.sampled_from([A, B]), choices), max_size=30
 )
 
 
-def collect(items: list[tuple[str, Target, Value]]) -> Collector:
+def collect(items: list[tuple[str, Field, Value]]) -> Collector:
     collector = Collector()
     for number, (person, target, value) in enumerate(items, start=1):
         collector.add(person, number, [(target, value)])
     return collector
 
 
-def result(changes: list[ProfileChange]) -> dict[str, dict[Target, Value]]:
+def result(changes: list[ProfileChange]) -> dict[str, dict[Field, Value]]:
     return {change.person: by_target(change) for change in changes}
 
 
-def by_target(change: ProfileChange) -> dict[Target, Value]:
-    return dict(zip(change.targets, change.values, strict=True))
+def by_target(change: ProfileChange) -> dict[Field, Value]:
+    return dict(zip(change.fields, change.values, strict=True))
 
 
 @given(arrivals, st.randoms(use_true_random=False))
@@ -46,13 +46,13 @@ def test_any_order_of_the_same_choices_gives_the_same_result(items, rng) -> None
 
 @given(arrivals)
 def test_newest_wins_and_opt_out_breaks_ties(items) -> None:
-    """Each target ends with its newest choice, and with the opt-out where moments are equal."""
-    expected: dict[str, dict[Target, Value]] = {}
+    """Each target ends with its newest choice, and with the opt-out where timestamps are equal."""
+    expected: dict[str, dict[Field, Value]] = {}
     for person in {p for p, _, _ in items}:
         for target in {t for p, t, _ in items if p == person}:
             values = [v for p, t, v in items if (p, t) == (person, target)]
-            newest = max(v.moment for v in values)
-            chosen = all(v.choice for v in values if v.moment == newest)
+            newest = max(v.timestamp for v in values)
+            chosen = all(v.choice for v in values if v.timestamp == newest)
             expected.setdefault(person, {})[target] = Value(newest, chosen, chosen)
     assert result(collect(items).take()) == expected
 
@@ -62,7 +62,7 @@ def test_writing_in_between_does_not_change_what_is_written_last(items, cut) -> 
     """An older choice that comes after a newer one was written is still the older one."""
     whole = result(collect(items).take())
     collector = Collector()
-    written: dict[str, dict[Target, Value]] = {}
+    written: dict[str, dict[Field, Value]] = {}
     for number, (person, target, value) in enumerate(items, start=1):
         if number == cut:
             for change in collector.take():
@@ -109,18 +109,18 @@ def test_people_without_any_choice_are_counted_as_unchanged() -> None:
 def test_what_is_written_already_is_not_handed_out() -> None:
     """Nor counted as changed, also where something was handed out before."""
     collector = Collector()
-    target = Target("subscription", "A")
-    moments = [datetime(2026, 10, 1, hour, tzinfo=timezone.utc) for hour in range(5)]
-    collector.add("ann", 1, [(target, Value(moments[0], True, True))])
-    collector.add("ann", 2, [(target, Value(moments[1], False, False))], written=True)
+    target = Field("subscription", "A")
+    timestamps = [datetime(2026, 10, 1, hour, tzinfo=timezone.utc) for hour in range(5)]
+    collector.add("ann", 1, [(target, Value(timestamps[0], True, True))])
+    collector.add("ann", 2, [(target, Value(timestamps[1], False, False))], written=True)
     assert (collector.waiting, collector.oldest, collector.people_unchanged) == (0, None, 1)
     assert collector.take() == []
-    collector.add("ann", 3, [(target, Value(moments[2], True, True))])
+    collector.add("ann", 3, [(target, Value(timestamps[2], True, True))])
     assert (collector.oldest, collector.people_unchanged) == (3, 0)
     assert [change.first_record for change in collector.take()] == [3]
-    collector.add("ann", 4, [(target, Value(moments[3], False, False))])
+    collector.add("ann", 4, [(target, Value(timestamps[3], False, False))])
     assert collector.oldest == 4
-    collector.add("ann", 5, [(target, Value(moments[4], True, True))], written=True)
+    collector.add("ann", 5, [(target, Value(timestamps[4], True, True))], written=True)
     assert (collector.waiting, collector.people_unchanged) == (0, 0)
-    collector.add("ann", 6, [(target, Value(moments[0], False, False))])
+    collector.add("ann", 6, [(target, Value(timestamps[0], False, False))])
     assert collector.take() == [], "it is older than what Actito holds"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from actito_didomi.consent.choices import to_consents
 from actito_didomi.consent.mapping import Mapping, Resolver, flat_name
-from actito_didomi.consent.reverse_mapping import _readings, read_backwards
+from actito_didomi.consent.reverse_mapping import _readings, reverse_mappings
 from actito_didomi.errors import MappingError
 
 ids = st.text("ab_-", min_size=1, max_size=6)
@@ -35,7 +35,7 @@ def test_a_name_is_read_as_its_path_or_refused(path) -> None:
     """Never as another one."""
     mapping = Mapping("A", flat_name(path))
     try:
-        ways = read_backwards([mapping])
+        ways = reverse_mappings([mapping])
     except MappingError:
         assert len(set(_readings(mapping.value))) > 1
     else:
@@ -49,7 +49,7 @@ def test_what_goes_back_reads_forward_as_it_was(choices, invert) -> None:
         Mapping(str(n), "given by path", "subscription", invert, path)
         for n, path in enumerate(choices)
     ]
-    ways = read_backwards(mappings)
+    ways = reverse_mappings(mappings)
     said = [(way.path, way.choice(choices[way.path])) for way in ways.values()]
     found, unclear = Resolver(mappings).resolve({"consents": to_consents(said)})
     assert not unclear
@@ -76,4 +76,4 @@ def test_two_ids_for_one_path_are_an_error_that_shows_both() -> None:
     """On the way back one path has one source."""
     path = ("consents", "channels", "email", "enabled")
     with pytest.raises(MappingError, match=r"'A'.*'B'"):
-        read_backwards([Mapping("A", flat_name(path)), Mapping("B", "x", path=path)])
+        reverse_mappings([Mapping("A", flat_name(path)), Mapping("B", "x", path=path)])

@@ -83,7 +83,7 @@ consents = st.fixed_dictionaries(
         "vendors": st.just({"enabled": ["v"]}),
     },
 )  # fmt: skip
-moments = st.sampled_from(
+timestamps = st.sampled_from(
     ["2026-10-01T10:00:00Z", "2026-10-01T12:00:00+02:00", "2026-10-02T10:00:00.123Z",
      "2026-10-01T10:00:00", "yesterday", None]
 )  # fmt: skip
@@ -97,12 +97,12 @@ users = st.fixed_dictionaries(
     optional={
         "organization_user_id": people,
         "metadata": st.one_of(metadata, st.none()),
-        "updated_at": moments,
+        "updated_at": timestamps,
         "country": st.just("BE"),
     },
 )
 about = {
-    "created_at": moments,
+    "created_at": timestamps,
     "status": st.sampled_from(["confirmed", "pending_approval", None, ""]),
     "regulation": st.sampled_from(["gdpr", "cpra", None, ""]),
     "delegate": st.sampled_from([{"id": "actito"}, {"id": "x"}, {}, None]),
@@ -117,7 +117,7 @@ batch_lines = st.fixed_dictionaries(
 )  # fmt: skip
 whole_users = st.fixed_dictionaries(
     {"id": st.just("u"), "consents": consents},
-    optional={"organization_user_id": people, "updated_at": moments, "created_at": moments,
+    optional={"organization_user_id": people, "updated_at": timestamps, "created_at": timestamps,
               "metadata": metadata, "regulation": st.sampled_from(["gdpr", "cpra"])},
 )  # fmt: skip
 records = st.lists(st.one_of(events, events, events, batch_lines, whole_users), max_size=16)
@@ -155,7 +155,7 @@ def read(
         for line in (path.read_text().splitlines() if path.exists() else [])
     ]
     changes = [
-        (c.person, c.first_record, c.opt_out, dict(zip(c.targets, c.values, strict=True)))
+        (c.person, c.first_record, c.opt_out, dict(zip(c.fields, c.values, strict=True)))
         for c in target.written
     ]
     summary = target.summary

@@ -9,15 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actito_didomi.actito.imports import ZIP_OVERHEAD, cell, row_bytes
-from actito_didomi.consent.coalesce import ProfileChange, Target, Value
+from actito_didomi.consent.coalesce import Field, ProfileChange, Value
 from target_actito.plan import Limits, WritePlan, plan_writes
 
 NOW = datetime(2026, 11, 1, tzinfo=timezone.utc)
-SUBSCRIPTIONS = [Target("subscription", name) for name in ("A", "B", "C", "D")]
-NAME = Target("attribute", "firstName")
+SUBSCRIPTIONS = [Field("subscription", name) for name in ("A", "B", "C", "D")]
+NAME = Field("attribute", "firstName")
 
 
-def change(number: int, values: dict[Target, object]) -> ProfileChange:
+def change(number: int, values: dict[Field, object]) -> ProfileChange:
     found = {
         t: Value(NOW, v, v if isinstance(v, bool) else None) for t, v in sorted(values.items())
     }
@@ -52,15 +52,13 @@ limits = st.builds(
 )
 
 
-def places(parts) -> Counter[tuple[str, Target, Value]]:
-    return Counter(
-        (p.person, t, v) for p in parts for t, v in zip(p.targets, p.values, strict=True)
-    )
+def places(parts) -> Counter[tuple[str, Field, Value]]:
+    return Counter((p.person, t, v) for p in parts for t, v in zip(p.fields, p.values, strict=True))
 
 
 def parts(plan: WritePlan) -> list[ProfileChange]:
     rows = [c for file in plan.files for c in file.changes]
-    return [*plan.urgent, *rows, *plan.later, *plan.held]
+    return [*plan.urgent, *rows, *plan.later, *plan.deferred]
 
 
 @given(changes, limits)
@@ -73,7 +71,7 @@ def test_every_value_is_in_exactly_one_place(found, given_limits) -> None:
 def test_a_file_holds_one_set_of_columns_unless_told_otherwise(found, given_limits) -> None:
     """An empty cell may clear a value; an empty text never stands in a file."""
     for file in plan_writes(found, given_limits).files:
-        sets = {c.targets for c in file.changes}
+        sets = {c.fields for c in file.changes}
         if given_limits.mixed_columns:
             assert all(set(columns) <= set(file.columns) for columns in sets)
         else:
@@ -90,13 +88,13 @@ def test_no_plan_exceeds_the_limits(found, given_limits) -> None:
     assert len(plan.files) <= given_limits.imports_left
     if given_limits.mode == "single":
         assert not plan.files
-        assert not plan.held
+        assert not plan.deferred
     for file in plan.files:
         size = ZIP_OVERHEAD + row_bytes([t.name for t in file.columns])
         size += sum(row_bytes([c.person, *(cell(v.value) for v in c.values)]) for c in file.changes)
         assert size <= given_limits.max_bytes or len(file.changes) == 1
-    if plan.held:
-        assert len(plan.held) > given_limits.max_single_minutes * given_limits.calls_per_minute
+    if plan.deferred:
+        assert len(plan.deferred) > given_limits.max_single_minutes * given_limits.calls_per_minute
         assert not plan.later
 
 
@@ -105,7 +103,7 @@ def test_opt_outs_never_wait_behind_others(found, given_limits) -> None:
     """Single calls with opt-outs go first, then files with opt-outs, and in a file their rows."""
     plan = plan_writes(found, given_limits)
     assert all(c.opt_out for c in plan.urgent)
-    assert not any(c.opt_out for c in [*plan.later, *plan.held])
+    assert not any(c.opt_out for c in [*plan.later, *plan.deferred])
     flags = [file.opt_out for file in plan.files]
     assert flags == sorted(flags, reverse=True)
     for file in plan.files:
@@ -138,7 +136,7 @@ def test_auto_never_costs_more_than_single_calls(found, given_limits) -> None:
     """Reckoning an import as `threshold` calls, the plan is no dearer than no import at all."""
     if given_limits.mode == "auto" and given_limits.max_bytes > 1500:
         plan = plan_writes(found, given_limits)
-        cost = len(plan.files) * given_limits.threshold + plan.singles + len(plan.held)
+        cost = len(plan.files) * given_limits.threshold + plan.singles + len(plan.deferred)
         assert cost <= len(found)
 
 
@@ -169,7 +167,7 @@ def test_small_sets_of_columns_go_by_single_calls() -> None:
 
 def test_a_plan_is_quick_for_many_sets() -> None:
     """Hundreds of sets over many columns are planned, not enumerated."""
-    targets = [Target("attribute", f"a{n}") for n in range(16)]
+    targets = [Field("attribute", f"a{n}") for n in range(16)]
     found = [
         change(
             n, {t: "x" for bit, t in enumerate(targets) if n * 2654435761 >> bit & 1} or {NAME: "y"}

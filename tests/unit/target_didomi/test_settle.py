@@ -18,15 +18,15 @@ from target_didomi.settle import (
     differs,
     expand,
     merge,
-    moment_to_post,
     settle,
+    timestamp_to_post,
 )
 
 START = datetime(2026, 10, 1, tzinfo=timezone.utc)
 EMAIL = ("consents", "channels", "email", "enabled")
 ids = st.sampled_from(["a", "b", "a_b", "é"])
-moments = st.integers(0, 12).map(lambda hours: START + timedelta(hours=hours))
-windows = st.tuples(moments, moments, st.booleans()).map(
+timestamps = st.integers(0, 12).map(lambda hours: START + timedelta(hours=hours))
+windows = st.tuples(timestamps, timestamps, st.booleans()).map(
     lambda w: Window(max(w[0], w[1]), min(w[0], w[1]) if w[2] and w[0] != w[1] else None)
 )
 single_paths = st.one_of(
@@ -56,10 +56,10 @@ all_choices = st.builds(ConsentChoices, singles, answers)
 
 
 def past_of(history: list[tuple[datetime, bool]]) -> tuple[Status, list[Past]]:
-    """Make what Didomi holds of one choice; at equal moments the later entry counts."""
+    """Make what Didomi holds of one choice; at equal timestamps the later entry counts."""
     past = [
-        Past(str(n), moment, ConsentChoices({EMAIL: choice}))
-        for n, (moment, choice) in enumerate(history)
+        Past(str(n), timestamp, ConsentChoices({EMAIL: choice}))
+        for n, (timestamp, choice) in enumerate(history)
     ]
     newest = max(history, key=lambda said: said[0], default=None)
     last = [c for m, c in history if newest and m == newest[0]]
@@ -67,7 +67,7 @@ def past_of(history: list[tuple[datetime, bool]]) -> tuple[Status, list[Past]]:
     return Status(ConsentChoices(held), newest[0] if newest else LONG_AGO), past
 
 
-histories = st.lists(st.tuples(moments, st.booleans()), max_size=6)
+histories = st.lists(st.tuples(timestamps, st.booleans()), max_size=6)
 
 
 @given(history=histories, choice=st.booleans(), window=windows)
@@ -81,26 +81,26 @@ def test_settling_keeps_its_promises(history, choice, window) -> None:
     if not history:
         assert verdict is Verdict.WRITE
         return
-    newest = max(moment for moment, _ in history)
+    newest = max(timestamp for timestamp, _ in history)
     earliest = window.after or window.until
     certain = newest <= earliest if window.after else newest < earliest
     if newest > window.until:
         assert verdict is Verdict.NEWER
     elif certain or not choice:
         assert verdict is Verdict.WRITE
-    elif any(not said for moment, said in history if moment == newest):
+    elif any(not said for timestamp, said in history if timestamp == newest):
         assert verdict is Verdict.TIED
 
 
 @given(history=histories, window=windows)
 def test_an_opt_in_never_goes_over_an_opt_out_that_may_be_newer(history, window) -> None:
-    """Whichever moment of the window was the true one."""
+    """Whichever timestamp of the window was the true one."""
     status, past = past_of(history)
     if settle(EMAIL, True, window, status, past) is Verdict.WRITE and history:
-        newest = max(moment for moment, _ in history)
-        for moment, said in history:
-            if not said and moment == newest:
-                assert moment <= window.after if window.after else moment < window.until
+        newest = max(timestamp for timestamp, _ in history)
+        for timestamp, said in history:
+            if not said and timestamp == newest:
+                assert timestamp <= window.after if window.after else timestamp < window.until
 
 
 @given(history=histories, window=windows)
@@ -163,10 +163,10 @@ def test_a_whole_answer_says_what_is_not_chosen_too(state, given_answers) -> Non
         assert set(after.answers.get(path, ())) == set(answer)
 
 
-@given(window=windows, history=st.lists(moments, max_size=5))
+@given(window=windows, history=st.lists(timestamps, max_size=5))
 def test_what_is_posted_has_a_moment_of_its_own(window, history) -> None:
     """So that Didomi applies it behind what it was settled against."""
-    past = [Past("x", moment, ConsentChoices()) for moment in history]
-    moment = moment_to_post(window, past)
-    assert moment not in history
-    assert window.until <= moment <= window.until + timedelta(milliseconds=len(history))
+    past = [Past("x", timestamp, ConsentChoices()) for timestamp in history]
+    timestamp = timestamp_to_post(window, past)
+    assert timestamp not in history
+    assert window.until <= timestamp <= window.until + timedelta(milliseconds=len(history))
