@@ -104,8 +104,8 @@ RULES = (
     Rule(rf"\b(?:once|one) an? (?:{_PER})\b", "once per ..."),
     # What a value must be.
     Rule(
-        r"(?<!there\s)\b(?:is|are|was|were|it's|be) no (?:JSON|objects?|lists?|texts?|dates?|numbers?|strings?"
-        r"|integers?|booleans?|arrays?|events?|attributes?|files?|gzip|URL|CSV|UTF-8)\b",
+        r"(?<!there\s)\b(?:is|are|was|were|it's|be) no (?:JSON|objects?|lists?|texts?|dates?"
+        r"|numbers?|strings?|integers?|booleans?|arrays?|events?|attributes?|files?|gzip|URL|CSV|UTF-8)\b",
         "is not valid ..., must be a ...",
     ),
     Rule(r"\bno date or\b", "must be a date or"),
@@ -156,7 +156,7 @@ def find_words(text: str, *, code: bool) -> list[Finding]:
             first = text.count("\n", 0, match.start())
             last = text.count("\n", 0, match.end())
             if not any(ALLOW in line for line in lines[first : last + 1]):
-                found = re.sub(r'[\s"#]+', " ", match[0]).strip()
+                found = re.sub(_GAP, " ", match[0]).strip('" ')
                 findings.add(Finding(first + 1, found, rule.better))
     return sorted(findings)
 

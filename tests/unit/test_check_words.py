@@ -59,7 +59,7 @@ def test_an_expression_is_found_across_lines() -> None:
         '    f"The way "\n    f"back goes first."',
     ):
         [finding] = find_words(text, code=True)
-        assert (finding.line, finding.found.replace(" f", " ")) == (1, "way back")
+        assert (finding.line, finding.found) == (1, "way back")
 
 
 def test_names_count_in_code_only() -> None:
