@@ -5,15 +5,17 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-import jsonschema_rs
 from jsonschema import ValidationError
 from singer_sdk.exceptions import InvalidRecord, MissingKeyPropertiesError
 from singer_sdk.sinks import Sink
 
 from actito_didomi.consent.records import shape_of
+from actito_didomi.errors import ConfigurationError
 from actito_didomi.plugin.base import expectation
 
 if TYPE_CHECKING:
+    import jsonschema_rs
+
     from actito_didomi.plugin.target import ConsentTarget
 
 
@@ -33,8 +35,7 @@ class ConsentSink(Sink):
         self._invalid: str | None = None
         self._compiled: jsonschema_rs.Validator | None = None
         if self._validator is not None:
-            with contextlib.suppress(jsonschema_rs.ValidationError, ValueError):
-                self._compiled = jsonschema_rs.validator_for(self.schema, validate_formats=True)
+            self._compiled = _compile(self.schema)
 
     @property
     def validates(self) -> bool:
@@ -86,6 +87,24 @@ class ConsentSink(Sink):
                 f"{', '.join(missing)}."
             )
         self._invalid = f"The record lacks the key properties of its stream: {', '.join(missing)}."
+
+
+def _compile(schema: dict[str, Any]) -> jsonschema_rs.Validator | None:
+    """Compile a JSON schema; return None if the SDK's own validator must do.
+
+    Raises:
+        ConfigurationError: The package that compiles is not installed.
+    """
+    try:
+        import jsonschema_rs  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise ConfigurationError(
+            "validate_records is set, but the package jsonschema-rs is not installed. Install the "
+            "extra with pip install 'actito-didomi[validate]', or leave validate_records off."
+        ) from None
+    with contextlib.suppress(jsonschema_rs.ValidationError, ValueError):
+        return jsonschema_rs.validator_for(schema, validate_formats=True)
+    return None
 
 
 def _what_is_wrong(error: InvalidRecord) -> str:

@@ -68,19 +68,3 @@ def test_no_file_names_a_package_registry_or_this_machine() -> None:
         for word in (*_REGISTRIES, str(ROOT)):
             assert word not in text, f"{path.name} names {word}"
         assert path.name not in {"uv.lock", "poetry.lock", "package-lock.json"}
-
-
-def test_the_base_package_brings_no_web_server() -> None:
-    """Who installs a plugin only gets neither server nor terminal libraries."""
-    from importlib.metadata import requires
-
-    base = [r for r in requires("actito-didomi") or [] if "extra ==" not in r]
-    assert any(r.startswith("singer-sdk") for r in base)
-    for word in ("starlette", "uvicorn", "rich", "httptools", "s3fs", "gcsfs"):
-        assert not any(r.startswith(word) for r in base)
-    code = (
-        "import sys; import target_actito.target, tap_didomi.tap, actito_didomi.commands; "
-        "print([m for m in ('starlette', 'uvicorn', 'rich') if m in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "[]"
