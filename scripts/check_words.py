@@ -62,7 +62,7 @@ RULES = (
     Rule(r"\b(?:short|full) way\b", "fast path, slow path"),
     Rule(r"\bway (?:back|forward)\b", "the reverse sync, the forward sync"),
     Rule(r"\b(?:read )?backwards?\b", "reverse, reverse mapping"),
-    Rule(r"(?<![a-zA-Z])moments?(?![a-zA-Z])", "timestamp, or time"),
+    Rule(r"(?<![a-zA-Z])(?<!update_)moments?(?![a-zA-Z])", "timestamp, or time"),
     Rule(r"\banew\b", "again"),
     Rule(r"\bat will\b", "optional"),
     Rule(r"\bbesides?\b", "next to, in addition to"),

@@ -9,29 +9,35 @@ import click
 @click.option(
     "--port", default=8700, show_default=True, help="Port on 127.0.0.1; 0 for a free one."
 )
-@click.option("--database", help="SQLite file to keep all data in.  [default: a temporary one]")
-@click.option("--people", default=0, show_default=True, help="Fill both sides with N people.")
+@click.option("--database", help="SQLite file for all data.  [default: a temporary one]")
+@click.option("--people", default=0, show_default=True, help="Create N people on both sides.")
 @click.option("--seed", default=1, show_default=True, help="Seed of the people.")
 @click.option("--exports", help="Write batch exports of the people to this folder.")
 @click.option("--no-limits", is_flag=True, help="Switch Actito's limits off.")
 @click.option(
-    "--max-concurrency", default=5, show_default=True, help="Actito: calls at once before 429."
+    "--max-concurrency",
+    default=5,
+    show_default=True,
+    help="Actito: concurrent requests before status 429.",
 )
 @click.option(
-    "--calls-per-minute", default=100, show_default=True, help="Actito: calls before it slows down."
+    "--calls-per-minute",
+    default=100,
+    show_default=True,
+    help="Actito: requests before it slows down.",
 )
 @click.option(
-    "--token-ttl", default=900.0, show_default=True, help="Actito: life of a token, in s."
+    "--token-ttl", default=900.0, show_default=True, help="Actito: lifetime of a token, in s."
 )
 @click.option(
-    "--latency", default=0.0, show_default=True, metavar="MS", help="Delay of each call, in ms."
+    "--latency", default=0.0, show_default=True, metavar="MS", help="Delay of each request, in ms."
 )
 @click.option(
     "--switch",
     "switches",
     multiple=True,
     metavar="NAME=VALUE",
-    help="Any switch of SandboxOptions, e.g. put_replaces=true; may be repeated.",
+    help="Any switch, such as put_replaces=true; may be repeated. See docs/reference/sandbox.md.",
 )
 def sandbox(  # noqa: PLR0917 - click passes options by name
     port: int,
@@ -46,7 +52,7 @@ def sandbox(  # noqa: PLR0917 - click passes options by name
     latency: float,
     switches: tuple[str, ...],
 ) -> None:
-    """Serve Actito and Didomi on this machine, until interrupted."""
+    """Serve Actito and Didomi on this machine until interrupted."""
     try:
         import msgspec  # noqa: PLC0415
 
@@ -55,9 +61,10 @@ def sandbox(  # noqa: PLR0917 - click passes options by name
     except ImportError as error:
         raise click.ClickException(
             f"The sandbox needs its server libraries ({error.name} is missing): "
-            "pip install 'actito-didomi[sandbox]'"
+            "install the extra `sandbox` with pip install 'actito-didomi[sandbox]' (in a clone: "
+            "pip install -e '.[sandbox]')."
         ) from None
-    given = dict(switch.partition("=")[::2] for switch in switches)
+    values = dict(switch.partition("=")[::2] for switch in switches)
     try:
         options = msgspec.convert(
             {
@@ -69,13 +76,13 @@ def sandbox(  # noqa: PLR0917 - click passes options by name
                 "calls_per_minute": calls_per_minute,
                 "token_ttl": token_ttl,
                 "latency": latency / 1000,
-                **{name: _read_value(value) for name, value in given.items()},
+                **{name: _read_value(value) for name, value in values.items()},
             },
             SandboxOptions,
         )
     except msgspec.ValidationError as error:
         raise click.BadParameter(str(error), param_hint="--switch") from None
-    if unknown := set(given) - set(SandboxOptions.__dataclass_fields__):
+    if unknown := set(values) - set(SandboxOptions.__dataclass_fields__):
         raise click.BadParameter(
             f"unknown: {', '.join(sorted(unknown))}. "
             f"Known: {', '.join(SandboxOptions.__dataclass_fields__)}.",
@@ -86,12 +93,12 @@ def sandbox(  # noqa: PLR0917 - click passes options by name
     except OSError as error:
         raise click.ClickException(
             f"Port {port} can't be used: {error.strerror}. Another sandbox may be running; choose "
-            "another with --port."
+            "another port with --port."
         ) from None
 
 
 def _read_value(text: str) -> object:
-    """Read a switch's value: a number or boolean where it looks like one, else the text."""
+    """Read a switch's value: a number or boolean if it looks like one, else a string."""
     import msgspec  # noqa: PLC0415
 
     try:

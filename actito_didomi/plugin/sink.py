@@ -100,7 +100,8 @@ def _compile(schema: dict[str, Any]) -> jsonschema_rs.Validator | None:
     except ImportError:
         raise ConfigurationError(
             "validate_records is set, but the package jsonschema-rs is not installed. Install the "
-            "extra with pip install 'actito-didomi[validate]', or leave validate_records off."
+            "extra `validate` with pip install 'actito-didomi[validate]' (in a clone: pip install "
+            "-e '.[validate]'), or leave validate_records off."
         ) from None
     with contextlib.suppress(jsonschema_rs.ValidationError, ValueError):
         return jsonschema_rs.validator_for(schema, validate_formats=True)

@@ -1,7 +1,7 @@
-"""Actito and Didomi on this machine: the same calls and limits, on SQLite.
+"""Actito and Didomi on this machine: the same requests and limits, on SQLite.
 
-For tests, and for people who try things out. What nobody outside the vendors knows is a switch in
-`SandboxOptions`, so that a plugin can be tried against each possible answer.
+It serves tests and demonstrations. What the vendors do not document is a switch in
+`SandboxOptions`, so that a plugin can be tried against each possible behaviour.
 """
 
 from actito_didomi.sandbox.options import SandboxOptions

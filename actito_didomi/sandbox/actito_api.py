@@ -1,4 +1,4 @@
-"""Actito's calls: token, entities, structure of profile tables, V5 profiles, ETL executions."""
+"""Actito's requests: token, entities, structure of profile tables, V5 profiles, ETL executions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from starlette.routing import Route
 
 from actito_didomi.sandbox import actito_tables as tables
 from actito_didomi.sandbox.actito_imports import PREDEFINED, Definition, Imports, read_definition
-from actito_didomi.sandbox.actito_profiles import Profiles, Refusal
-from actito_didomi.sandbox.traffic import Guarded, Traffic, refusal
+from actito_didomi.sandbox.actito_profiles import Profiles, RefusedError
+from actito_didomi.sandbox.traffic import Guarded, Traffic, error_response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -32,15 +32,15 @@ _PROFILES = "profiles/v5/entities/{entity}/profile-tables/{table}/profiles"
 _IMPORTS = "mass-imports/v5/entities/{entity}"
 _DATA_PART = "inputFile"
 _SECTIONS = frozenset({"key", "attributes", "subscriptions", "segmentations"})
-_LARGEST_PAGE = 1000
+_MAX_PAGE_SIZE = 1000
 
 
 class ActitoApi:
-    """The calls of one Actito licence.
+    """The requests of one Actito licence.
 
     Args:
         database: Where profiles are kept.
-        options: Limits, and what happens where nobody knows.
+        options: Limits, and behaviour where Actito's is unknown.
         traffic: Counts, limits and faults.
     """
 
@@ -54,7 +54,7 @@ class ActitoApi:
         self._tokens: dict[str, float] = {}
 
     def routes(self) -> list[Route]:
-        """List the routes below `/actito`; with and without category where that is switched on."""
+        """List the routes below `/actito`; with `unprefixed_urls` also those without a category."""
         table = [
             ("GET", _ENTITIES, "entities", self._list_entities),
             ("GET", _TABLES, "tables", self._list_tables),
@@ -96,23 +96,23 @@ class ActitoApi:
     def _authorised(
         self, handler: Callable[[Request], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
+        async def respond(request: Request) -> Response:
             scheme, _, token = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or self._tokens.get(token, 0) < time.monotonic():
-                return refusal("actito", 401, "Missing, invalid or expired token")
+                return error_response("actito", 401, "Missing, invalid or expired token")
             accept = request.headers.get("accept", "*/*")
             if not any(kind in accept for kind in ("application/json", "*/*", "application/*")):
-                return refusal("actito", 406, "Only application/json can be given")
+                return error_response("actito", 406, "Only application/json is available")
             try:
                 return await handler(request)
-            except Refusal as error:
-                return refusal("actito", error.status, error.message)
+            except RefusedError as error:
+                return error_response("actito", error.status, error.message)
 
-        return answer
+        return respond
 
     async def _token(self, request: Request) -> Response:
         if request.headers.get("authorization") != self._options.actito_key:
-            return refusal("actito", 401, "Unknown API key")
+            return error_response("actito", 401, "Unknown API key")
         token = secrets.token_urlsafe(32)
         now = time.monotonic()
         self._tokens = {t: end for t, end in self._tokens.items() if end > now}
@@ -147,29 +147,29 @@ class ActitoApi:
             page = int(filters.pop("page", 0))
             size = int(filters.pop("pageSize", self._options.page_size))
         except ValueError:
-            raise Refusal(400, "page and pageSize are whole numbers") from None
+            raise RefusedError(400, "page and pageSize must be whole numbers") from None
         known = {a["name"] for a in table["attributes"]}
         if unknown := sorted(set(filters) - known):
-            raise Refusal(400, f"Unknown criteria: {', '.join(unknown)}")
-        size = max(1, min(size, _LARGEST_PAGE))
+            raise RefusedError(400, f"Unknown criteria: {', '.join(unknown)}")
+        size = max(1, min(size, _MAX_PAGE_SIZE))
         total, found = self.profiles.page(table, filters, max(0, page), size)
         return JSONResponse({"profiles": found, "page": page, "pageSize": size, "total": total})
 
     async def _get_profile(self, request: Request) -> Response:
-        answer = self.profiles.read(self._existing(request))
+        profile = self.profiles.read(self._existing(request))
         if names := request.query_params.get("subscriptions"):
             wanted = names.split(",")
-            answer["subscriptions"] = {
-                k: v for k, v in answer["subscriptions"].items() if k in wanted
+            profile["subscriptions"] = {
+                k: v for k, v in profile["subscriptions"].items() if k in wanted
             }
         if request.query_params.get("includeNulls") == "true":
             every = {a["name"]: None for a in _table(request)["attributes"]}
-            answer["attributes"] = {**every, **answer["attributes"]}
-        return JSONResponse(answer)
+            profile["attributes"] = {**every, **profile["attributes"]}
+        return JSONResponse(profile)
 
     async def _patch_profile(self, request: Request) -> Response:
         if not self._options.knows_patch:
-            return refusal("actito", 405, "Method not allowed")
+            return error_response("actito", 405, "Method not allowed")
         profile_id = self._existing(request)
         attributes, subscriptions, _ = await _body(request)
         self.profiles.change(_table(request), profile_id, attributes, subscriptions)
@@ -180,12 +180,12 @@ class ActitoApi:
         table = _table(request)
         attributes, subscriptions, key = await _body(request)
         if not isinstance(key, dict) or len(key) != 1:
-            raise Refusal(400, "key must hold one unique attribute")
+            raise RefusedError(400, "key must hold one unique attribute")
         ((name, value),) = key.items()
         profile_id = self.profiles.find_by(table, name, value)
         if profile_id is None:
             if name == "profileId":
-                raise Refusal(404, "No such profile")
+                raise RefusedError(404, "No such profile")
             created = self.profiles.create(table, {name: value, **attributes}, subscriptions)
             self._traffic.count_write("actito", "put_profile")
             return JSONResponse({"profileId": created}, 201)
@@ -229,17 +229,17 @@ class ActitoApi:
         async with request.form() as form:
             part = form.get(self._options.etl_definition_part)
             if part is None:
-                raise Refusal(400, f"The part {self._options.etl_definition_part} is missing")
+                raise RefusedError(400, f"The part {self._options.etl_definition_part} is missing")
             text = await part.read() if isinstance(part, UploadFile) else part
             try:
                 raw = json.loads(text)
             except ValueError:
-                raise Refusal(400, "The definition is no JSON") from None
+                raise RefusedError(400, "The definition is not valid JSON") from None
             return await self._start(read_definition(raw), form.get(_DATA_PART), "one_shot")
 
     async def _start(self, definition: Definition, part: object, route: str) -> Response:
         if not isinstance(part, UploadFile):
-            raise Refusal(400, f"The part {_DATA_PART} is missing or no file")
+            raise RefusedError(400, f"The part {_DATA_PART} is missing or is not a file")
         content = await part.read()
         execution = self.imports.start(definition, part.filename or "", content)
         self._traffic.count_write("actito", route)
@@ -248,7 +248,7 @@ class ActitoApi:
         return JSONResponse(self.imports.as_dict(execution), 201)
 
     async def _load(self) -> None:
-        """Load files for as long as there are any."""
+        """Load files until none is left."""
         while self.imports.busy:
             self._database.run("BEGIN")
             try:
@@ -260,7 +260,7 @@ class ActitoApi:
     async def _list_executions(self, request: Request) -> Response:
         _check_entity(request)
         if not self._options.etl_lists_executions:
-            return refusal("actito", 405, "Method not allowed")
+            return error_response("actito", 405, "Method not allowed")
         return JSONResponse(
             {"etlExecutions": [self.imports.as_dict(e) for e in self.imports.all()]}
         )
@@ -279,21 +279,21 @@ class ActitoApi:
         key = unquote(request.path_params["key"])
         profile_id = self.profiles.find(_table(request), key)
         if profile_id is None:
-            raise Refusal(404, "No such profile")
+            raise RefusedError(404, "No such profile")
         return profile_id
 
 
 def _check_entity(request: Request) -> None:
     name = unquote(request.path_params["entity"])
     if name not in [e["name"] for e in tables.ENTITIES]:
-        raise Refusal(404, f"No entity {name}")
+        raise RefusedError(404, f"No entity {name}")
 
 
 def _etl(request: Request) -> Definition:
     _check_entity(request)
     definition = PREDEFINED.get(request.path_params["etl"])
     if definition is None:
-        raise Refusal(404, f"No ETL {request.path_params['etl']}")
+        raise RefusedError(404, f"No ETL {request.path_params['etl']}")
     return definition
 
 
@@ -302,7 +302,7 @@ def _table(request: Request) -> dict[str, Any]:
     key = unquote(request.path_params["table"])
     table = tables.find_table(key)
     if table is None:
-        raise Refusal(404, f"No profile table {key}")
+        raise RefusedError(404, f"No profile table {key}")
     return table
 
 
@@ -310,12 +310,12 @@ async def _body(request: Request) -> tuple[dict[str, Any], dict[str, bool], Any]
     try:
         body = json.loads(await request.body())
     except ValueError:
-        raise Refusal(400, "The body is no JSON") from None
+        raise RefusedError(400, "The body is not valid JSON") from None
     if not isinstance(body, dict) or set(body) - _SECTIONS:
-        raise Refusal(400, f"The body may hold: {', '.join(sorted(_SECTIONS))}")
+        raise RefusedError(400, f"The body may hold: {', '.join(sorted(_SECTIONS))}")
     attributes, subscriptions = body.get("attributes") or {}, body.get("subscriptions") or {}
     if not isinstance(attributes, dict) or not isinstance(subscriptions, dict):
-        raise Refusal(400, "attributes and subscriptions are objects")
+        raise RefusedError(400, "attributes and subscriptions must be objects")
     return attributes, subscriptions, body.get("key")
 
 

@@ -15,7 +15,7 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi.sandbox import actito_tables as tables
-from actito_didomi.sandbox.actito_profiles import Profiles, Refusal
+from actito_didomi.sandbox.actito_profiles import Profiles, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 _DAY = 86_400.0
 _VALIDATION = 0.25
-"""Seconds from the call to the first row, at normal speed."""
+"""Seconds from the request to the first row."""
 _SLICE = 500
-"""Rows written before other calls get their turn."""
-_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+"""Rows written before other requests are handled."""
+_BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _MODES = frozenset({"CREATE_ONLY", "UPDATE_ONLY", "CREATE_UPDATE"})
 _TRUE = frozenset({"y", "yes", "true", "1"})
 _FALSE = frozenset({"n", "no", "false", "0"})
@@ -35,7 +35,7 @@ _FALSE = frozenset({"n", "no", "false", "0"})
 
 @dataclass(frozen=True)
 class Definition:
-    """What an ETL does with its file. Names and forms of its JSON are a guess."""
+    """The definition of an ETL. The names and the form of its JSON are a guess."""
 
     id: str | None
     table: dict[str, Any]
@@ -48,7 +48,7 @@ class Definition:
     empty_clears: bool | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the JSON form."""
+        """Return the JSON form."""
         return {
             "id": self.id,
             "name": f"ETL {self.id}",
@@ -74,14 +74,14 @@ PREDEFINED = {
 
 @dataclass
 class Execution:
-    """One execution, from its call to its end."""
+    """One execution, from its request to its end."""
 
     id: str
     definition: Definition
     file_name: str
     rows: list[tuple[int, dict[str, str]]]
     failure: str | None
-    asked_at: float
+    requested_at: float
     started: str
     status: str = "IN_PROGRESS"
     ended: str | None = None
@@ -93,11 +93,11 @@ class Execution:
 
 
 class Imports:
-    """Takes files, and loads them as time passes.
+    """Accepts files, and loads them as time passes.
 
     Args:
-        profiles: What is written.
-        options: Speed, limits, and what happens where nobody knows.
+        profiles: The profiles to write.
+        options: Speed, limits, and behaviour where Actito's is unknown.
     """
 
     def __init__(self, profiles: Profiles, options: SandboxOptions) -> None:
@@ -107,18 +107,18 @@ class Imports:
         self._used: dict[str, deque[float]] = {}
 
     def clear(self) -> None:
-        """Forget all executions, and what was used of the day's."""
+        """Remove all executions, and reset the day's count."""
         self._executions.clear()
         self._used.clear()
 
     def start(self, definition: Definition, file_name: str, content: bytes) -> Execution:
-        """Take a file.
+        """Accept a file.
 
         Raises:
-            Refusal: It is too large (400), or the day's executions are used up (429).
+            RefusedError: It is too large (400), or the day's executions are used up (429).
         """
         if len(content) > self._options.etl_max_bytes:
-            raise Refusal(400, f"The file is larger than {self._options.etl_max_bytes} bytes")
+            raise RefusedError(400, f"The file is larger than {self._options.etl_max_bytes} bytes")
         self._count(definition)
         rows: list[tuple[int, dict[str, str]]] = []
         failure = None
@@ -136,7 +136,7 @@ class Imports:
             file_name=file_name,
             rows=rows,
             failure=failure,
-            asked_at=time.monotonic(),
+            requested_at=time.monotonic(),
             started=_now(),
             read=len(rows),
         )
@@ -144,22 +144,22 @@ class Imports:
         return execution
 
     def find(self, execution_id: str) -> Execution:
-        """Find an execution, brought up to this moment.
+        """Return an execution as it is now.
 
         Raises:
-            Refusal: There is none (404).
+            RefusedError: There is none (404).
         """
         execution = self._executions.get(execution_id)
         if execution is None:
-            raise Refusal(404, f"No execution {execution_id}")
+            raise RefusedError(404, f"No execution {execution_id}")
         return execution
 
     def all(self) -> list[Execution]:
-        """List executions, the latest first."""
+        """Return the executions, the latest first."""
         return list(reversed(self._executions.values()))
 
     def work(self) -> bool:
-        """Do what is due by now, a slice of it; tell whether more is due at once."""
+        """Load what is due by now, at most one slice; return whether more is due already."""
         for execution in self._executions.values():
             if execution.ended is None and self._work_on(execution):
                 return True
@@ -167,7 +167,7 @@ class Imports:
 
     @property
     def busy(self) -> bool:
-        """Whether an execution will end by itself."""
+        """Whether an execution is still running."""
         return bool(self._options.etl_rows_per_second) and any(
             e.ended is None for e in self._executions.values()
         )
@@ -183,25 +183,25 @@ class Imports:
         while used and used[0] <= now - _DAY:
             used.popleft()
         if len(used) >= self._options.etl_per_day:
-            raise Refusal(429, "Too many executions today")
+            raise RefusedError(429, "Too many executions today")
         used.append(now)
 
     def _read(self, definition: Definition, content: bytes) -> Iterator[tuple[int, dict[str, str]]]:
-        """Read a file, as the first step of an execution does.
+        """Read a file: the first step of an execution.
 
         Raises:
             _InvalidFileError: It breaks the rules for CSV files.
         """
         content = _unpack(content)
-        if content.startswith(_MARKS):
+        if content.startswith(_BYTE_ORDER_MARKS):
             raise _InvalidFileError("The file begins with a byte order mark")
         try:
             text = content.decode(definition.encoding)
         except (UnicodeDecodeError, LookupError):
-            raise _InvalidFileError(f"The file is no {definition.encoding}") from None
+            raise _InvalidFileError(f"The file is not valid {definition.encoding}") from None
         bad = self._options.etl_bad_file
         if bad and bad in text:
-            raise _InvalidFileError("The file holds something that can't be loaded")
+            raise _InvalidFileError("The file holds a value that can't be loaded")
         reader = csv.reader(
             io.StringIO(text, newline=""),
             delimiter=definition.separator,
@@ -224,17 +224,17 @@ class Imports:
                 raise _InvalidFileError(f"The key column {definition.key} is missing")
             for row in reader:
                 if len(row) != len(names):
-                    raise _InvalidFileError(f"Line {reader.line_num}: another number of columns")
+                    raise _InvalidFileError(f"Line {reader.line_num}: wrong number of columns")
                 yield reader.line_num, dict(zip(names, row, strict=True))
         except csv.Error as error:
             raise _InvalidFileError(f"Line {reader.line_num}: {error}") from None
 
     def _work_on(self, execution: Execution) -> bool:
-        """Load the rows that are due, a slice at most; tell whether more are."""
+        """Load the rows that are due, at most one slice; return whether more are."""
         speed = self._options.etl_rows_per_second
         if not speed:
             return False
-        passed = time.monotonic() - execution.asked_at - _VALIDATION
+        passed = time.monotonic() - execution.requested_at - _VALIDATION
         if passed < 0:
             return False
         if execution.failure:
@@ -245,7 +245,7 @@ class Imports:
         for line, row in execution.rows[execution.at : stop]:
             try:
                 self._load(execution, row)
-            except Refusal as error:
+            except RefusedError as error:
                 key = execution.definition.key
                 execution.errors.append({"line": line, "key": row[key], "message": error.message})
         execution.at = stop
@@ -261,7 +261,7 @@ class Imports:
         table, key = definition.table, definition.key
         bad = self._options.etl_bad_person
         if bad and bad in row[key]:
-            raise Refusal(400, "The row can't be loaded")
+            raise RefusedError(400, "The row can't be loaded")
         clears = definition.empty_clears
         if clears is None:
             clears = self._options.etl_empty_clears
@@ -277,8 +277,8 @@ class Imports:
             execution.updated += 1
 
     def as_dict(self, execution: Execution) -> dict[str, Any]:
-        """Give an execution in the form of an answer (the form is a guess)."""
-        answer: dict[str, Any] = {
+        """Return an execution in the form of a response (the form is a guess)."""
+        response: dict[str, Any] = {
             "id": execution.id,
             "status": execution.status,
             "etlId": execution.definition.id,
@@ -287,14 +287,14 @@ class Imports:
             "endMoment": execution.ended,
         }
         if execution.ended:
-            answer["rowsInError"] = len(execution.errors)
+            response["rowsInError"] = len(execution.errors)
             if self._options.etl_tells_rows:
-                answer["rowsRead"] = execution.read
-                answer["rowsCreated"] = execution.created
-                answer["rowsUpdated"] = execution.updated
+                response["rowsRead"] = execution.read
+                response["rowsCreated"] = execution.created
+                response["rowsUpdated"] = execution.updated
         if execution.ended and execution.failure:
-            answer["message"] = execution.failure
-        return answer
+            response["message"] = execution.failure
+        return response
 
 
 class _InvalidFileError(Exception):
@@ -305,13 +305,13 @@ def read_definition(raw: Any) -> Definition:
     """Read the definition of a one-shot execution (its form is a guess).
 
     Raises:
-        Refusal: It is wrong (400).
+        RefusedError: It is wrong (400).
     """
     if not isinstance(raw, dict):
-        raise Refusal(400, "The definition is no JSON object")
+        raise RefusedError(400, "The definition must be a JSON object")
     table = tables.find_table(str(raw.get("profileTableId")))
     if table is None:
-        raise Refusal(400, "The definition names no profile table")
+        raise RefusedError(400, "The definition names no profile table")
     file_format = raw.get("fileFormat") or {}
     columns = raw.get("columns")
     definition = Definition(
@@ -326,9 +326,9 @@ def read_definition(raw: Any) -> Definition:
         empty_clears=None,
     )
     if definition.mode not in _MODES:
-        raise Refusal(400, f"Unknown mode {definition.mode}")
+        raise RefusedError(400, f"Unknown mode {definition.mode}")
     if definition.key not in tables.unique_attributes(table):
-        raise Refusal(400, f"{definition.key} is no unique attribute")
+        raise RefusedError(400, f"{definition.key} is not a unique attribute")
     return definition
 
 
@@ -350,7 +350,7 @@ def _unpack(content: bytes) -> bytes:
 def _values(
     table: dict[str, Any], row: dict[str, str], *, clears: bool
 ) -> tuple[dict[str, Any], dict[str, bool]]:
-    """Turn cells into values; where an empty cell leaves a value as it is, it is left out."""
+    """Convert cells to values; an empty cell that leaves a value unchanged is left out."""
     attributes: dict[str, Any] = {}
     subscriptions: dict[str, bool] = {}
     kinds = {a["name"]: a for a in table["attributes"]}
@@ -360,7 +360,7 @@ def _values(
                 attributes[name] = _value(kinds[name], text) if text else None
         elif text or clears:
             if text.lower() not in _TRUE | _FALSE | {""}:
-                raise Refusal(400, f"Subscription {name}: neither Y nor N")
+                raise RefusedError(400, f"Subscription {name}: must be Y or N")
             subscriptions[name] = text.lower() in _TRUE
     return attributes, subscriptions
 
@@ -373,10 +373,10 @@ def _value(attribute: dict[str, Any], text: str) -> Any:
         if kind == "DECIMAL":
             return float(text)
     except ValueError:
-        raise Refusal(400, f"Attribute {attribute['name']}: no number") from None
+        raise RefusedError(400, f"Attribute {attribute['name']}: must be a number") from None
     if kind == "BOOLEAN":
         if text.lower() not in _TRUE | _FALSE:
-            raise Refusal(400, f"Attribute {attribute['name']}: no boolean")
+            raise RefusedError(400, f"Attribute {attribute['name']}: must be a boolean")
         return text.lower() in _TRUE
     return text
 

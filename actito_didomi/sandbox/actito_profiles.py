@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from actito_didomi.sandbox.options import SandboxOptions
 
 
-class Refusal(Exception):  # noqa: N818 - an answer, not a failure
-    """A call that is refused, with its status."""
+class RefusedError(Exception):
+    """A request that is refused, with its status."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -26,8 +26,8 @@ class Profiles:
     """Reads and changes profiles.
 
     Args:
-        database: Where they are kept.
-        options: What happens where nobody knows.
+        database: The database to keep them in.
+        options: Behaviour where Actito's is unknown.
     """
 
     def __init__(self, database: Database, options: SandboxOptions) -> None:
@@ -35,26 +35,26 @@ class Profiles:
         self._options = options
 
     def find(self, table: dict[str, Any], key: str) -> int | None:
-        """Find a profile's id by `profileId` or by `attribute=value`.
+        """Return a profile's id by `profileId` or by `attribute=value`.
 
         Raises:
-            Refusal: The key is of neither form, or the attribute isn't unique (400).
+            RefusedError: The key has neither form, or the attribute isn't unique (400).
         """
         if key.isdecimal():
             return self._by_id(table, key)
         attribute, separator, value = key.partition("=")
         if not separator:
-            raise Refusal(400, "The profile key is neither a profileId nor attribute=value")
+            raise RefusedError(400, "The profile key is neither a profileId nor attribute=value")
         return self.find_by(table, attribute, value)
 
     def find_by(self, table: dict[str, Any], attribute: str, value: Any) -> int | None:
-        """Find a profile's id by a unique attribute.
+        """Return a profile's id by a unique attribute.
 
         Raises:
-            Refusal: The attribute doesn't exist or isn't unique (400).
+            RefusedError: The attribute doesn't exist or isn't unique (400).
         """
         if attribute not in tables.unique_attributes(table):
-            raise Refusal(400, f"Attribute {attribute} does not exist or is not unique")
+            raise RefusedError(400, f"Attribute {attribute} does not exist or is not unique")
         if attribute == "profileId":
             return self._by_id(table, str(value))
         row = self._db.one(
@@ -66,18 +66,18 @@ class Profiles:
         return int(row[0]) if row else None
 
     def read(self, profile_id: int) -> dict[str, Any]:
-        """Give one profile in the form of an answer (the form is a guess)."""
+        """Return one profile in the form of a response (the form is a guess)."""
         row = self._db.one(
             "SELECT id, attributes, subscriptions FROM profile WHERE id = ?", profile_id
         )
         if row is None:
-            raise Refusal(404, "No such profile")
-        return _answer(*row)
+            raise RefusedError(404, "No such profile")
+        return _to_response(*row)
 
     def page(
         self, table: dict[str, Any], filters: dict[str, str], page: int, size: int
     ) -> tuple[int, list[dict[str, Any]]]:
-        """Give one page of profiles and how many there are; filters compare attributes."""
+        """Return the total and one page of profiles; filters compare attributes."""
         where, values = "table_id = ?", [table["id"]]
         since = filters.get("updateMoment", "")
         if self._options.knows_update_filter and since.startswith(">="):
@@ -95,7 +95,7 @@ class Profiles:
             size,
             page * size,
         )
-        return int(counted[0]) if counted else 0, [_answer(*row) for row in rows]
+        return int(counted[0]) if counted else 0, [_to_response(*row) for row in rows]
 
     def create(
         self, table: dict[str, Any], attributes: dict[str, Any], subscriptions: dict[str, bool]
@@ -103,11 +103,12 @@ class Profiles:
         """Create a profile.
 
         Raises:
-            Refusal: A value is wrong or a mandatory one missing (400), or a unique one taken (409).
+            RefusedError: A value is wrong or a mandatory one is missing (400), or a unique one is
+                taken (409).
         """
         attributes = self._checked(table, attributes, subscriptions)
         if missing := tables.missing_attributes(table, attributes):
-            raise Refusal(400, f"Mandatory attributes are missing: {', '.join(missing)}")
+            raise RefusedError(400, f"Mandatory attributes are missing: {', '.join(missing)}")
         self._check_unique(table, attributes, None)
         now = _now()
         profile_id = self._db.run(
@@ -134,22 +135,23 @@ class Profiles:
         *,
         replace: bool = False,
     ) -> None:
-        """Change a profile: only what is given, or with `replace` all attributes.
+        """Change a profile: only the given values, or with `replace` all attributes.
 
         Raises:
-            Refusal: A value is wrong (400), or a unique one belongs to another profile (409).
+            RefusedError: A value is wrong (400), or a unique one belongs to another profile
+                (409).
         """
         attributes = self._checked(table, attributes, subscriptions)
         self._check_unique(table, attributes, profile_id)
         row = self._db.one("SELECT attributes, subscriptions FROM profile WHERE id = ?", profile_id)
         if row is None:
-            raise Refusal(404, "No such profile")
+            raise RefusedError(404, "No such profile")
         before, subscribed = json.loads(row[0]), json.loads(row[1])
         kept = {k: v for k, v in before.items() if k in tables.TECHNICAL} if replace else before
         after = {**kept, **attributes}
         after = {k: v for k, v in after.items() if v is not None}
         if missing := tables.missing_attributes(table, after):
-            raise Refusal(400, f"Mandatory attributes are missing: {', '.join(missing)}")
+            raise RefusedError(400, f"Mandatory attributes are missing: {', '.join(missing)}")
         if after != before or (
             self._options.subscription_moves_update_moment
             and {**subscribed, **subscriptions} != subscribed
@@ -171,16 +173,16 @@ class Profiles:
     ) -> dict[str, Any]:
         technical = tables.TECHNICAL & set(attributes)
         if technical and self._options.strict_technical:
-            raise Refusal(400, f"Attributes kept by the system: {', '.join(sorted(technical))}")
+            raise RefusedError(400, f"System attributes: {', '.join(sorted(technical))}")
         attributes = {k: v for k, v in attributes.items() if k not in technical}
         if problem := tables.check_attributes(table, attributes):
-            raise Refusal(400, problem)
+            raise RefusedError(400, problem)
         known = {s["name"] for s in table["subscriptions"]}
         for name, value in subscriptions.items():
             if name not in known:
-                raise Refusal(400, f"Unknown subscription {name}")
+                raise RefusedError(400, f"Unknown subscription {name}")
             if not isinstance(value, bool):
-                raise Refusal(400, f"Subscription {name}: no boolean")
+                raise RefusedError(400, f"Subscription {name}: must be a boolean")
         return attributes
 
     def _check_unique(
@@ -192,7 +194,9 @@ class Profiles:
                 continue
             found = self.find_by(table, name, value)
             if found is not None and found != own:
-                raise Refusal(self._options.conflict_status, f"{name} belongs to another profile")
+                raise RefusedError(
+                    self._options.conflict_status, f"{name} belongs to another profile"
+                )
 
     def _store(
         self,
@@ -224,7 +228,7 @@ class Profiles:
                 )
 
 
-def _answer(profile_id: int, attributes: str, subscriptions: str) -> dict[str, Any]:
+def _to_response(profile_id: int, attributes: str, subscriptions: str) -> dict[str, Any]:
     return {
         "profileId": profile_id,
         "attributes": json.loads(attributes),

@@ -1,4 +1,4 @@
-"""The profile tables of the sandbox's Actito, and what they accept."""
+"""The profile tables of the sandbox's Actito, and the values that they accept."""
 
 from __future__ import annotations
 
@@ -96,12 +96,12 @@ def find_table(key: str) -> dict[str, Any] | None:
 
 
 def unique_attributes(table: dict[str, Any]) -> list[str]:
-    """Name the unique attributes of a table."""
+    """Return the names of a table's unique attributes."""
     return [a["name"] for a in table["attributes"] if a["unique"]]
 
 
 def check_attributes(table: dict[str, Any], attributes: dict[str, Any]) -> str | None:
-    """Tell what is wrong with values for a table's attributes; None when nothing is."""
+    """Return what is wrong with values for a table's attributes, or None."""
     known = {a["name"]: a for a in table["attributes"]}
     for name, value in attributes.items():
         if name not in known:
@@ -115,7 +115,7 @@ def check_attributes(table: dict[str, Any], attributes: dict[str, Any]) -> str |
 
 
 def missing_attributes(table: dict[str, Any], attributes: dict[str, Any]) -> list[str]:
-    """Name the mandatory attributes that have no value."""
+    """Return the names of the mandatory attributes without a value."""
     return [
         a["name"]
         for a in table["attributes"]
@@ -126,22 +126,22 @@ def missing_attributes(table: dict[str, Any], attributes: dict[str, Any]) -> lis
 def _check_value(attribute: dict[str, Any], value: Any) -> str | None:
     kind = attribute.get("valueType") or attribute["type"]
     checks: dict[str, tuple[bool, str]] = {
-        "INTEGER": (isinstance(value, int) and not isinstance(value, bool), "no integer"),
+        "INTEGER": (isinstance(value, int) and not isinstance(value, bool), "must be an integer"),
         "DECIMAL": (
             isinstance(value, (int, float)) and not isinstance(value, bool),
-            "no number",
+            "must be a number",
         ),
-        "BOOLEAN": (isinstance(value, bool) or value in (0, 1), "no boolean"),
-        "DATE": (_is_date(value), "no date in the form yyyy-MM-dd"),
-        "BIRTHDATE": (_is_date(value), "no date in the form yyyy-MM-dd"),
-        "TIMESTAMP": (_is_moment(value), "no moment in the form yyyy-MM-dd HH:mm:ss"),
-        "SEX": (value in ("M", "F"), "neither M nor F"),
+        "BOOLEAN": (isinstance(value, bool) or value in (0, 1), "must be a boolean"),
+        "DATE": (_is_date(value), "must be a date as yyyy-MM-dd"),
+        "BIRTHDATE": (_is_date(value), "must be a date as yyyy-MM-dd"),
+        "TIMESTAMP": (_is_timestamp(value), "must be a timestamp as yyyy-MM-dd HH:mm:ss"),
+        "SEX": (value in ("M", "F"), "must be M or F"),
         "EMAIL_ADDRESS": (
             isinstance(value, str) and bool(re.fullmatch(r"[^@\s]+@[^@\s]+\.[^@\s]+", value)),
-            "no e-mail address",
+            "must be an e-mail address",
         ),
     }
-    fits, problem = checks.get(kind, (isinstance(value, str), "no text"))
+    fits, problem = checks.get(kind, (isinstance(value, str), "must be a string"))
     if not fits:
         return problem
     longest = attribute.get("valueRestriction", {}).get("maxLength")
@@ -160,7 +160,7 @@ def _is_date(value: Any) -> bool:
     return True
 
 
-def _is_moment(value: Any) -> bool:
+def _is_timestamp(value: Any) -> bool:
     try:
         datetime.strptime(value, "%Y-%m-%d %H:%M:%S")  # noqa: DTZ007 - Actito's have no zone
     except (TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""The sandbox as one application: Actito, Didomi, and `/sandbox` to steer it in tests."""
+"""The sandbox as one application: Actito, Didomi, and `/sandbox` to control it in tests."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from actito_didomi.sandbox.didomi_api import DidomiApi
 from actito_didomi.sandbox.exports import write_exports
 from actito_didomi.sandbox.options import ORGANIZATION, SandboxOptions
 from actito_didomi.sandbox.people import populate
-from actito_didomi.sandbox.traffic import TRANSPORT, Fault, Side, Traffic, refusal
+from actito_didomi.sandbox.traffic import TRANSPORT, Fault, Side, Traffic, error_response
 
 if TYPE_CHECKING:
     from starlette.requests import Request
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class Sandbox:
-    """Both systems, and the ways to steer them.
+    """Both systems, and their controls.
 
     Args:
-        options: Switches and limits; they can be changed while it runs.
+        options: Switches and limits; they can be changed at run time.
     """
 
     def __init__(self, options: SandboxOptions) -> None:
@@ -47,8 +47,8 @@ class Sandbox:
         self.database.run("COMMIT")
 
     def app(self) -> ASGIApp:
-        """Make the application."""
-        steering = [
+        """Return the application."""
+        control = [
             Route("/sandbox/stats", self._stats, methods=["GET"]),
             Route("/sandbox/reset", self._reset, methods=["POST"]),
             Route("/sandbox/faults", self._faults, methods=["POST"]),
@@ -56,8 +56,8 @@ class Sandbox:
             Route("/sandbox/exports", self._exports, methods=["POST"]),
         ]
         app = Starlette(
-            routes=[*self.actito.routes(), *self.didomi.routes(), *steering],
-            exception_handlers={HTTPException: _not_routed, ValueError: _bad_steering},
+            routes=[*self.actito.routes(), *self.didomi.routes(), *control],
+            exception_handlers={HTTPException: _not_routed, ValueError: _bad_control},
         )
         return _AsSent(app)
 
@@ -66,7 +66,7 @@ class Sandbox:
         return JSONResponse({side: s.as_dict() for side, s in self.traffic.stats.items()})
 
     async def _reset(self, request: Request) -> Response:
-        """Forget counts and faults; with `people` (and `seed`) also all data, and fill anew."""
+        """Clear counts and faults; with `people` (and `seed`) replace all data."""
         body = await _body(request)
         self.traffic.reset()
         if "people" in body:
@@ -86,7 +86,7 @@ class Sandbox:
         return Response(status_code=204)
 
     async def _options(self, request: Request) -> Response:
-        """Change switches while running: an object with fields of `SandboxOptions`."""
+        """Change switches at run time: an object with fields of `SandboxOptions`."""
         body = await _body(request)
         known = {f.name for f in dataclasses.fields(SandboxOptions)}
         if unknown := set(body) - known:
@@ -96,7 +96,10 @@ class Sandbox:
         return Response(status_code=204)
 
     async def _exports(self, request: Request) -> Response:
-        """Write batch exports to `root`; at will `export_id`, `days`, `organization`, `success`."""
+        """Write batch exports to `root`.
+
+        Optional fields: `export_id`, `days`, `organization`, `success`.
+        """
         body = await _body(request)
         if not body.get("root"):
             raise ValueError("root is required: the folder to write to")
@@ -113,10 +116,10 @@ class Sandbox:
 
 
 class _AsSent:
-    """Routes by the path as it was sent, and hands on the connection that it came by.
+    """Routes by the path as it was sent, and passes the connection.
 
     An encoded `/` in a profile key is no separator. The server's `send` is the method of an object
-    that knows the connection; faults need it to cut calls off.
+    that knows the connection; faults need it to cut requests off.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -140,9 +143,9 @@ async def _body(request: Request) -> Any:
 async def _not_routed(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 500
     side: Side = "didomi" if request.url.path.startswith("/didomi") else "actito"
-    return refusal(side, status, "No such call" if status == 404 else "Method not allowed")  # noqa: PLR2004
+    return error_response(side, status, "No such route" if status == 404 else "Method not allowed")  # noqa: PLR2004
 
 
-async def _bad_steering(request: Request, error: Exception) -> Response:
+async def _bad_control(request: Request, error: Exception) -> Response:
     del request
     return JSONResponse({"message": str(error)}, 400)

@@ -1,4 +1,4 @@
-"""The sandbox's SQLite file."""
+"""The sandbox's SQLite database."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ CREATE INDEX IF NOT EXISTS consent_user_person
 
 
 class Database:
-    """The file, with its tables; used from one thread.
+    """The database, with its tables; used from one thread.
 
     Args:
         path: SQLite file; None for a fresh temporary one, removed by `close`.
@@ -79,16 +79,16 @@ class Database:
         self.connection.execute("DELETE FROM sqlite_sequence")
 
     def all(self, sql: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Run a query and give all rows."""
+        """Run a query and return all rows."""
         return self.connection.execute(sql, values).fetchall()
 
     def one(self, sql: str, *values: Any) -> tuple[Any, ...] | None:
-        """Run a query and give its first row, or None."""
+        """Run a query and return its first row, or None."""
         row: tuple[Any, ...] | None = self.connection.execute(sql, values).fetchone()
         return row
 
     def run(self, sql: str, *values: Any) -> int:
-        """Run a statement and give the id of the row that it inserted, if any."""
+        """Run a statement and return the id of the inserted row, or 0."""
         return self.connection.execute(sql, values).lastrowid or 0
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Didomi's calls: sessions, consent events, consent users, configuration tree, regulations."""
+"""Didomi's requests: sessions, consent events, consent users, configuration tree, regulations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from starlette.routing import Route
 from actito_didomi.sandbox.didomi_consents import Consents
 from actito_didomi.sandbox.didomi_organizations import ORGANIZATIONS, REGULATIONS, Organization
 from actito_didomi.sandbox.options import DIDOMI_KEY, DIDOMI_SECRET
-from actito_didomi.sandbox.traffic import Guarded, Traffic, refusal
+from actito_didomi.sandbox.traffic import Guarded, Traffic, error_response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -33,18 +33,18 @@ _EVENT_FIELDS = frozenset({"status", "consents", "proofs", "proofs_id", "delegat
 _USER_FILTERS = frozenset({"organization_user_id", "id", "user_id"})
 
 
-class _RefusalError(Exception):
+class _RefusedError(Exception):
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
         self.status = status
 
 
 class DidomiApi:
-    """The calls of Didomi's platform API.
+    """The requests of Didomi's platform API.
 
     Args:
         database: Where consents are kept.
-        options: What happens where nobody knows.
+        options: Behaviour where Didomi's is unknown.
         traffic: Counts and faults.
     """
 
@@ -88,22 +88,22 @@ class DidomiApi:
     def _authorised(
         self, handler: Callable[[Request], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
-        async def answer(request: Request) -> Response:
+        async def respond(request: Request) -> Response:
             scheme, _, token = request.headers.get("authorization", "").partition(" ")
             if scheme.lower() != "bearer" or self._tokens.get(token, 0) < time.monotonic():
-                return refusal("didomi", 401, "Not authenticated")
+                return error_response("didomi", 401, "Not authenticated")
             limited = "/consents/" not in request.url.path or _flag(request, "$include_full_tree")
             if limited and (refused := self._rate_limit()):
                 return refused
             try:
                 return await handler(request)
-            except _RefusalError as error:
-                return refusal("didomi", error.status, str(error))
+            except _RefusedError as error:
+                return error_response("didomi", error.status, str(error))
 
-        return answer
+        return respond
 
     def _rate_limit(self) -> Response | None:
-        """Hold calls outside `/consents/*` to 100 in 15 seconds (documented)."""
+        """Limit requests outside `/consents/*` to 100 in 15 seconds (documented)."""
         if not self._options.limits:
             return None
         now = time.monotonic()
@@ -113,7 +113,7 @@ class DidomiApi:
             self._limited.append(now)
             return None
         reset = max(1, int(self._limited[0] + _WINDOW - now + 1))
-        response = refusal("didomi", 429, "Too many requests")
+        response = error_response("didomi", 429, "Too many requests")
         response.headers["RateLimit"] = f"limit={_RATE}, remaining=0, reset={reset}"
         response.headers["RateLimit-Policy"] = f"{_RATE};w={int(_WINDOW)}"
         response.headers["Retry-After"] = str(reset)
@@ -125,7 +125,7 @@ class DidomiApi:
             DIDOMI_KEY,
             DIDOMI_SECRET,
         ):
-            return refusal("didomi", 400, "Invalid authentication information")
+            return error_response("didomi", 400, "Invalid authentication information")
         token = secrets.token_urlsafe(32)
         now = time.monotonic()
         self._tokens = {t: end for t, end in self._tokens.items() if end > now}
@@ -149,7 +149,7 @@ class DidomiApi:
         body = await _json(request)
         events = body if isinstance(body, list) else [body]
         if not 1 <= len(events) <= MOST_EVENTS:
-            raise _RefusalError(400, f"An array holds 1 to {MOST_EVENTS} events")
+            raise _RefusedError(400, f"An array holds 1 to {MOST_EVENTS} events")
         problems = [
             self._problem(organization, event, events[:n]) for n, event in enumerate(events)
         ]
@@ -169,19 +169,19 @@ class DidomiApi:
 
     def _problem(
         self, organization: Organization, event: Any, before: list[Any]
-    ) -> _RefusalError | None:
+    ) -> _RefusedError | None:
         if not isinstance(event, dict) or not isinstance(event.get("consents"), dict):
-            return _RefusalError(400, "consents is required")
+            return _RefusedError(400, "consents is required")
         if event.get("status") not in (None, "confirmed", "pending_approval"):
-            return _RefusalError(400, "Unknown status")
+            return _RefusedError(400, "Unknown status")
         if problem := organization.problem_with(event["consents"]):
-            return _RefusalError(400, problem)
+            return _RefusedError(400, problem)
         event_id = event.get("id")
         if event_id is not None and (
             self.consents.find_event(organization.id, event_id)
             or any(isinstance(e, dict) and e.get("id") == event_id for e in before)
         ):
-            return _RefusalError(
+            return _RefusedError(
                 self._options.duplicate_event_status, "An event with this id already exists"
             )
         return None
@@ -193,10 +193,10 @@ class DidomiApi:
         event = self._event(request)
         body = await _json(request)
         if not isinstance(body, dict) or set(body) - _EVENT_FIELDS:
-            raise _RefusalError(400, f"May be changed: {', '.join(sorted(_EVENT_FIELDS))}")
+            raise _RefusedError(400, f"May be changed: {', '.join(sorted(_EVENT_FIELDS))}")
         organization = _organization(request)
         if problem := organization.problem_with(body.get("consents") or {}):
-            raise _RefusalError(400, problem)
+            raise _RefusedError(400, problem)
         changes = {k: v for k, v in body.items() if k != "proofs"}
         if "consents" in changes:
             changes["consents"] = {"vendors": {}, **changes["consents"]}
@@ -215,7 +215,7 @@ class DidomiApi:
         own = {"organization_id", "user_id", "organization_user_id"}
         filters = {k: v for k, v in request.query_params.items() if k not in own}
         if not filters:
-            raise _RefusalError(400, "A filter is required")
+            raise _RefusedError(400, "A filter is required")
         events = self.consents.events(
             organization.id,
             self._user_ids(request, organization),
@@ -233,7 +233,7 @@ class DidomiApi:
         organization = _organization(request)
         event = self.consents.find_event(organization.id, unquote(request.path_params["id"]))
         if event is None or event["user"]["id"] not in self._user_ids(request, organization):
-            raise _RefusalError(404, "No such event for this user")
+            raise _RefusedError(404, "No such event for this user")
         return event
 
     def _user_ids(self, request: Request, organization: Organization) -> list[str]:
@@ -244,7 +244,7 @@ class DidomiApi:
             every = [r["id"] for r in REGULATIONS]
             users = self.consents.users(organization.id, regulations=every, person=person)
             return list(dict.fromkeys(user["id"] for _, user in users))
-        raise _RefusalError(400, "user_id or organization_user_id is required")
+        raise _RefusedError(400, "user_id or organization_user_id is required")
 
     # Users
 
@@ -256,7 +256,7 @@ class DidomiApi:
             "$include_full_tree",
         }  # fmt: skip
         if self._options.reject_unknown_filters and (unknown := set(query) - known):
-            raise _RefusalError(400, f"Unknown filters: {', '.join(sorted(unknown))}")
+            raise _RefusedError(400, f"Unknown filters: {', '.join(sorted(unknown))}")
         regulations = _values(request, "regulation", "gdpr")
         form = self._options.user_list_form
         if form == "envelope":
@@ -282,9 +282,9 @@ class DidomiApi:
         organization = _organization(request)
         body = await _json(request)
         if not isinstance(body, dict):
-            raise _RefusalError(400, "A user is an object")
+            raise _RefusedError(400, "A user must be an object")
         if problem := organization.problem_with(body.get("consents") or {}):
-            raise _RefusalError(400, problem)
+            raise _RefusedError(400, problem)
         user = self.consents.add_user(organization.id, body)
         self._traffic.count_write("didomi", "post_user")
         return JSONResponse(user)
@@ -297,11 +297,11 @@ class DidomiApi:
         organization, user = _organization(request), self._user(request)
         body = await _json(request)
         if not isinstance(body, dict):
-            raise _RefusalError(400, "A user is an object")
+            raise _RefusedError(400, "A user must be an object")
         if body.get("version") not in (None, user["version"]):
-            raise _RefusalError(409, "The version is not the current one")
+            raise _RefusedError(409, "The version is not the current one")
         if problem := organization.problem_with(body.get("consents") or {}):
-            raise _RefusalError(400, problem)
+            raise _RefusedError(400, problem)
         changed = self.consents.change_user(organization.id, "gdpr", user, body)
         self._traffic.count_write("didomi", "patch_user")
         return JSONResponse(changed)
@@ -322,7 +322,7 @@ class DidomiApi:
             **({"person": key} if by_person else {"user_id": key}),  # type: ignore[arg-type]
         )
         if not found:
-            raise _RefusalError(404, "No such user")
+            raise _RefusedError(404, "No such user")
         return max((user for _, user in found), key=lambda user: user["updated_at"])
 
     def _shown(
@@ -351,7 +351,7 @@ class DidomiApi:
             try:
                 skip = int(request.query_params.get("$skip", 0))
             except ValueError:
-                raise _RefusalError(400, "$skip is a whole number") from None
+                raise _RefusedError(400, "$skip must be a whole number") from None
             page = items[skip : skip + PAGE]
             return JSONResponse({"total": total, "limit": PAGE, "skip": skip, "data": page})
         return JSONResponse({"data": items, "limit": len(items), "cursor": None})
@@ -360,10 +360,10 @@ class DidomiApi:
 def _organization(request: Request) -> Organization:
     name = request.query_params.get("organization_id")
     if not name:
-        raise _RefusalError(400, "organization_id is required")
+        raise _RefusedError(400, "organization_id is required")
     organization = ORGANIZATIONS.get(name)
     if organization is None:
-        raise _RefusalError(403, "Not your organization")
+        raise _RefusedError(403, "Not your organization")
     return organization
 
 
@@ -380,7 +380,7 @@ async def _json(request: Request) -> Any:
     try:
         return json.loads(await request.body())
     except ValueError:
-        raise _RefusalError(400, "The body is no JSON") from None
+        raise _RefusedError(400, "The body is not valid JSON") from None
 
 
 def _dig(value: Any, path: list[str]) -> Any:
@@ -399,4 +399,4 @@ def _read_cursor(cursor: str | None) -> int:
     try:
         return int(base64.urlsafe_b64decode(cursor).decode().removeprefix("after:"))
     except ValueError:
-        raise _RefusalError(400, "The cursor is invalid") from None
+        raise _RefusedError(400, "The cursor is invalid") from None

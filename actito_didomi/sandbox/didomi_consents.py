@@ -22,18 +22,18 @@ class DuplicateEventError(Exception):
 
 
 def now() -> str:
-    """Give the present moment in Didomi's form."""
+    """Return the current time in Didomi's form."""
     return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
 class Consents:
-    """Stores events, and keeps each user's state as what their confirmed events make of it.
+    """Stores events, and each user's state, which follows from the confirmed events.
 
-    A user is kept once a regulation.
+    There is one user per regulation.
 
     Args:
-        database: Where they are kept.
-        options: What happens where nobody knows.
+        database: The database to keep them in.
+        options: Behaviour where Didomi's is unknown.
     """
 
     def __init__(self, database: Database, options: SandboxOptions) -> None:
@@ -41,22 +41,22 @@ class Consents:
         self._options = options
 
     def add_event(
-        self, organization: str, given: dict[str, Any], at: str | None = None
+        self, organization: str, posted: dict[str, Any], at: str | None = None
     ) -> dict[str, Any]:
         """Store an event; confirmed, it changes the user's state. Unknown users are created.
 
         Args:
             organization: Organisation id.
-            given: The event as posted.
-            at: Moment of arrival; None for now.
+            posted: The event as posted.
+            at: Time of arrival; None for now.
 
         Raises:
             DuplicateEventError: An event with this id exists.
         """
         at = at or now()
-        user = dict(given.get("user") or {})
-        regulation = given.get("regulation") or DEFAULT_REGULATION
-        event_id = given.get("id") or str(uuid.uuid4())
+        user = dict(posted.get("user") or {})
+        regulation = posted.get("regulation") or DEFAULT_REGULATION
+        event_id = posted.get("id") or str(uuid.uuid4())
         if self.find_event(organization, event_id):
             raise DuplicateEventError
         known = self._known_user(organization, user)
@@ -64,17 +64,17 @@ class Consents:
         if known and known.get("organization_user_id") and not user.get("organization_user_id"):
             user["organization_user_id"] = known["organization_user_id"]
         event = {
-            **{k: v for k, v in given.items() if k not in {"proofs", "organization_id"}},
+            **{k: v for k, v in posted.items() if k not in {"proofs", "organization_id"}},
             "id": event_id,
             "organization_id": organization,
-            "created_at": given.get("created_at") or at,
+            "created_at": posted.get("created_at") or at,
             "updated_at": at,
             "regulation": regulation,
-            "status": given.get("status") or "confirmed",
+            "status": posted.get("status") or "confirmed",
             "user": user,
             "consents": {
-                **(given.get("consents") or {}),
-                "vendors": (given.get("consents") or {}).get("vendors") or {},
+                **(posted.get("consents") or {}),
+                "vendors": (posted.get("consents") or {}).get("vendors") or {},
             },
         }
         self._db.run(
@@ -92,7 +92,7 @@ class Consents:
         return event
 
     def find_event(self, organization: str, event_id: str) -> dict[str, Any] | None:
-        """Give an event by its id."""
+        """Return an event by its id, or None."""
         row = self._db.one(
             "SELECT body FROM consent_event WHERE organization_id = ? AND id = ?",
             organization,
@@ -108,7 +108,7 @@ class Consents:
         statuses: list[str],
         regulations: list[str],
     ) -> list[dict[str, Any]]:
-        """Give the events of users, in order of arrival."""
+        """Return the events of users, in order of arrival."""
         found = []
         for user_id in user_ids:
             rows = self._db.all(
@@ -158,7 +158,7 @@ class Consents:
         seen: dict[str, Any],
         at: str,
     ) -> None:
-        """Work a user's state out anew from the confirmed events."""
+        """Compute a user's state again from the confirmed events."""
         row = self._db.one(
             "SELECT base, body FROM consent_user "
             "WHERE organization_id = ? AND id = ? AND regulation = ?",
@@ -198,20 +198,20 @@ class Consents:
         }
         self._store_user(organization, regulation, base, after)
 
-    def add_user(self, organization: str, given: dict[str, Any]) -> dict[str, Any]:
+    def add_user(self, organization: str, fields: dict[str, Any]) -> dict[str, Any]:
         """Create a user without an event."""
         at = now()
         base = {
-            "consents": merge_consents(empty_consents(), given.get("consents") or {}),
-            "metadata": given.get("metadata") or {},
+            "consents": merge_consents(empty_consents(), fields.get("consents") or {}),
+            "metadata": fields.get("metadata") or {},
         }
         user = {
-            "id": given.get("id") or str(uuid.uuid4()),
+            "id": fields.get("id") or str(uuid.uuid4()),
             "organization_id": organization,
             **{
-                k: given[k]
+                k: fields[k]
                 for k in ("organization_user_id", "country", "last_seen_country")
-                if given.get(k)
+                if fields.get(k)
             },
             "version": 1,
             "created_at": at,
@@ -265,7 +265,7 @@ class Consents:
         after: int = 0,
         limit: int = 1_000_000,
     ) -> list[tuple[int, dict[str, Any]]]:
-        """Give users with their numbers, in order of their creation."""
+        """Return users with their numbers, in order of creation."""
         marks = ",".join("?" * len(regulations))
         where, values = f"regulation IN ({marks})", [*regulations]
         if person is not None:
@@ -294,7 +294,7 @@ class Consents:
         return int(row[0]) if row else 0
 
     def dates(self, organization: str) -> list[str]:
-        """Give the days on which events were made, in order."""
+        """Return the days with events, in order."""
         rows = self._db.all(
             "SELECT DISTINCT substr(created_at, 1, 10) FROM consent_event "
             "WHERE organization_id = ? AND regulation = 'gdpr' ORDER BY 1",
@@ -303,18 +303,18 @@ class Consents:
         return [row[0] for row in rows]
 
     def events_of_day(self, organization: str, day: str) -> list[dict[str, Any]]:
-        """Give the GDPR events of one day, in order of arrival."""
+        """Return the GDPR events of one day, in order of arrival."""
         rows = self._db.all(
             "SELECT body FROM consent_event WHERE organization_id = ? AND regulation = 'gdpr' "
             "AND created_at >= ? AND created_at < ? ORDER BY arrival",
             organization,
             day,
-            f"{day}U",  # sorts behind every "<day>T..."
+            f"{day}U",  # sorts after every "<day>T..."
         )
         return [json.loads(row[0]) for row in rows]
 
     def _known_user(self, organization: str, user: dict[str, Any]) -> dict[str, Any] | None:
-        """Find the user that an event speaks of: by Didomi id, else by organisation user id."""
+        """Return the user of an event: by Didomi id, else by organisation user id."""
         if user.get("id"):
             column, value = "id", user["id"]
         elif user.get("organization_user_id"):

@@ -1,4 +1,4 @@
-"""The organisations of the sandbox's Didomi: an old and a current one, with their trees."""
+"""The organisations of the sandbox's Didomi: a legacy and a current one, with their trees."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ class Organization:
 
     Attributes:
         id: Its id.
-        purposes: Purpose ids; for each, preference ids; for each, value ids.
-        retired: Ids that once existed and are still accepted.
+        purposes: Purpose ids, their preference ids and these preferences' value ids.
+        retired: Ids of former purposes, which are still accepted.
         validate_purpose_id: Ids that never existed are refused.
         disable_preferences_in_consents: The old nested `preferences` are refused.
-        single_choice: Preferences that take one value.
+        single_choice: Preferences with a single value.
     """
 
     id: str
@@ -31,7 +31,7 @@ class Organization:
     single_choice: frozenset[str] = field(default_factory=frozenset)
 
     def problem_with(self, consents: dict[str, Any]) -> str | None:
-        """Tell why these consents are refused; None when they aren't."""
+        """Return why these consents are refused, or None."""
         for purpose in consents.get("purposes") or []:
             if not isinstance(purpose, dict) or not isinstance(purpose.get("id"), str):
                 return "Every purpose needs an id"
@@ -51,7 +51,7 @@ class Organization:
         return None
 
     def tree(self) -> dict[str, Any]:
-        """Give the configuration tree in its documented form."""
+        """Return the configuration tree in its documented form."""
         return {
             "id": f"tree-{self.id}",
             "organization_id": self.id,
@@ -99,7 +99,7 @@ class Organization:
         }
 
     def full_tree(self, consents: dict[str, Any]) -> dict[str, Any]:
-        """Give consents in the nested form of `$include_full_tree` (its details are a guess)."""
+        """Return consents in the nested form of `$include_full_tree` (its details are a guess)."""
         purposes = []
         for purpose in consents.get("purposes") or []:
             nested = list(purpose.get("preferences") or [])

@@ -1,4 +1,4 @@
-"""How consent events make up a user's state. Pure."""
+"""Compute a user's state from their consent events. Pure functions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def empty_consents() -> dict[str, Any]:
-    """Give the consents of a user who made no choice yet."""
+    """Return the consents of a user who has made no choice yet."""
     return {"channels": [], "purposes": [], "vendors": _no_vendors()}
 
 

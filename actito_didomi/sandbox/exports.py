@@ -1,4 +1,4 @@
-"""Batch exports, written as Didomi lays them out: `data/export-id=X/date=D/users/*.json.gz`."""
+"""Write batch exports in Didomi's layout: `data/export-id=X/date=D/users/*.json.gz`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from actito_didomi.sandbox.database import dump
 if TYPE_CHECKING:
     from actito_didomi.sandbox.didomi_consents import Consents
 
-_LINES_A_FILE = 5_000
+_LINES_PER_FILE = 5_000
 
 
 def write_exports(
@@ -24,18 +24,18 @@ def write_exports(
     pending: bool = True,
     success: bool = True,
 ) -> dict[str, int]:
-    """Write one partition a day: users with organisation user id, each with the day's events.
+    """Write one partition per day: users with an organisation user id, each with the day's events.
 
     Guests and other regulations are left out, as documented.
 
     Args:
         consents: What to export.
-        root: Folder; made if it isn't there.
+        root: Folder; created if it does not exist.
         organization: Organisation id.
         export_id: Id of the export.
-        days: Days as `yyyy-MM-dd`; None for all on which there were events.
-        pending: Whether unapproved events are in it.
-        success: Whether `_SUCCESS` is written at the end, or the partition is left unfinished.
+        days: Days as `yyyy-MM-dd`; None for all days with events.
+        pending: Whether unapproved events are included.
+        success: Whether `_SUCCESS` is written at the end; without it the partition is unfinished.
 
     Returns:
         Number of lines by day.
@@ -46,10 +46,10 @@ def write_exports(
         users = folder / "users"
         users.mkdir(parents=True, exist_ok=True)
         lines = _lines(consents, organization, day, pending=pending)
-        for start in range(0, max(len(lines), 1), _LINES_A_FILE):
-            path = users / f"part-{start // _LINES_A_FILE:05d}.json.gz"
+        for start in range(0, max(len(lines), 1), _LINES_PER_FILE):
+            path = users / f"part-{start // _LINES_PER_FILE:05d}.json.gz"
             with gzip.open(path, "wt", encoding="utf-8") as file:
-                file.writelines(line + "\n" for line in lines[start : start + _LINES_A_FILE])
+                file.writelines(line + "\n" for line in lines[start : start + _LINES_PER_FILE])
         if success:
             (folder / "_SUCCESS").touch()
         written[day] = len(lines)

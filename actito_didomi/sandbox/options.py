@@ -1,4 +1,4 @@
-"""Switches of the sandbox. Each default is the documented behaviour, or the likeliest guess."""
+"""Switches of the sandbox. A default is the documented behaviour, or the most likely one."""
 
 from __future__ import annotations
 
@@ -15,57 +15,57 @@ LEGACY_ORGANIZATION = "org-legacy"
 
 @dataclass
 class SandboxOptions:
-    """What the sandbox does where the real systems leave a choice, and its limits.
+    """Behaviour of the sandbox where that of the real systems is not certain, and its limits.
 
     Attributes:
-        database: SQLite file; None for a fresh temporary one.
-        people: People to fill both sides with.
+        database: SQLite file; None for a new temporary one.
+        people: Number of people to create on both sides.
         seed: Seed of the people.
-        limits: Whether Actito's limits hold at all.
-        max_concurrency: More requests at once are answered 429 (documented: 5).
-        calls_per_minute: Beyond this in a minute, answers get slower (documented: 100).
-        slowdown: Seconds added for each call beyond the minute's limit, up to `slowest` (guess).
+        limits: Whether Actito's limits apply at all.
+        max_concurrency: More concurrent requests get status 429 (documented: 5).
+        calls_per_minute: Beyond this number per minute, responses get slower (documented: 100).
+        slowdown: Seconds added for each request beyond the minute's limit, up to `slowest` (guess).
         slowest: Longest delay by throttling, in seconds (guess).
-        latency: Seconds added to each call.
-        token_ttl: Life of an Actito token in seconds (documented: 900).
-        didomi_token_ttl: Life of a Didomi token in seconds (documented: 3600).
-        actito_key: The API key that Actito takes.
-        put_replaces: PUT on an existing profile clears attributes that are left out (unknown; the
-            likeliest is that it merges).
-        subscription_moves_update_moment: A change of subscriptions alone moves `updateMoment`
+        latency: Seconds added to each request.
+        token_ttl: Lifetime of an Actito token, in seconds (documented: 900).
+        didomi_token_ttl: Lifetime of a Didomi token, in seconds (documented: 3600).
+        actito_key: The API key that Actito accepts.
+        put_replaces: PUT on an existing profile clears attributes that are left out (unknown; it
+            probably merges).
+        subscription_moves_update_moment: A change of subscriptions alone changes `updateMoment`
             (unknown).
-        knows_patch: The server knows PATCH for profiles (documented, path inferred).
-        patch_status: Answer to a successful PATCH: 200 with `profileId`, or 204 without a body
+        knows_patch: The server supports PATCH for profiles (documented, path inferred).
+        patch_status: Status of a successful PATCH: 200 with `profileId`, or 204 without a body
             (unknown).
-        put_update_status: The same for a PUT that updated.
-        conflict_status: Answer when a unique value belongs to another profile (unknown).
+        put_update_status: The same for a PUT that updated a profile.
+        conflict_status: Status if a unique value belongs to another profile (unknown).
         strict_technical: Technical attributes in a body are refused; else ignored (unknown).
         unprefixed_urls: The old URLs without a category are served as well (announced to end).
-        page_size: Profiles a page when the caller names no size (unknown).
-        etl_per_day: ETL executions a day (documented: 24; older pages say 12).
-        etl_quota_scope: What is counted together (unknown).
-        etl_max_bytes: Largest file (documented: 100 MB; more is answered 400).
+        page_size: Profiles per page if the request names no size (unknown).
+        etl_per_day: ETL executions per day (documented: 24; older pages say 12).
+        etl_quota_scope: What the executions are counted by (unknown).
+        etl_max_bytes: Maximum file size (documented: 100 MB; a larger file gets status 400).
         etl_rows_per_second: Speed of an execution, after a quarter of a second for its validation
             (guess); 0 for one that never ends.
-        etl_empty_clears: An empty cell clears the value; else it leaves it as it is (unknown).
+        etl_empty_clears: An empty cell clears the value; else it leaves the value (unknown).
         etl_definition_part: Name of the part that holds a one-shot definition (unknown).
         etl_lists_executions: The list of executions can be read (unknown).
-        etl_tells_rows: An execution tells how many rows it created and updated (unknown).
-        etl_fail_next: So many executions, the next ones, fail their validation.
-        etl_bad_person: Text that makes a row fail when its key holds it; for tests of errors.
-        etl_bad_file: Text that makes the validation of a whole file fail when it is in it.
-        knows_update_filter: The list of profiles takes `updateMoment=>=MOMENT` (unknown); else it
-            is compared as it is.
-        duplicate_event_status: Didomi's answer to an event `id` that exists: 409 or 400 (unknown).
-        array_per_item: In an array of events, good ones are stored beside a bad one; else none is
+        etl_tells_rows: An execution reports how many rows it created and updated (unknown).
+        etl_fail_next: Number of next executions that fail their validation.
+        etl_bad_person: A row fails if its key contains this text; for tests of errors.
+        etl_bad_file: The validation of a file fails if it contains this text.
+        knows_update_filter: The list of profiles accepts `updateMoment=>=TIMESTAMP` (unknown); else
+            the parameter is compared as it is.
+        duplicate_event_status: Didomi's status for an event `id` that exists: 409 or 400 (unknown).
+        array_per_item: Good events of an array are stored although another one is refused; else
+            none is stored (unknown).
+        late_events_last: A late event is applied last, not in the order of `created_at`
             (unknown).
-        late_events_last: A late event is applied last, not slotted in by its `created_at`
-            (unknown).
-        reject_unknown_filters: Unknown query parameters on Didomi's lists are refused (unknown).
-        event_list_form: How events are listed: `envelope` with `cursor`, `total` with `skip`, or
-            a bare `list` (unknown).
+        reject_unknown_filters: Unknown query parameters of Didomi's lists are refused (unknown).
+        event_list_form: Form of a list of events: `envelope` with `cursor`, `total` with `skip`,
+            or a bare `list` (unknown).
         user_list_form: The same for users (documented: envelope with `cursor`).
-        export_pending: Batch exports hold unapproved events too (unknown).
+        export_pending: Batch exports include unapproved events (unknown).
     """
 
     database: str | None = None

@@ -1,7 +1,7 @@
 """People for both sides, drawn from a seed: the same seed gives the same people.
 
-They overlap in part: some are known to Didomi only, some to Actito only. Their ids and choices hold
-what real data holds and what breaks programs.
+Some people exist on one side only. Ids and choices include the unusual values of real data, such as
+reserved characters and null.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _ODD = [
 
 
 def person_id(number: int) -> str:
-    """Give the organisation user id of a person: every fourth is an odd one."""
+    """Return the organisation user id of a person; every fourth one is unusual."""
     if number % 4 == 0:
         return _ODD[number // 4 % len(_ODD)].format(n=f"p{number}")
     return f"customer-{number:06d}" if number % 2 else f"person{number}@example.com"
@@ -52,8 +52,8 @@ def populate(profiles: Profiles, consents: Consents, *, people: int, seed: int) 
     Args:
         profiles: Actito's side.
         consents: Didomi's side.
-        people: How many persons.
-        seed: Seed of everything that is drawn.
+        people: Number of people.
+        seed: Seed of all random values.
     """
     rng = random.Random(seed)
     table = actito_tables.TABLES[0]
@@ -87,10 +87,10 @@ def _consent_history(rng: random.Random, consents: Consents, number: int, person
     user_id = _uuid(rng)
     events = []
     for turn in range(rng.choice([1, 1, 2, 3, 4])):
-        moment = FIRST_DAY + timedelta(days=rng.randrange(DAYS), seconds=rng.randrange(60_000))
+        timestamp = FIRST_DAY + timedelta(days=rng.randrange(DAYS), seconds=rng.randrange(60_000))
         # One person in fifteen uses a second device: another Didomi user for the same person.
         device = _uuid(rng) if number % 15 == 5 and turn else user_id
-        events.append(_event(rng, person, device, moment, ORGANIZATION))
+        events.append(_event(rng, person, device, timestamp, ORGANIZATION))
     if number % 12 == 2:
         events[-1]["status"] = "pending_approval"
     if number % 25 == 9:
@@ -102,19 +102,19 @@ def _consent_history(rng: random.Random, consents: Consents, number: int, person
     for event in events:
         consents.add_event(ORGANIZATION, event, at=event["created_at"])
     if number % 10 == 1:
-        moment = FIRST_DAY + timedelta(seconds=rng.randrange(60_000))
-        event = _event(rng, person, _uuid(rng), moment, LEGACY_ORGANIZATION)
+        timestamp = FIRST_DAY + timedelta(seconds=rng.randrange(60_000))
+        event = _event(rng, person, _uuid(rng), timestamp, LEGACY_ORGANIZATION)
         consents.add_event(LEGACY_ORGANIZATION, event, at=event["created_at"])
 
 
 def _guest(rng: random.Random, consents: Consents, number: int) -> None:
-    moment = FIRST_DAY + timedelta(days=number % DAYS, seconds=rng.randrange(60_000))
-    event = _event(rng, None, _uuid(rng), moment, ORGANIZATION)
+    timestamp = FIRST_DAY + timedelta(days=number % DAYS, seconds=rng.randrange(60_000))
+    event = _event(rng, None, _uuid(rng), timestamp, ORGANIZATION)
     consents.add_event(ORGANIZATION, event, at=event["created_at"])
 
 
 def _event(
-    rng: random.Random, person: str | None, user_id: str, moment: datetime, organization: str
+    rng: random.Random, person: str | None, user_id: str, timestamp: datetime, organization: str
 ) -> dict[str, Any]:
     user: dict[str, Any] = {"id": user_id, "country": rng.choice(["FR", "BE", "NL"])}
     if person is not None:
@@ -129,7 +129,8 @@ def _event(
     consents = _current_choices(rng) if organization == ORGANIZATION else _legacy_choices(rng)
     return {
         "id": _uuid(rng),
-        "created_at": moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z",
+        "created_at": timestamp.strftime("%Y-%m-%dT%H:%M:%S.")
+        + f"{timestamp.microsecond // 1000:03d}Z",
         "user": user,
         "consents": consents,
         **more,

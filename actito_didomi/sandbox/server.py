@@ -32,7 +32,7 @@ HOST = "127.0.0.1"
 def _config(sandbox: Sandbox) -> uvicorn.Config:
     return uvicorn.Config(
         sandbox.app(),
-        log_level="critical",  # calls that are cut off on purpose would be logged as errors
+        log_level="critical",  # requests that are cut off on purpose would be logged as errors
         access_log=False,
         lifespan="off",
         http="httptools",
@@ -42,8 +42,8 @@ def _config(sandbox: Sandbox) -> uvicorn.Config:
     )
 
 
-def _take_port(port: int) -> socket.socket:
-    # With the protocol named, asyncio sends small answers at once; without, each waits for 40 ms.
+def _bind_port(port: int) -> socket.socket:
+    # With the protocol named, asyncio sends small responses at once; without, each waits for 40 ms.
     listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.bind((HOST, port))
@@ -51,7 +51,7 @@ def _take_port(port: int) -> socket.socket:
 
 
 def serve(options: SandboxOptions, port: int, exports: str | None = None) -> None:
-    """Serve until interrupted, after saying where and with what credentials.
+    """Print addresses and credentials, and serve until interrupted.
 
     Args:
         options: Switches and limits.
@@ -59,9 +59,9 @@ def serve(options: SandboxOptions, port: int, exports: str | None = None) -> Non
         exports: Folder to write batch exports of the people to, before serving.
 
     Raises:
-        OSError: The port is taken.
+        OSError: The port is in use.
     """
-    listener = _take_port(port)
+    listener = _bind_port(port)
     sandbox = Sandbox(options)
     if exports:
         for organization in (ORGANIZATION, LEGACY_ORGANIZATION):
@@ -102,7 +102,7 @@ class BackgroundSandbox:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._server: uvicorn.Server | None = None
-        self._listener = _take_port(0)
+        self._listener = _bind_port(0)
         self.url = f"http://{HOST}:{self._listener.getsockname()[1]}"
 
     def _run(self) -> None:
@@ -116,7 +116,7 @@ class BackgroundSandbox:
             sandbox.database.close()
 
     def __enter__(self) -> Self:
-        """Start it, and wait until calls are taken."""
+        """Start it, and wait until it accepts requests."""
         self._thread.start()
         self._ready.wait(30)
         return self

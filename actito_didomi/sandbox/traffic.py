@@ -1,4 +1,4 @@
-"""What happens to a call before and after it is answered: counts, limits, faults."""
+"""Counts, limits and faults around each request."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 
 Side = Literal["actito", "didomi"]
 TRANSPORT = "sandbox.transport"
-"""Key of the scope under which the connection of a call is found."""
+"""Key of the scope under which the connection of a request is found."""
 _MINUTE = 60.0
 _REFUSAL = 400
 
 
 @dataclass
 class RouteCount:
-    """What was seen on one route."""
+    """Counts of one route."""
 
     calls: int = 0
     refusals: int = 0
@@ -37,13 +37,13 @@ class RouteCount:
 
 @dataclass
 class Stats:
-    """What was seen of one side since the last reset.
+    """Counts of one side since the last reset.
 
     Attributes:
         routes: By name of the route.
-        most_at_once: Most calls at the same time.
-        most_a_minute: Most calls in any 60 seconds.
-        notified: Didomi: events handed to integrations.
+        most_at_once: Highest number of concurrent requests.
+        most_a_minute: Highest number of requests in any 60 seconds.
+        notified: Didomi: events passed to integrations.
     """
 
     routes: dict[str, RouteCount] = field(default_factory=dict)
@@ -54,7 +54,7 @@ class Stats:
     recent: deque[float] = field(default_factory=deque)
 
     def enter(self) -> None:
-        """Count a call that begins."""
+        """Count a request that begins."""
         now = time.monotonic()
         self.recent.append(now)
         while self.recent and self.recent[0] <= now - _MINUTE:
@@ -64,7 +64,7 @@ class Stats:
         self.most_a_minute = max(self.most_a_minute, len(self.recent))
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the counts as JSON."""
+        """Return the counts as JSON."""
         routes = {
             name: {
                 "calls": r.calls,
@@ -87,17 +87,17 @@ class Stats:
 
 @dataclass
 class Fault:
-    """Something that goes wrong with the next calls of a route.
+    """A fault of the next requests to a route.
 
     Attributes:
         side: `actito` or `didomi`.
         route: Name of the route, as in the statistics; None for any.
-        action: `status` answers `status`; `drop_before` and `drop_after` cut the connection before
-            or after the call did its work; `half_body` does the work and sends half the answer;
-            `stall` waits `seconds` and then goes on.
-        count: How many calls it strikes.
-        skip: Calls that pass before the first one struck.
-        every: Strikes every n-th call only.
+        action: `status` responds with `status`; `drop_before` and `drop_after` cut the connection
+            before or after the work is done; `half_body` does the work and sends half of the
+            response; `stall` waits `seconds` and then continues.
+        count: How many requests are affected.
+        skip: Requests that pass before the first affected one.
+        every: Only every n-th request is affected.
         status: HTTP status for `status`.
         retry_after: Seconds in a `Retry-After` header; None for no header.
         seconds: For `stall`.
@@ -114,8 +114,8 @@ class Fault:
     seconds: float = 1.0
     seen: int = 0
 
-    def strikes(self, side: Side, route: str) -> bool:
-        """Tell whether this call is struck, counting it."""
+    def affects(self, side: Side, route: str) -> bool:
+        """Return whether this request is affected, and count it."""
         if self.count <= 0 or side != self.side or self.route not in (None, route):
             return False
         self.seen += 1
@@ -134,7 +134,7 @@ class Traffic:
         self.stats: dict[Side, Stats] = {"actito": Stats(), "didomi": Stats()}
 
     def reset(self) -> None:
-        """Forget counts and faults; calls under way stay counted as such."""
+        """Clear counts and faults; requests under way stay counted as such."""
         self.faults.clear()
         for side, stats in self.stats.items():
             self.stats[side] = Stats(at_once=stats.at_once)
@@ -144,11 +144,11 @@ class Traffic:
         self.stats[side].routes.setdefault(route, RouteCount()).writes += writes
 
     def fault_for(self, side: Side, route: str) -> Fault | None:
-        """Give the first fault that strikes this call."""
-        return next((f for f in self.faults if f.strikes(side, route)), None)
+        """Return the first fault that affects this request."""
+        return next((f for f in self.faults if f.affects(side, route)), None)
 
     def throttle(self, side: Side) -> float:
-        """Give the delay of a call, in seconds."""
+        """Return the delay of a request, in seconds."""
         delay = self.options.latency
         if side == "actito" and self.options.limits:
             beyond = len(self.stats[side].recent) - self.options.calls_per_minute
@@ -158,13 +158,13 @@ class Traffic:
 
 
 class Guarded:
-    """An endpoint with everything that happens around it.
+    """An endpoint with its counts, limits and faults.
 
     Args:
         traffic: Shared by all endpoints.
         side: `actito` or `didomi`.
         route: Name for counts and faults.
-        handler: Answers the call.
+        handler: Returns the response.
     """
 
     def __init__(
@@ -180,20 +180,20 @@ class Guarded:
         self._handler = handler
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one call."""
+        """Handle one request."""
         traffic, side = self._traffic, self._side
         stats = traffic.stats[side]
         count = stats.routes.setdefault(self._route, RouteCount())
         count.calls += 1
         stats.enter()
         try:
-            status = await self._answer(scope, receive, send)
+            status = await self._respond(scope, receive, send)
         finally:
             traffic.stats[side].at_once -= 1
         count.statuses[status] += 1
         count.refusals += status >= _REFUSAL
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> int:
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> int:
         traffic, side = self._traffic, self._side
         options = traffic.options
         fault = traffic.fault_for(side, self._route)
@@ -204,14 +204,14 @@ class Guarded:
             and traffic.stats[side].at_once > options.max_concurrency
         ):
             return await _send(
-                refusal(side, 429, "Too many requests at once"), scope, receive, send
+                error_response(side, 429, "Too many concurrent requests"), scope, receive, send
             )
         if delay := traffic.throttle(side):
             await asyncio.sleep(delay)
         if fault and action == "stall":
             await asyncio.sleep(fault.seconds)
         if fault and action == "status":
-            response = refusal(side, fault.status, "Injected by /sandbox/faults")
+            response = error_response(side, fault.status, "Injected by /sandbox/faults")
             if fault.retry_after is not None:
                 response.headers["Retry-After"] = f"{fault.retry_after:g}"
             return await _send(response, scope, receive, send)
@@ -235,7 +235,7 @@ async def _send(response: Response, scope: Scope, receive: Receive, send: Send) 
 
 
 async def _send_half(response: Response, send: Send) -> None:
-    """Announce the whole body and send half of it."""
+    """Announce the whole body, and send half of it."""
     body = bytes(response.body) or b"{}"
     headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
     start: Message = {
@@ -247,11 +247,10 @@ async def _send_half(response: Response, send: Send) -> None:
     await send({"type": "http.response.body", "body": body[: len(body) // 2], "more_body": True})
 
 
-def refusal(side: Side, status: int, message: str) -> Response:
-    """Make an error answer in the form of its side.
+def error_response(side: Side, status: int, message: str) -> Response:
+    """Return an error response in the form of its side.
 
-    Didomi's form is documented (Feathers); Actito's is this sandbox's own choice, since none is
-    known.
+    Didomi's form is documented (Feathers); Actito's is unknown, and this one is the sandbox's own.
     """
     if side == "actito":
         return JSONResponse({"status": status, "message": message}, status)

@@ -36,7 +36,7 @@ def test_an_expression_is_found(text: str, found: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        "The attribute `updateMoment` keeps its name; so does `startMoment`.",
+        "The attribute `updateMoment` keeps its name; so does `trust_update_moment`.",
         "`retry_tries` and `calls_per_minute` are settings.",
         "Someone who changes a subscription imports a file.",
         "At most 100 requests per minute, 5 concurrent.",

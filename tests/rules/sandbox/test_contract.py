@@ -108,4 +108,4 @@ def test_every_documented_request_is_served(call: Didomi, path: str, method: str
     """Events, users and sessions: what a consent sync can need."""
     response = call(method, path.replace("{id}", "x"), {})
     assert response.status_code != 405
-    assert b"No such call" not in response.content
+    assert b"No such route" not in response.content

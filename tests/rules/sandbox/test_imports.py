@@ -89,7 +89,7 @@ def test_an_empty_cell_clears_or_leaves(actito: Actito, clears: bool) -> None:
         (b"customerId;Newsletter\na;Y;Y\n", "number of columns"),
         (b"customerId;Colour\na;Y\n", "Unknown columns"),
         (b"Newsletter\nY\n", "key column"),
-        (b"customerId;Newsletter\n\xff;Y\n", "no UTF-8"),
+        (b"customerId;Newsletter\n\xff;Y\n", "not valid UTF-8"),
         (b"PK broken", "damaged"),
         (b"", "no header"),
     ],

@@ -204,7 +204,7 @@ def test_a_failed_file_is_cut_until_the_bad_row_is_found(config, actito, tmp_pat
     else:
         assert run.exit_code == 0, run.err
         assert [r["person"] for r in rejects(config)] == ["p33"]
-        assert "something that can't be loaded" in rejects(config)[0]["reason"]
+        assert "a value that can't be loaded" in rejects(config)[0]["reason"]
         expect_right(actito, 60, but=("p33",))
     assert 3 < imports(actito) <= 24
 
