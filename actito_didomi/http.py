@@ -7,21 +7,18 @@ name a person, so only its `route` (the path with placeholders) is ever printed.
 from __future__ import annotations
 
 import abc
-import email.utils
 import enum
 import logging
-import threading
-import time
-from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import requests
 import tenacity
-from pyrate_limiter import Limiter, Rate
-from requests.adapters import HTTPAdapter
+from pyrate_limiter import InMemoryBucket, Rate, RateItem
 from requests_toolbelt import MultipartEncoder
+from urllib3.exceptions import InvalidHeader
+from urllib3.util.retry import Retry
 
 from actito_didomi import privacy
 from actito_didomi.errors import (
@@ -33,6 +30,8 @@ from actito_didomi.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from actito_didomi.runtime import Event, Runtime
 
     Parts = Mapping[str, tuple[str, Any, str]]
 
@@ -107,28 +106,28 @@ class Response:
 
 @dataclass
 class CallCount:
-    """How many requests went out, and how many of them were tries of the same call again."""
+    """How many requests were sent, and how many of them repeated an earlier one."""
 
     calls: int = 0
     retries: int = 0
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def add(self, *, retry: bool) -> None:
-        """Count one request."""
-        with self._lock:
-            self.calls += 1
-            self.retries += retry
+        """Count one request; the caller holds a lock."""
+        self.calls += 1
+        self.retries += retry
 
 
 class Authenticator(abc.ABC):
     """Keeps one bearer token for all threads, and renews it before its end.
 
     Args:
+        runtime: Clock and lock.
         secrets: What must never be shown in a log.
     """
 
-    def __init__(self, *secrets: str) -> None:
-        self._lock = threading.Lock()
+    def __init__(self, runtime: Runtime, *secrets: str) -> None:
+        self._runtime = runtime
+        self._lock = runtime.lock()
         self._token: str | None = None
         self._renew_at = 0.0
         privacy.protect(secrets)
@@ -148,8 +147,8 @@ class Authenticator(abc.ABC):
             AuthenticationError: The answer holds no token.
         """
         with self._lock:
-            if self._token is None or time.monotonic() >= self._renew_at:
-                asked_at = time.monotonic()
+            if self._token is None or self._runtime.monotonic() >= self._renew_at:
+                asked_at = self._runtime.monotonic()
                 token, use_for = self.fetch(session)
                 if not isinstance(token, str) or not token:
                     raise AuthenticationError(
@@ -192,6 +191,7 @@ class ApiSession:
             down rather than refuse, hence the length.
         retry: When to give up.
         stop: Set to end all waiting at once.
+        runtime: Clock and transport.
     """
 
     def __init__(
@@ -204,7 +204,8 @@ class ApiSession:
         calls_per_minute: int | None = None,
         timeout: float = 60,
         retry: RetryPolicy | None = None,
-        stop: threading.Event | None = None,
+        stop: Event,
+        runtime: Runtime,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.api = api
@@ -212,12 +213,16 @@ class ApiSession:
         self._authenticator = authenticator
         self._timeout = timeout
         self._retry = retry or RetryPolicy()
-        self._stop = stop or threading.Event()
-        self._limiter = Limiter(Rate(calls_per_minute, _WINDOW_MS)) if calls_per_minute else None
+        self._stop = stop
+        self._runtime = runtime
+        self._lock = runtime.lock()
+        self._budget: InMemoryBucket | None = None
+        if calls_per_minute:
+            self._budget = InMemoryBucket([Rate(calls_per_minute, _WINDOW_MS)])
         self._http = requests.Session()
         # Proxies and certificates of the environment count; a .netrc must not replace our headers.
         self._http.auth = lambda request: request
-        adapter = HTTPAdapter(pool_connections=1, pool_maxsize=max_concurrency)
+        adapter = runtime.adapter(max_concurrency)
         self._http.mount("http://", adapter)
         self._http.mount("https://", adapter)
         privacy.install()
@@ -302,14 +307,15 @@ class ApiSession:
         except _RetryError as error:
             self._check_stop()
             raise UnavailableError(
-                f"{self.api} gave no usable answer to {call}: {error.reason}, after {tries} tries. "
-                "Nothing is lost: run again when the API is back.",
+                f"{self.api}: {call} failed after {tries} attempts: {error.reason}. Nothing is "
+                "lost: run again when the API is available.",
                 status=error.status,
             ) from None
 
     def _retrying(self, call: str) -> tenacity.Retrying:
         """Assemble the retry rules; a pause ends at once when the process is told to stop."""
         policy = self._retry
+        started = self._runtime.monotonic()
         backoff = tenacity.wait_exponential_jitter(
             multiplier=min(1.0, policy.longest_wait),
             max=policy.longest_wait,
@@ -323,17 +329,14 @@ class ApiSession:
             asked = _retry_error(state).retry_after
             return asked is not None and asked > max(policy.seconds, _PATIENCE)
 
-        enough = tenacity.stop_any(
-            tenacity.stop_when_event_set(self._stop),
-            tenacity.stop_all(
-                tenacity.stop_after_attempt(policy.tries),
-                tenacity.stop_after_delay(policy.seconds),
-            ),
-        )
+        def is_enough(state: tenacity.RetryCallState) -> bool:
+            elapsed = self._runtime.monotonic() - started
+            exhausted = state.attempt_number >= policy.tries and elapsed >= policy.seconds
+            return self._stop.is_set() or exhausted or asks_too_long(state)
 
         def announce(state: tenacity.RetryCallState) -> None:
             logger.warning(
-                "%s: %s answered %s; try %d follows in %.1f s.",
+                "%s: %s failed: %s. Attempt %d follows in %.1f s.",
                 self.api,
                 call,
                 _retry_error(state).reason,
@@ -344,22 +347,34 @@ class ApiSession:
         return tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(_RetryError),
             wait=wait,
-            stop=lambda state: enough(state) or asks_too_long(state),
-            sleep=tenacity.sleep_using_event(self._stop),
+            stop=is_enough,
+            sleep=self._pause,
             before_sleep=announce,
             reraise=True,
         )
+
+    def _pause(self, seconds: float) -> None:
+        self._stop.wait(seconds)
 
     def _check_stop(self) -> None:
         if self._stop.is_set():
             raise StoppedError(f"Request to {self.api} cancelled: shutting down.")
 
     def _take_turn(self) -> None:
-        """Wait until the call budget allows one more request."""
+        """Wait until the request budget allows one more request."""
         self._check_stop()
-        while self._limiter and not self._limiter.try_acquire(self.api, blocking=False):
+        while not self._acquire():
             self._stop.wait(0.05)
             self._check_stop()
+
+    def _acquire(self) -> bool:
+        """Use one request of the budget; return False where none is left for now."""
+        if self._budget is None:
+            return True
+        with self._lock:
+            now = int(self._runtime.monotonic() * 1000)
+            self._budget.leak(now)
+            return bool(self._budget.put(RateItem(self.api, now)))
 
     def _send(
         self,
@@ -374,7 +389,8 @@ class ApiSession:
         retry: bool,
     ) -> requests.Response:
         self._take_turn()
-        self.count.add(retry=retry)
+        with self._lock:
+            self.count.add(retry=retry)
         body: bytes | MultipartEncoder | None = None
         headers = {"Accept": "application/json", **headers}
         if json is not None:
@@ -383,7 +399,7 @@ class ApiSession:
         elif parts is not None:
             encoder = MultipartEncoder(parts)
             body, headers["Content-Type"] = encoder, encoder.content_type
-        started = time.monotonic()
+        started = self._runtime.monotonic()
         try:
             response = self._http.request(
                 method,
@@ -395,11 +411,12 @@ class ApiSession:
                 allow_redirects=False,
             )
         except requests.Timeout:
-            raise _RetryError("nothing in time") from None
+            raise _RetryError("timed out") from None
         except (requests.RequestException, OSError) as error:
             # The text of the error holds the address and so a person; its type says enough.
-            raise _RetryError(f"with a broken connection ({type(error).__name__})") from None
-        logger.debug("%s: %d in %.3f s", call, response.status_code, time.monotonic() - started)
+            raise _RetryError(f"connection error ({type(error).__name__})") from None
+        seconds = self._runtime.monotonic() - started
+        logger.debug("%s: %d in %.3f s", call, response.status_code, seconds)
         return response
 
 
@@ -409,33 +426,19 @@ def _retry_error(state: tenacity.RetryCallState) -> _RetryError:
 
 
 def _decode(response: requests.Response, call: str) -> Any:
-    """Decode the body of a success; a body that is no JSON is a broken answer, so tried again."""
+    """Decode the body of a success; invalid JSON is worth another attempt."""
     if not response.content.strip():
         return None
     try:
         return msgspec.json.decode(response.content)
     except msgspec.DecodeError:
-        logger.debug("%s: the answer is no JSON", call)
-        raise _RetryError("with something that is no JSON") from None
+        logger.debug("%s: response is not valid JSON", call)
+        raise _RetryError("response is not valid JSON") from None
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Read `Retry-After`: seconds or an HTTP date.
-
-    Returns:
-        Seconds to wait, or None where the header is absent or unreadable.
-    """
-    value = headers.get("Retry-After")
-    if value is None:
-        return None
+    """Read `Retry-After` (seconds or an HTTP date); None where it is absent or unreadable."""
     try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        when = email.utils.parsedate_to_datetime(value)
-    except (TypeError, ValueError):
+        return float(Retry().parse_retry_after(headers["Retry-After"]))
+    except (KeyError, InvalidHeader):
         return None
-    if when.tzinfo is None:
-        when = when.replace(tzinfo=timezone.utc)
-    return max(0.0, (when - datetime.now(timezone.utc)).total_seconds())

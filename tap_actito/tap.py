@@ -52,6 +52,7 @@ class TapActito(BaseTap):
             timeout=float(self.config["request_timeout"]),
             retry=read_retry(self.config),
             stop=self.shutdown.requested,
+            runtime=self.runtime,
         )
 
     @cached_property

@@ -109,6 +109,7 @@ class TapDidomi(BaseTap):
             timeout=float(self.config["request_timeout"]),
             retry=read_retry(self.config),
             stop=self.shutdown.requested,
+            runtime=self.runtime,
         )
 
     # Settings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from actito_didomi.errors import ApiError, RequestRejectedError
@@ -12,10 +11,12 @@ from actito_didomi.plugin.parallel import run_parallel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from actito_didomi.actito import ProfileTable, Written
     from actito_didomi.consent.coalesce import ProfileChange
     from actito_didomi.plugin.shutdown import Shutdown
+    from actito_didomi.runtime import Runtime
 
 logger = logging.getLogger("target-actito")
 
@@ -42,16 +43,24 @@ class Writer:
         table: The profile table.
         create: Whether a missing profile may be created.
         max_concurrency: Calls at once.
-        shutdown: Seen between calls; calls in flight may finish within its patience.
+        shutdown: Checked between requests; those in flight may finish within its grace period.
+        runtime: Clock and threads.
     """
 
     def __init__(
-        self, table: ProfileTable, *, create: bool, max_concurrency: int, shutdown: Shutdown
+        self,
+        table: ProfileTable,
+        *,
+        create: bool,
+        max_concurrency: int,
+        shutdown: Shutdown,
+        runtime: Runtime,
     ) -> None:
         self._table = table
         self._create = create
         self._max_concurrency = max_concurrency
         self._shutdown = shutdown
+        self._runtime = runtime
 
     def write(self, changes: Sequence[ProfileChange], on_result: Callable[[Result], None]) -> None:
         """Write changes in the order given, as far as calls at once allow.
@@ -77,11 +86,12 @@ class Writer:
             settle,
             workers=self._max_concurrency,
             shutdown=self._shutdown,
+            runtime=self._runtime,
             on_progress=lambda: logger.info("Written so far: %d of %d.", settled, len(changes)),
         )
 
     def _write_one(self, change: ProfileChange) -> Result:
-        began = datetime.now(timezone.utc)
+        began = self._runtime.now()
         try:
             written = self._table.write(
                 change.person, change.attributes, change.subscriptions, create=self._create

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from actito_didomi.consent.records import ConsentRecord
     from actito_didomi.http import ApiSession
     from actito_didomi.plugin.shutdown import Shutdown
+    from actito_didomi.runtime import Runtime
     from target_actito.bulk import Imported
 
 logger = logging.getLogger("target-actito")
@@ -125,7 +126,7 @@ class TargetActito(ConsentTarget):
 
     def open(self) -> ApiSession:
         """Open the session and check the configuration against the table."""
-        self._connected = _Connected(self.settings, self.shutdown)
+        self._connected = _Connected(self.settings, self.shutdown, self.runtime)
         return self._connected.session
 
     @property
@@ -289,7 +290,7 @@ class TargetActito(ConsentTarget):
 class _Connected:
     """What exists once Actito is needed: session, table, translator, writers."""
 
-    def __init__(self, settings: setting.Settings, shutdown: Shutdown) -> None:
+    def __init__(self, settings: setting.Settings, shutdown: Shutdown, runtime: Runtime) -> None:
         self.session: ApiSession = open_session(
             settings.api_key,
             base_url=settings.base_url,
@@ -298,6 +299,7 @@ class _Connected:
             timeout=settings.request_timeout,
             retry=settings.retry,
             stop=shutdown.requested,
+            runtime=runtime,
         )
         structure = read_table(
             self.session, settings.entity_id, settings.table_name, settings.user_unique_key
@@ -310,6 +312,7 @@ class _Connected:
             create=settings.upsert_mode,
             max_concurrency=settings.max_concurrency,
             shutdown=shutdown,
+            runtime=runtime,
         )
         account = (settings.base_url, structure.entity, structure.id)
         self.other: OtherDirection | None = None

@@ -85,6 +85,7 @@ class TargetDidomi(ConsentTarget):
             timeout=settings.request_timeout,
             retry=settings.retry,
             stop=self.shutdown.requested,
+            runtime=self.runtime,
         )
         self._writer = Writer(
             ConsentApi(session, settings.organization_id, settings.regulation),
@@ -150,6 +151,7 @@ class TargetDidomi(ConsentTarget):
             settle,
             workers=self.settings.max_concurrency,
             shutdown=self.shutdown,
+            runtime=self.runtime,
             on_progress=lambda: logger.info("Written so far: %d of %d events.", done, total),
         )
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 from actito_didomi.http import ApiSession, Authenticator, RetryPolicy
 
 if TYPE_CHECKING:
-    import threading
     from collections.abc import Mapping
+
+    from actito_didomi.runtime import Event, Runtime
 
 ENVIRONMENTS: Mapping[str, str] = {
     "env0": "https://api.actito.com",
@@ -27,8 +28,8 @@ _EARLY = 60.0
 class _KeyAuthenticator(Authenticator):
     """Turns the API key into a token."""
 
-    def __init__(self, api_key: str) -> None:
-        super().__init__(api_key)
+    def __init__(self, api_key: str, runtime: Runtime) -> None:
+        super().__init__(runtime, api_key)
         self._api_key = api_key
 
     def fetch(self, session: ApiSession) -> tuple[object, float]:
@@ -60,7 +61,8 @@ def open_session(
     max_concurrency: int,
     timeout: float,
     retry: RetryPolicy,
-    stop: threading.Event,
+    stop: Event,
+    runtime: Runtime,
 ) -> ApiSession:
     """Open a session with Actito; no call is made yet.
 
@@ -72,14 +74,16 @@ def open_session(
         timeout: Seconds; throttling shows as slowness.
         retry: When to give up.
         stop: Set to end all waiting at once.
+        runtime: Clock and transport.
     """
     return ApiSession(
         base_url,
-        authenticator=_KeyAuthenticator(api_key),
+        authenticator=_KeyAuthenticator(api_key, runtime),
         api="Actito",
         max_concurrency=max_concurrency,
         calls_per_minute=calls_per_minute,
         timeout=timeout,
         retry=retry,
         stop=stop,
+        runtime=runtime,
     )

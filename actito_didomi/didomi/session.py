@@ -8,7 +8,7 @@ from actito_didomi.errors import AuthenticationError, RequestRejectedError
 from actito_didomi.http import ApiSession, Authenticator, RetryPolicy
 
 if TYPE_CHECKING:
-    import threading
+    from actito_didomi.runtime import Event, Runtime
 
 API_URL = "https://api.didomi.io/v1"
 _RENEW_AFTER = 50 * 60.0
@@ -19,8 +19,8 @@ _BAD_REQUEST = 400
 class _SecretAuthenticator(Authenticator):
     """Turns key and secret into a token."""
 
-    def __init__(self, api_key: str, api_secret: str) -> None:
-        super().__init__(api_key, api_secret)
+    def __init__(self, api_key: str, api_secret: str, runtime: Runtime) -> None:
+        super().__init__(runtime, api_key, api_secret)
         self._credentials = {"type": "api-key", "key": api_key, "secret": api_secret}
 
     def fetch(self, session: ApiSession) -> tuple[object, float]:
@@ -47,7 +47,8 @@ def open_session(
     max_concurrency: int = 1,
     timeout: float = 60,
     retry: RetryPolicy | None = None,
-    stop: threading.Event | None = None,
+    stop: Event,
+    runtime: Runtime,
 ) -> ApiSession:
     """Open a session with Didomi; no call is made yet.
 
@@ -59,13 +60,15 @@ def open_session(
         timeout: Seconds.
         retry: When to give up.
         stop: Set to end all waiting at once.
+        runtime: Clock and transport.
     """
     return ApiSession(
         base_url,
-        authenticator=_SecretAuthenticator(api_key, api_secret),
+        authenticator=_SecretAuthenticator(api_key, api_secret, runtime),
         api="Didomi",
         max_concurrency=max_concurrency,
         timeout=timeout,
         retry=retry,
         stop=stop,
+        runtime=runtime,
     )

@@ -9,7 +9,7 @@ import logging
 import re
 import sys
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from typing import IO, TYPE_CHECKING, Any, ClassVar, NoReturn
 
 import json5
 import msgspec
@@ -27,6 +27,7 @@ from actito_didomi import privacy
 from actito_didomi.errors import ActitoDidomiError
 from actito_didomi.http import RetryPolicy
 from actito_didomi.plugin.shutdown import Shutdown
+from actito_didomi.runtime import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -257,13 +258,15 @@ class BasePlugin(PluginBase):
     expected, all at once, and never show a value. Signals end a plugin soon, and never with 0.
 
     Attributes:
+        runtime: Clock, threads, transport and streams; another one runs the plugin under test.
         shutdown: Tells all parts of the plugin when to stop.
     """
 
     cb_config = staticmethod(read_config_arguments)
+    runtime: ClassVar[Runtime] = Runtime()
 
     def __init__(self, **kwargs: Any) -> None:
-        self.shutdown = Shutdown()
+        self.shutdown = Shutdown(self.runtime)
         super().__init__(**kwargs)
 
     @classmethod

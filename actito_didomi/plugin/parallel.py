@@ -1,17 +1,17 @@
-"""Work on several things at once, until all are done or the process is to stop."""
+"""Run tasks concurrently, until all are done or the process is to stop."""
 
 from __future__ import annotations
 
-import time
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, TypeVar
 
 from actito_didomi.errors import StoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from concurrent.futures import Future
 
     from actito_didomi.plugin.shutdown import Shutdown
+    from actito_didomi.runtime import Runtime
 
 _TICK = 0.2
 _PROGRESS_INTERVAL = 10.0
@@ -26,18 +26,20 @@ def run_parallel(
     *,
     workers: int,
     shutdown: Shutdown,
+    runtime: Runtime,
     on_progress: Callable[[], None],
 ) -> None:
-    """Work on tasks, begun in the order given.
+    """Run tasks, begun in the order given.
 
     After a failure no more are begun; those that run come to their end first.
 
     Args:
-        tasks: What to work on.
+        tasks: The tasks.
         work: Called in another thread for each task.
-        on_result: Called in this thread with what `work` gave.
-        workers: Tasks at once.
-        shutdown: Seen between tasks; those that run may finish within its patience.
+        on_result: Called in this thread with what `work` returned.
+        workers: Maximum number of tasks at once.
+        shutdown: Checked between tasks; those that run may finish within its grace period.
+        runtime: Clock and threads.
         on_progress: Called in this thread every 10 seconds.
 
     Raises:
@@ -45,29 +47,30 @@ def run_parallel(
         Exception: What `work` or `on_result` raised first; likewise.
     """
     waiting = iter(tasks)
-    running: set[Future[Result]] = set()
+    running: list[Future[Result]] = []
     failure: Exception | None = None
-    announced = time.monotonic()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="writer")
+    announced = runtime.monotonic()
+    pool = runtime.pool(workers)
     try:
         while True:
             while not failure and not shutdown.requested.is_set() and len(running) < 2 * workers:
                 if (task := next(waiting, None)) is None:
                     break
-                running.add(pool.submit(work, task))
+                running.append(pool.submit(work, task))
             if not running or not shutdown.patience_left:
                 break
-            done, running = wait(running, timeout=_TICK, return_when=FIRST_COMPLETED)
+            done = pool.first_done(running, _TICK)
+            running = [future for future in running if future not in done]
             for future in done:
                 try:
                     on_result(future.result())
                 except Exception as error:  # noqa: BLE001 - raised below, after the others
                     failure = failure or error
-            if time.monotonic() - announced > _PROGRESS_INTERVAL:
-                announced = time.monotonic()
+            if runtime.monotonic() - announced > _PROGRESS_INTERVAL:
+                announced = runtime.monotonic()
                 on_progress()
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+        pool.close()
     if failure and not isinstance(failure, StoppedError):
         raise failure
     shutdown.check()

@@ -3,68 +3,71 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import sys
-import threading
-import time
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from actito_didomi.errors import StoppedError
 
+if TYPE_CHECKING:
+    from actito_didomi.runtime import Runtime
+
 _TICK = 0.1
 _MARGIN = 0.8
-"""Share of the grace that calls in flight may use; the rest is for printing what is due."""
+"""Share of the grace period for requests in flight; the rest is for writing what is due."""
 
 
 class Shutdown:
     """A request to stop, seen by all parts of a plugin.
 
-    The signal handler only takes note: it may come in the middle of printing a line, or of holding
-    a lock that setting an event would need. A thread of its own sees the note, sets `requested` so
-    that all waiting ends, and ends the process when the grace is over.
+    The signal handler only records the signal: it may come in the middle of printing a line, or
+    while a lock is held that setting an event would need. A separate thread sees the record, sets
+    `requested` so that all waiting ends, and ends the process when the grace period is over.
 
     Args:
+        runtime: Clock and threads.
         grace: Seconds after which the process ends whatever it is doing.
     """
 
-    def __init__(self, grace: float = 30) -> None:
-        self.requested = threading.Event()
+    def __init__(self, runtime: Runtime, grace: float = 30) -> None:
+        self._runtime = runtime
+        self._tick = runtime.event()
+        self.requested = runtime.event()
         self.grace = grace
         self._signal = 0
         self._deadline = 0.0
 
     def request(self, signum: int) -> None:
-        """Take note of a signal; safe to call from a signal handler, any number of times."""
+        """Record a signal; safe to call from a signal handler, any number of times."""
         if self._signal:
             return
-        self._deadline = time.monotonic() + self.grace * _MARGIN
+        self._deadline = self._runtime.monotonic() + self.grace * _MARGIN
         self._signal = signum
 
     def watch(self) -> None:
         """Start the thread that acts upon a signal; for a plugin that runs as a process."""
-        threading.Thread(target=self._act, name="shutdown", daemon=True).start()
+        self._runtime.thread(self._act, "shutdown")
 
     def _act(self) -> None:
         while not self._signal:
-            time.sleep(_TICK)
+            self._tick.wait(_TICK)
         self.requested.set()
-        time.sleep(self.grace)
-        os._exit(self.exit_code)
+        self._tick.wait(self.grace)
+        self._runtime.leave(self.exit_code)
 
     def check(self) -> None:
-        """Go on unless the process is to stop.
+        """Raise an error if the process is to stop.
 
         Raises:
-            StoppedError: It is.
+            StoppedError: It is to stop.
         """
         if self._signal:
             self.requested.set()
-            raise StoppedError("Stopped; what isn't done comes again in the next run.")
+            raise StoppedError("Stopped. The next run continues with what is not done.")
 
     @property
     def signal_name(self) -> str:
-        """Name of the signal that came, such as SIGTERM."""
+        """Name of the signal received, such as SIGTERM."""
         return signal.Signals(self._signal).name
 
     @property
@@ -74,14 +77,14 @@ class Shutdown:
 
     @property
     def patience_left(self) -> float:
-        """Seconds that calls in flight may still take; without limit while no one asks to stop."""
+        """Seconds that requests in flight may still take; infinite while no stop is requested."""
         if not self._signal:
             return float("inf")
-        return max(0.0, self._deadline - time.monotonic())
+        return max(0.0, self._deadline - self._runtime.monotonic())
 
     def finish(self) -> NoReturn:
-        """End the process now, without waiting for threads whose calls were given up."""
+        """End the process now, without waiting for threads whose requests were cancelled."""
         sys.stdout.flush()
         logging.shutdown()
         sys.stderr.flush()
-        os._exit(self.exit_code)
+        self._runtime.leave(self.exit_code)
