@@ -1,11 +1,176 @@
-"""When a choice was made, as far as that is known, and which of two was made later. Pure."""
+"""Which of two choices counts: the one rule, for both directions. Pure.
+
+An **act** is a choice that a person made on one side, in Actito or in Didomi. When it was made is
+known as a window, `earliest`..`latest`, both included; an exact timestamp is a window whose ends
+are equal. The newest act counts, and where the order of two acts can't be known, the opt-out:
+
+- On one side the order is known without a tolerance, since there is one clock: events and rows by
+  their timestamps (at equal ones the opt-out counts), looks by their sequence.
+- Between the sides an opt-in counts only if it was made later for certain: its `earliest` is later
+  than the opt-out's `latest` by more than a tolerance, which allows for clocks that differ.
+
+All timestamps are aware datetimes in UTC, of microseconds; a tolerance is a `timedelta` of zero or
+more. `BEGINNING` as `earliest` means that the age of an act is unknown.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from datetime import datetime, timedelta, timezone
+from typing import Final, Literal, NamedTuple
 
-if TYPE_CHECKING:
-    from datetime import datetime
+import msgspec
+from msgspec import structs
+
+Side = Literal["actito", "didomi"]
+Source = Literal["event", "look", "row", "baseline"]
+"""How an act became known.
+
+- `event`: a consent event of Didomi.
+- `look`: the present state in Actito, read within the window, differs from what was known.
+- `row`: a row of Actito's export of changes.
+- `baseline`: an opt-out of unknown age, found by the first look at Actito.
+"""
+Baseline = Literal["opt_out", "didomi"]
+Rank = tuple[datetime, bool]
+
+ACTITO: Final = "actito"
+DIDOMI: Final = "didomi"
+OPT_IN: Final = True
+OPT_OUT: Final = False
+
+BEGINNING: Final = datetime.min.replace(tzinfo=timezone.utc)
+"""The beginning of time: earlier than any act."""
+CLOCK_TOLERANCE: Final = timedelta(0)
+"""Tolerance between the sides. Zero: the clocks of Actito, Didomi and this machine must agree."""
+
+
+class Act(msgspec.Struct, frozen=True, gc=False):
+    """A choice that a person made, at some time within `earliest`..`latest`.
+
+    Attributes:
+        value: True for an opt-in, False for an opt-out.
+        earliest: It was made at this timestamp or later; `BEGINNING` if its age is unknown.
+        latest: It was made at this timestamp or earlier; not before `earliest`.
+        side: Where the person made it.
+        source: How it became known.
+        id: Identifies the act, so that the same one learned twice is one act.
+    """
+
+    value: bool
+    earliest: datetime
+    latest: datetime
+    side: Side
+    source: Source
+    id: str
+
+    @property
+    def rank(self) -> Rank:
+        """Its rank among the events, or rows, of its side; see `rank`."""
+        return rank(self.value, self.earliest, self.latest)
+
+
+def rank(value: bool, earliest: datetime, latest: datetime) -> Rank:
+    """Return the rank of an act among the events, or rows, of one side: the greatest one prevails.
+
+    Of two opt-ins the later `earliest` counts, of two opt-outs the later `latest`, and at equal
+    ranks the opt-out. The greatest rank of a side is a maximum, so acts can be folded in any order
+    and in parts. For exact timestamps that is: the later one, and at equal ones the opt-out.
+
+    It is no rank of looks, which replace what was known before, nor of acts of both sides: between
+    the sides there is a tolerance, and no single number can rank with it.
+    """
+    return (earliest, False) if value is OPT_IN else (latest, True)
+
+
+def resolve_tie(first: bool | None, second: bool) -> bool:
+    """Return what counts of two choices for one field that have the same timestamp: the opt-out.
+
+    Args:
+        first: The choice known so far; None if there is none.
+        second: The other choice.
+    """
+    return second if first is None else first and second
+
+
+def certainly_later(new: Act, old: Act, tolerance: timedelta) -> bool:
+    """Return whether `new` was made after `old`, whatever the true times and clocks are.
+
+    Args:
+        new: An act.
+        old: Another act.
+        tolerance: By how much the clocks of both may differ; zero or more.
+    """
+    return new.earliest - old.latest > tolerance
+
+
+def prevails(new: Act, old: Act, tolerance: timedelta) -> bool:
+    """Return whether `new` counts rather than `old`. The only comparison of two choices.
+
+    Args:
+        new: The act that was learned later.
+        old: The act that was known before.
+        tolerance: By how much the clocks of the two sides may differ; zero or more. Acts of one
+            side are compared without it.
+    """
+    if new.value is old.value:
+        return new.latest > old.latest or (new.latest == old.latest and old.source != "look")
+    if new.side == old.side:
+        tolerance = timedelta(0)
+        if new.side == ACTITO and new.source == "look" and new.latest >= old.latest:
+            return True  # the state that is there now replaces whatever was known before
+        if old.source == "look" and new.latest <= old.latest:
+            return False  # the look has seen the state after it
+    if new.value is OPT_OUT:
+        return not certainly_later(old, new, tolerance)
+    return certainly_later(new, old, tolerance)
+
+
+def newest(known: Act | None, act: Act) -> Act:
+    """Return the newest act of a side, after one more act of that side was learned.
+
+    Events and rows may be learned in any order, late and repeatedly, looks in their sequence. Two
+    acts of one value become one with the later bounds of both, since the last of the two was made
+    within them; an opt-out of the baseline is never merged.
+
+    Args:
+        known: The newest act known so far; None if there is none.
+        act: The act to learn. With the id of `known` it replaces it.
+    """
+    if known is None or known.id == act.id:
+        return act
+    newer = act if prevails(act, known, timedelta(0)) else known
+    if known.value is not act.value or "baseline" in (known.source, act.source):
+        return newer
+    return structs.replace(
+        newer,
+        earliest=max(known.earliest, act.earliest),
+        latest=max(known.latest, act.latest),
+    )
+
+
+def winner(
+    actito: Act | None, didomi: Act | None, tolerance: timedelta, baseline: Baseline | None = None
+) -> Act | None:
+    """Return the act that both sides should show.
+
+    Args:
+        actito: The newest act in Actito; None if none is known.
+        didomi: The newest act in Didomi; None if none is known.
+        tolerance: By how much the clocks of the two sides may differ; zero or more.
+        baseline: What counts where an opt-in in Didomi meets an opt-out of unknown age in Actito:
+            the `opt_out`, or the choice in `didomi`. None defers the opt-in, unless it was made
+            later than the first look for certain.
+
+    Returns:
+        The act; None where none is known, or where it is deferred.
+    """
+    if actito is None or didomi is None:
+        return actito or didomi
+    if actito.source == "baseline" and didomi.value is OPT_IN:
+        if baseline == "didomi" or certainly_later(didomi, actito, tolerance):
+            return didomi
+        return actito if baseline == "opt_out" else None
+    return didomi if prevails(didomi, actito, tolerance) else actito
 
 
 class Window(NamedTuple):
