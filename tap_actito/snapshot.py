@@ -7,7 +7,6 @@ again: the tap between two steps, or the target before it has written.
 
 from __future__ import annotations
 
-import uuid
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from actito_didomi.actito.listing import Profile, ProfilePage
+    from actito_didomi.runtime import Runtime
 
 States = dict[str, bool]
 _AT_ONCE = 1000
@@ -82,18 +82,19 @@ class Snapshot:
     Args:
         url: Any URL that SQLAlchemy knows.
         scope: Names the account, the table and the stream.
+        runtime: Makes the engine and the snapshot's id.
 
     Raises:
         ConfigurationError: The database can't be used.
     """
 
-    def __init__(self, url: str, scope: str) -> None:
+    def __init__(self, url: str, scope: str, runtime: Runtime) -> None:
         self._scope = scope
-        self._engine = open_store(url, _METADATA, "snapshot_url")
+        self._engine = open_store(url, _METADATA, "snapshot_url", runtime)
         with self._engine.begin() as connection:
             found = connection.execute(self._own(sa.select(_SCANS), _SCANS)).first()
             if found is None:
-                values = {"scope": scope, "id": str(uuid.uuid4()), "last_number": 0}
+                values = {"scope": scope, "id": runtime.uuid(), "last_number": 0}
                 connection.execute(sa.insert(_SCANS).values(**values, complete=False))
                 found = connection.execute(self._own(sa.select(_SCANS), _SCANS)).one()
         self.id: str = found.id

@@ -65,7 +65,7 @@ def read_exports(stream: ChangeStream) -> Iterator[Iterable[SubscriptionChange]]
             ", ".join(stream.attributes_wanted),
         )
     url = stream.config.get("snapshot_url")
-    ledger = Ledger(url, stream.actito.account) if url else None
+    ledger = Ledger(url, stream.actito.account, stream.actito.runtime) if url else None
     try:
         for name in new:
             path = f"{root}/{name}"
@@ -206,8 +206,8 @@ def read_api(stream: ChangeStream) -> Iterator[Iterable[SubscriptionChange]]:
     """
     tap = stream.actito
     url = tap.config.get("snapshot_url") or DEFAULT_SNAPSHOT
-    snapshot = Snapshot(url, "/".join([*tap.account, stream.name]))
-    ledger = Ledger(url, tap.account)
+    snapshot = Snapshot(url, "/".join([*tap.account, stream.name]), tap.runtime)
+    ledger = Ledger(url, tap.account, tap.runtime)
     state = stream.stream_state
     if state.get("snapshot") != snapshot.id:
         state.pop("emitted", None)

@@ -317,7 +317,7 @@ class _Connected:
         account = (settings.base_url, structure.entity, structure.id)
         self.other: OtherDirection | None = None
         if settings.snapshot_url:
-            self.other = OtherDirection(Ledger(settings.snapshot_url, account))
+            self.other = OtherDirection(Ledger(settings.snapshot_url, account, runtime))
         self.bulk: BulkWriter | None = None
         self.workspace: Workspace | None = None
         if settings.bulk.limits.mode != "single":

@@ -22,6 +22,8 @@ from actito_didomi.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from actito_didomi.runtime import Runtime
+
 Origin = Literal["pipeline", "person"]
 _AT_ONCE = 500
 
@@ -74,14 +76,15 @@ class Ledger:
     Args:
         url: Any URL that SQLAlchemy knows.
         account: What tells this table from all others.
+        runtime: Makes the engine.
 
     Raises:
         ConfigurationError: The database can't be used.
     """
 
-    def __init__(self, url: str, account: Iterable[str]) -> None:
+    def __init__(self, url: str, account: Iterable[str], runtime: Runtime) -> None:
         self._scope = "/".join(account)
-        self._engine = open_store(url, _METADATA, "snapshot_url")
+        self._engine = open_store(url, _METADATA, "snapshot_url", runtime)
 
     def close(self) -> None:
         """Give connections back."""

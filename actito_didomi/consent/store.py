@@ -1,29 +1,34 @@
-"""Databases of our own, by any URL that SQLAlchemy knows."""
+"""Databases of the project's own, at any URL that SQLAlchemy knows."""
 
 from __future__ import annotations
 
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from actito_didomi.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from actito_didomi.runtime import Runtime
+
 _PATIENCE = 60
 """Seconds to wait while another process writes to a SQLite file."""
 
 
-def open_store(url: str, tables: sa.MetaData, setting: str) -> sa.Engine:
-    """Open a database and make the tables that it lacks.
+def open_store(url: str, tables: sa.MetaData, setting: str, runtime: Runtime) -> sa.Engine:
+    """Open a database, and create the tables that it lacks.
 
-    A SQLite file is made so that only its owner can read it: it tells of people.
+    A SQLite file is created with mode 0600, since it holds personal data.
 
     Args:
-        url: Its address.
-        tables: What it must hold.
-        setting: Name of the setting, for messages.
+        url: URL of the database.
+        tables: Tables that it must have.
+        setting: Name of the setting that holds the URL, for messages.
+        runtime: Makes the engine.
 
     Raises:
         ConfigurationError: The database can't be used.
@@ -33,7 +38,7 @@ def open_store(url: str, tables: sa.MetaData, setting: str) -> sa.Engine:
         is_file = parsed.drivername.startswith("sqlite")
         if is_file and parsed.database not in (None, ":memory:"):
             _make_private(str(parsed.database))
-        engine = sa.create_engine(parsed, connect_args={"timeout": _PATIENCE} if is_file else {})
+        engine = runtime.engine(parsed, {"timeout": _PATIENCE} if is_file else {})
         tables.create_all(engine)
     except (sa.exc.SQLAlchemyError, ImportError, OSError) as error:
         # Texts of drivers may hold the password.

@@ -26,6 +26,7 @@ from actito_didomi.consent.coalesce import Value
 from actito_didomi.consent.ledger import Ledger, Note, Place
 from actito_didomi.consent.records import format_timestamp, parse_timestamp
 from actito_didomi.errors import ConfigurationError
+from actito_didomi.runtime import Runtime
 from target_actito.known import counts
 
 START = datetime(2026, 10, 1, tzinfo=timezone.utc)
@@ -200,7 +201,7 @@ def test_a_database_that_fails_is_named(url: str, tmp_path: Path, actito: Actito
 def test_notes_are_kept_by_table_and_origin(tmp_path: Path) -> None:
     """The last one counts; others' notes are not seen."""
     url = f"sqlite:///{tmp_path / 'x.db'}"
-    one, other = Ledger(url, ["a", "b"]), Ledger(url, ["a", "c"])
+    one, other = Ledger(url, ["a", "b"], Runtime()), Ledger(url, ["a", "c"], Runtime())
     place = Place("ann", "subscription", "Newsletter")
     one.note("pipeline", {place: Note(True, START, START)})
     one.note("pipeline", {place: Note(False, START + timedelta(hours=1))})
@@ -213,7 +214,7 @@ def test_notes_are_kept_by_table_and_origin(tmp_path: Path) -> None:
     one.close()
     other.close()
     with pytest.raises(ConfigurationError):
-        Ledger(f"sqlite:///{tmp_path}", ["a"])
+        Ledger(f"sqlite:///{tmp_path}", ["a"], Runtime())
 
 
 @given(
