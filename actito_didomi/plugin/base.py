@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
     import click
+    from singer_sdk.about import AboutInfo
 
 logger = logging.getLogger(__name__)
 
@@ -299,6 +300,16 @@ class BasePlugin(PluginBase):
         """
         del frame
         self.shutdown.request(signum)
+
+    @classmethod
+    def _get_about_info(cls) -> AboutInfo:
+        """Return what `--about` shows, with the description on one line.
+
+        The SDK's Markdown takes the indentation of a second paragraph for that of the whole page.
+        """
+        info = super()._get_about_info()
+        info.description = " ".join((info.description or "").split())
+        return info
 
     @classmethod
     def unfold_settings(cls, config: dict[str, Any]) -> dict[str, Any]:

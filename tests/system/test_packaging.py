@@ -65,6 +65,19 @@ def test_validate_records_without_its_extra_says_what_to_install() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("plugin", ["tap-didomi", "target-actito", "tap-actito", "target-didomi"])
+def test_about_is_markdown(plugin: str) -> None:
+    """It begins with a heading, and no paragraph is indented."""
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name(plugin)), "--about", "--format=markdown"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith(f"# `{plugin}`\n")
+    assert [line for line in done.stdout.splitlines() if line.startswith(" ")] == []
+
+
 def test_the_source_distribution_holds_what_its_tests_need(tmp_path: Path) -> None:
     """Every file of the project but those of git and of continuous integration."""
     tracked = subprocess.run(

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from singer_sdk import BatchSink, RecordSink, Target
+from singer_sdk import BatchSink, RecordSink, Stream, Target
 from singer_sdk.exceptions import InvalidRecord
 from singer_sdk.singerlib.exceptions import InvalidInputLine
 from support import clean_environment, lines, record, schema, state
@@ -189,4 +189,6 @@ def test_the_methods_we_override_are_still_there() -> None:
         assert callable(getattr(Target, name)), name
     for name in ("_validate_and_parse", "_singer_validate_message"):
         assert callable(getattr(RecordSink, name)), name
+    for name in ("_increment_stream_state", "_sync_records", "_write_schema_message"):
+        assert callable(getattr(Stream, name)), name
     assert os.name == "posix"
