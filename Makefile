@@ -1,4 +1,4 @@
-# `make demo` and `make test` do all set-up by themselves.
+# `make demo` and `make test` do all set-up by themselves; `make help` lists the commands.
 PYTHON ?= python3
 VENV := .venv
 MELTANO := .venv-meltano
@@ -10,34 +10,38 @@ PIP := -m pip install --quiet --disable-pip-version-check
 WORKERS := 2
 ARGS :=
 
-.PHONY: demo bench test lint words format generate clean
+.DEFAULT_GOAL := help
+.PHONY: help demo bench test lint words format generate clean
 
-demo: $(VENV)/.installed $(MELTANO)/.installed
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: $(VENV)/.installed $(MELTANO)/.installed  ## run both directions against a local Actito and Didomi, and show what happened
 	@$(VENV)/bin/python scripts/demo.py
 
-test: lint $(MELTANO)/.installed $(JSONL)/.installed
+test: lint $(MELTANO)/.installed $(JSONL)/.installed  ## run the linter, the type checker and all tests
 	$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.installed  ## measure against plain Singer plugins (ARGS=--quick for a few minutes)
 	@PYTHONPATH=. $(VENV)/bin/python benchmarks/run.py $(ARGS)
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed  ## run the linter, the type checker and the import contracts
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-words: $(VENV)/.installed
+words: $(VENV)/.installed  ## find expressions that the glossary replaces
 	$(VENV)/bin/python scripts/check_words.py
 
-format: $(VENV)/.installed
+format: $(VENV)/.installed  ## fix and format the code
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-generate: $(VENV)/.installed
+generate: $(VENV)/.installed  ## renew generated files after a change of settings
 	$(VENV)/bin/python scripts/generate.py
 
-clean:
+clean: ## remove environments, caches and the demo
 	rm -rf $(VENV) $(MELTANO) $(JSONL) .meltano .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/.installed: pyproject.toml constraints.txt
