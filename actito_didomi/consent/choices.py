@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from actito_didomi.consent.conflicts import resolve_tie
 from actito_didomi.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -76,14 +77,15 @@ def read_choices(consents: Mapping[str, Any]) -> ConsentChoices:
     answers: dict[Path, Answer] = {}
     for path, found in _walk(consents, ("consents",)):
         if isinstance(found, tuple):
-            answers[path] = found
-        else:  # said twice, the opt-out counts
-            single[path] = found and single.get(path, True)
+            # Of an answer that is repeated, a value that is not in each is an opt-out.
+            answers[path] = tuple(value for value in answers.get(path, found) if value in found)
+        else:
+            single[path] = resolve_tie(single.get(path), found)
     vendors = _object(consents, "vendors")
     for part, kind, choice in _VENDORS:
         for vendor in _list(vendors, part):
             path = ("consents", "vendors", str(vendor), kind)
-            single[path] = choice and single.get(path, True)
+            single[path] = resolve_tie(single.get(path), choice)
     return ConsentChoices(single, answers)
 
 

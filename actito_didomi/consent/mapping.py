@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from actito_didomi.consent.choices import split_answer
+from actito_didomi.consent.conflicts import resolve_tie
 from actito_didomi.errors import MappingError
 
 if TYPE_CHECKING:
@@ -221,6 +222,7 @@ class Resolver:
                     hits = aliases.get(mapping.value, [])
                 if not hits:
                     hits = self._preference_value(mapping, leaves)
+            hits = _merge_repeated(hits)
             if len(hits) > 1:
                 unclear.append(_two_ways(mapping, hits))
             elif hits and hits[0][1] is not None:
@@ -249,7 +251,12 @@ class Resolver:
         answered without it. Of all preferences seen so far whose ids fit the name, the longest id
         is meant, unless a value was seen chosen that says otherwise.
         """
-        answers = {path: split_answer(text) for path, text in leaves if _is_answer(path, text)}
+        answers: dict[Path, list[str]] = {}
+        for path, text in leaves:
+            if _is_answer(path, text):
+                chosen = split_answer(text)
+                # Of an answer that is repeated, a value that is not in each is an opt-out.
+                answers[path] = [v for v in answers.get(path, chosen) if v in chosen]
         readings = self._readings.setdefault(mapping.id, {})
         proven = self._proven.setdefault(mapping.id, set())
         for path, chosen in answers.items():
@@ -339,27 +346,51 @@ def _aliases(leaves: list[tuple[Path, Any]]) -> dict[str, list[tuple[Path, Any]]
 
 
 def _at(tree: Any, path: Path) -> list[tuple[Path, Any]]:
-    """Follow a path that the user gave.
+    """Return what stands at a path that the user gave: several hits where an `id` is repeated.
 
     A path to a value of a preference ends in the value's id, in place of `value`.
     """
-    node = tree
+    nodes = [tree]
     for at, part in enumerate(path):
-        if isinstance(node, dict):
-            if part in node:
-                node = node[part]
-                continue
-            answer = node.get("value")
-            if at == len(path) - 1 and "values" in path and isinstance(answer, str):
-                return [(path, part in split_answer(answer))]
-            return []
-        if not isinstance(node, list):
-            return []
-        node = next((e for e in node if isinstance(e, dict) and e.get("id") == part), None)
-    return [(path, node)]
+        below: list[Any] = []
+        for node in nodes:
+            if isinstance(node, list):
+                below += [e for e in node if isinstance(e, dict) and e.get("id") == part]
+            elif isinstance(node, dict) and part in node:
+                below.append(node[part])
+            elif isinstance(node, dict) and at == len(path) - 1 and "values" in path:
+                answer = node.get("value")
+                if isinstance(answer, str):
+                    below.append(part in split_answer(answer))
+        nodes = below
+    return [(path, node) for node in nodes]
+
+
+def _merge_repeated(hits: list[tuple[Path, Any]]) -> list[tuple[Path, Any]]:
+    """Return one hit where a record repeats a choice: the opt-out, if one of them is.
+
+    Other values that differ stay apart, and so do different paths.
+    """
+    values = [value for _, value in hits if value is not None]
+    if len(hits) < 2 or len({path for path, _ in hits}) > 1:  # noqa: PLR2004 - repeated or not
+        return hits
+    path, merged = hits[0][0], values[0] if values else None
+    for value in values[1:]:
+        if isinstance(value, bool) and isinstance(merged, bool):
+            merged = resolve_tie(merged, value)
+        elif type(value) is not type(merged) or value != merged:
+            return hits
+    return [(path, merged)]
 
 
 def _two_ways(mapping: Mapping, hits: list[tuple[Path, Any]]) -> Unclear:
+    if len({path for path, _ in hits}) == 1:
+        return Unclear(
+            mapping,
+            f"{mapping.value}: the record has different values at {show_path(hits[0][0])}. "
+            "Expected one value, or only true and false.",
+            maybe_opt_out=hits[0][0][0] == "consents",
+        )
     paths = " and ".join(show_path(path) for path, _ in hits)
     return Unclear(
         mapping,

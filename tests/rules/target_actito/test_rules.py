@@ -121,6 +121,24 @@ def test_rule_3_at_the_same_moment_the_opt_out_wins(
     assert not actito.subscriptions("ann")["Newsletter"]
 
 
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("path", [None, ["consents", "channels", "email", "enabled"]])
+def test_rule_3_of_a_choice_that_a_record_repeats_the_opt_out_counts(
+    actito: Actito, config: dict[str, Any], first: bool, path: list[str] | None
+) -> None:
+    """In either order, with and without `path`: both have the same timestamp."""
+    actito.create("ann", Newsletter=True)
+    mapping = {"id": "Newsletter", "value": "consents_channels_email_enabled"}
+    config["mappings"] = [{**mapping, "path": path} if path else mapping]
+    said = event("ann")
+    said["consents"] = {
+        "channels": [{"id": "email", "enabled": choice} for choice in (first, not first)]
+    }
+    listen(config, stream_of(said))
+    assert actito.subscriptions("ann")["Newsletter"] is False
+    assert rejects(config) == []
+
+
 def test_rule_3_a_consent_user_counts_by_its_updated_at(
     actito: Actito, config: dict[str, Any]
 ) -> None:

@@ -228,6 +228,62 @@ def test_flattening_keeps_every_leaf_with_its_path(tree) -> None:
     assert seen == count(tree)
 
 
+PATHS = [
+    ("consents_channels_email_enabled", ["consents", "channels", "email", "enabled"]),
+    (
+        "consents_purposes_a_b_channels_sms_enabled",
+        ["consents", "purposes", "a_b", "channels", "sms", "enabled"],
+    ),
+]
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(("value", "path"), PATHS)
+@given(
+    choices=st.lists(
+        st.fixed_dictionaries({}, optional={"enabled": st.sampled_from([True, False, None])}),
+        max_size=4,
+    )
+)
+def test_of_a_choice_that_a_record_repeats_the_opt_out_counts(named, value, path, choices) -> None:
+    """Wherever it stands in the list, with and without `path`; null and absent say nothing."""
+    tree: Any = [{"id": path[-2], **choice} for choice in choices]
+    if len(path) > 4:  # the purpose is repeated, and each has a channel of one id
+        tree = [{"id": path[2], "channels": [node]} for node in tree]
+    consents = {path[1]: tree}
+    said = [c["enabled"] for c in choices if c.get("enabled") is not None]
+    expected = [all(said)] if said else []
+    more = {"path": path} if named else {}
+    assert resolve(value, {"consents": consents}, **more) == (expected, [])
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_of_an_answer_that_a_record_repeats_the_opt_out_counts(named) -> None:
+    """A value is chosen if it is in each answer to the preference."""
+    purposes = [
+        {"id": "mail", "values": {"freq": {"value": answer}}}
+        for answer in ("daily,weekly", "daily")
+    ]
+    for value_id, expected in (("daily", True), ("weekly", False)):
+        path = ["consents", "purposes", "mail", "values", "freq", value_id]
+        more = {"path": path} if named else {}
+        for order in (purposes, purposes[::-1]):
+            found = resolve("_".join(path), {"consents": {"purposes": order}}, **more)
+            assert found == ([expected], [])
+
+
+def test_a_repeated_value_that_is_neither_true_nor_false_is_unclear() -> None:
+    """Unless it is the same; it may be an opt-out."""
+    value, path = PATHS[0]
+    for odd in ("false", 1):
+        channels = [{"id": "email", "enabled": True}, {"id": "email", "enabled": odd}]
+        found, unclear = resolve(value, {"consents": {"channels": channels}}, path=path)
+        assert (found, [u.maybe_opt_out for u in unclear]) == ([], [True])
+        assert "consents.channels.email.enabled" in unclear[0].reason
+        same = {"consents": {"channels": [channels[1]] * 2}}
+        assert resolve(value, same, path=path) == ([odd], [])
+
+
 @pytest.mark.parametrize(
     ("raw", "words"),
     [
