@@ -1,8 +1,8 @@
-"""Both directions, start to end, against the sandbox: `make demo` runs this.
+"""Run both directions against the sandbox: `make demo` runs this.
 
 It starts a local Actito and Didomi and runs `meltano run didomi-to-actito` over a batch export.
-Then one person opts out in Actito and another in Didomi, both arrive on the other side, and one
-more run has nothing to do.
+Then one person opts out in Actito and another one in Didomi. Both opt-outs reach the other side,
+and one more run has nothing to write.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ console = Console(width=110 if not sys.stdout.isatty() else None)
 
 
 def free_port() -> int:
-    """Find a free port on the loopback address."""
+    """Return a free port of the loopback address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -44,7 +44,7 @@ def free_port() -> int:
 
 
 def start_sandbox(port: int) -> subprocess.Popen[bytes]:
-    """Start the sandbox and wait until it answers."""
+    """Start the sandbox, and wait until it responds."""
     with (DEMO / "sandbox.log").open("wb") as log:
         process = subprocess.Popen(
             [
@@ -73,7 +73,7 @@ def start_sandbox(port: int) -> subprocess.Popen[bytes]:
 
 
 class Sandbox:
-    """Both systems, seen and used as people and their sites do: past our pipelines."""
+    """Both systems, used as people and their sites use them: not through the plugins."""
 
     def __init__(self, port: int) -> None:
         self.url = f"http://127.0.0.1:{port}"
@@ -91,7 +91,7 @@ class Sandbox:
         self._didomi = {"Authorization": f"Bearer {token['access_token']}"}
 
     def profiles(self) -> dict[str, dict[str, Any]]:
-        """Read all profiles of Actito, by customer id."""
+        """Return all profiles of Actito by customer id."""
         found: dict[str, dict[str, Any]] = {}
         page = 0
         while True:
@@ -107,7 +107,7 @@ class Sandbox:
             page += 1
 
     def subscriptions(self, person: str) -> dict[str, bool]:
-        """Read one person's subscriptions in Actito."""
+        """Return one person's subscriptions in Actito."""
         answer = self._http.get(
             f"{self._profiles}/customerId={quote(person)}", headers=self._actito, timeout=30
         )
@@ -115,7 +115,7 @@ class Sandbox:
         return found
 
     def channels(self, person: str) -> dict[str, bool | None]:
-        """Read one person's choices about channels in Didomi."""
+        """Return one person's choices of channels in Didomi."""
         users = self._http.get(
             self._users,
             params={"organization_id": ORGANIZATION, "organization_user_id": person},
@@ -128,7 +128,7 @@ class Sandbox:
         return {c["id"]: c["enabled"] for c in latest["consents"]["channels"]}
 
     def unsubscribe_in_actito(self, person: str) -> None:
-        """Follow the link in a newsletter."""
+        """Unsubscribe a person by the link in a newsletter."""
         self._http.patch(
             f"{self._profiles}/customerId={quote(person)}",
             json={"subscriptions": {"Newsletter": False}},
@@ -137,15 +137,15 @@ class Sandbox:
         ).raise_for_status()
 
     def opt_out_in_didomi(self, person: str, exports: Path) -> None:
-        """Switch text messages off in the preference centre; the next batch export tells of it."""
-        said = {
+        """Switch text messages off in the preference centre, and write the next batch export."""
+        event = {
             "user": {"organization_user_id": person},
             "consents": {"channels": [{"id": "sms", "enabled": False}]},
         }
         self._http.post(
             self._events,
             params={"organization_id": ORGANIZATION},
-            json=said,
+            json=event,
             headers=self._didomi,
             timeout=30,
         ).raise_for_status()
@@ -156,13 +156,13 @@ class Sandbox:
         ).raise_for_status()
 
     def writes(self) -> tuple[int, int]:
-        """Count the changes that Actito and Didomi have stored."""
+        """Return the number of changes that Actito and Didomi have stored."""
         stats = self._http.get(f"{self.url}/sandbox/stats", timeout=30).json()
         return int(stats["actito"]["writes"]), int(stats["didomi"]["writes"])
 
 
 def meltano(arguments: list[str], environment: dict[str, str], log: Path) -> None:
-    """Run Meltano with its output in a file; show the file's end if it fails."""
+    """Run Meltano with its output in a file; print the end of the file if it fails."""
     with log.open("wb") as file:
         done = subprocess.run(
             [str(MELTANO), *arguments],
@@ -179,7 +179,7 @@ def meltano(arguments: list[str], environment: dict[str, str], log: Path) -> Non
 
 
 def run_job(job: str, number: int, environment: dict[str, str]) -> dict[str, Any]:
-    """Run a job once and give the target's report."""
+    """Run a job once, and return the target's report."""
     report = DEMO / f"{job}-{number}.json"
     target = job.rsplit("-", 1)[1].upper()
     environment = {**environment, f"TARGET_{target}_REPORT_PATH": str(report)}
@@ -189,7 +189,7 @@ def run_job(job: str, number: int, environment: dict[str, str]) -> dict[str, Any
 
 
 def show_people(before: dict[str, Any], after: dict[str, Any]) -> int:
-    """Print some people whose subscriptions changed; give how many there are."""
+    """Print some people whose subscriptions changed, and return their number."""
     changed = [p for p in after if before[p]["subscriptions"] != after[p]["subscriptions"]]
     table = Table(title="Some of the people whose subscriptions changed", title_justify="left")
     table.add_column("person", no_wrap=True)
@@ -211,40 +211,40 @@ def show_people(before: dict[str, Any], after: dict[str, Any]) -> int:
 
 
 def show_totals(before: dict[str, Any], after: dict[str, Any]) -> None:
-    """Print how many changes each subscription saw."""
+    """Print the number of changes per subscription."""
     table = Table(title="Changes by subscription", title_justify="left")
     for name in ("subscription", "no → yes", "yes → no"):
         table.add_column(name, justify="left" if name == "subscription" else "right")
     for name in after[next(iter(after))]["subscriptions"]:
         pairs = [(before[p]["subscriptions"][name], after[p]["subscriptions"][name]) for p in after]
-        note = "  (no mapping names it)" if name not in SHOWN else ""
+        note = "  (not mapped)" if name not in SHOWN else ""
         table.add_row(name + note, str(pairs.count((False, True))), str(pairs.count((True, False))))
     console.print(table)
 
 
 def show_summary(report: dict[str, Any]) -> None:
-    """Print the target's own summary."""
+    """Print the summary of target-actito."""
     skipped = ", ".join(f"{n} {why}" for why, n in report["skipped"].items()) or "none"
     console.print(
         f"  {report['records']} records of {report['people']} people; skipped: {skipped}\n"
         f"  {report['updated']} profiles updated, {report['created']} created, "
         f"{report['unmatched']} people without a profile, {report['unchanged']} with nothing to "
         f"write, {report['rejected']} rejected\n"
-        f"  {report['calls']} calls to Actito in {report['seconds']:.0f} s, "
-        f"{report['imports']} of them bulk imports"
+        f"  {report['calls']} requests to Actito in {report['seconds']:.0f} s, "
+        f"{report['imports']} of them for bulk imports"
     )
 
 
-def show_way_back(report: dict[str, Any]) -> None:
+def show_reverse(report: dict[str, Any]) -> None:
     """Print the summary of target-didomi."""
     console.print(
         f"  to Didomi: {report['records']} events of {report['people']} people; "
         f"{report['written']} choices written ({report['written_opt_outs']} opt-outs), "
-        f"{report['equal']} hold there already"
+        f"{report['equal']} are equal there already"
     )
 
 
-def show_way_forward(report: dict[str, Any]) -> None:
+def show_forward(report: dict[str, Any]) -> None:
     """Print the summary of target-actito in one line."""
     skipped = ", ".join(f"{n} {why}" for why, n in report["skipped"].items()) or "none"
     console.print(
@@ -254,7 +254,7 @@ def show_way_forward(report: dict[str, Any]) -> None:
 
 
 def show_both(sandbox: Sandbox, people: dict[str, str]) -> None:
-    """Print what either side holds of some people."""
+    """Print what each side holds of some people."""
     table = Table(title="Both sides now", title_justify="left")
     names = ("Actito: Newsletter", "Didomi: email", "Actito: SmsAlerts", "Didomi: sms")
     for name in ("person", "opted out in", *names):
@@ -271,14 +271,13 @@ def show_both(sandbox: Sandbox, people: dict[str, str]) -> None:
 
 
 def first_load(sandbox: Sandbox, environment: dict[str, str]) -> None:
-    """Bring what people chose in Didomi to Actito."""
+    """Run the forward sync for the first time."""
     before = sandbox.profiles()
     console.print(
-        f"   Actito has {len(before)} profiles; Didomi's batch export of three days lies in "
+        f"   Actito has {len(before)} profiles; Didomi's batch export of three days is in "
         ".demo/exports.\n"
-        "   Actito allows 100 calls a minute: a call a person would take 15 minutes.\n"
-        "   The target plans a bulk import instead (bulk_empty_cells says that all rows may "
-        "share\n   one file)."
+        "   Actito allows 100 requests per minute: one request per person would take 15 minutes.\n"
+        "   The target plans a bulk import instead (bulk_empty_cells: all rows may share one file)."
     )
     console.print("[bold]3.[/] meltano run didomi-to-actito      (= tap-didomi target-actito) ...")
     report = run_job("didomi-to-actito", 1, environment)
@@ -292,12 +291,12 @@ def first_load(sandbox: Sandbox, environment: dict[str, str]) -> None:
 
 
 def both_directions(sandbox: Sandbox, environment: dict[str, str]) -> None:
-    """Let two people opt out, one on either side, and bring both to the other side."""
+    """Opt two people out, one on each side, and sync both directions."""
     console.print(
         "[bold]4.[/] meltano run actito-to-didomi      (= tap-actito target-didomi), the first "
-        "time:\n   it takes a snapshot of the table to tell later changes by, and gives none ..."
+        "run:\n   it takes a snapshot that later runs are compared with, and emits nothing ..."
     )
-    show_way_back(run_job("actito-to-didomi", 1, environment))
+    show_reverse(run_job("actito-to-didomi", 1, environment))
     in_actito, in_didomi = (
         next(
             person
@@ -307,14 +306,14 @@ def both_directions(sandbox: Sandbox, environment: dict[str, str]) -> None:
         for subscription, channel in (("Newsletter", "email"), ("SmsAlerts", "sms"))
     )
     console.print(
-        f"\n[bold]5.[/] {in_actito} follows the unsubscribe link of a newsletter: Actito knows.\n"
+        f"\n[bold]5.[/] {in_actito} clicks the unsubscribe link of a newsletter: Actito knows.\n"
         f"   {in_didomi} switches text messages off in the preference centre: Didomi knows."
     )
     sandbox.unsubscribe_in_actito(in_actito)
     sandbox.opt_out_in_didomi(in_didomi, DEMO / "exports")
     console.print("   meltano run actito-to-didomi, meltano run didomi-to-actito ...")
-    show_way_back(run_job("actito-to-didomi", 2, environment))
-    show_way_forward(run_job("didomi-to-actito", 2, environment))
+    show_reverse(run_job("actito-to-didomi", 2, environment))
+    show_forward(run_job("didomi-to-actito", 2, environment))
     people = {in_actito: "Actito", in_didomi: "Didomi"}
     show_both(sandbox, people)
     arrived = (
@@ -322,15 +321,15 @@ def both_directions(sandbox: Sandbox, environment: dict[str, str]) -> None:
         sandbox.subscriptions(in_didomi)["SmsAlerts"],
     )
     if arrived != (False, False):
-        raise SystemExit("An opt-out has not arrived on the other side.")
-    console.print("\n[bold]6.[/] Both once more: nothing is new ...")
+        raise SystemExit("An opt-out has not reached the other side.")
+    console.print("\n[bold]6.[/] Both directions once more: there is nothing new ...")
     stored = sandbox.writes()
-    show_way_back(run_job("actito-to-didomi", 3, environment))
-    show_way_forward(run_job("didomi-to-actito", 3, environment))
+    show_reverse(run_job("actito-to-didomi", 3, environment))
+    show_forward(run_job("didomi-to-actito", 3, environment))
     if sandbox.writes() != stored:
         raise SystemExit(f"Writes before and after: {stored}, {sandbox.writes()}.")
     console.print(
-        "  Nothing was written on either side: nothing is sent back to where it came from.\n"
+        "  Nothing was written on either side: no choice is sent back to where it came from.\n"
     )
 
 
@@ -362,9 +361,7 @@ def main() -> None:
         "NO_COLOR": "1",
     }
     console.rule("[bold]Consent between Didomi and Actito[/]")
-    console.print(
-        "[bold]1.[/] Installing the plugins with Meltano (once; later runs are quick) ..."
-    )
+    console.print("[bold]1.[/] Installing the plugins with Meltano (only once) ...")
     meltano(["install"], environment, DEMO / "install.log")
     console.print(f"[bold]2.[/] Starting a local Actito and Didomi with {PEOPLE} people ...")
     process = start_sandbox(port)
