@@ -16,8 +16,8 @@ from actito_didomi.plugin.parallel import run_parallel
 from actito_didomi.plugin.rejects import Reject
 from actito_didomi.plugin.target import ConsentTarget
 from target_didomi import config as setting
+from target_didomi.answers import Verdict
 from target_didomi.events import Incoming, read_incoming
-from target_didomi.settle import Verdict
 from target_didomi.summary import DidomiSummary
 from target_didomi.writer import Writer
 

@@ -11,8 +11,7 @@ from actito_didomi.consent.choices import is_value, read_choices
 from actito_didomi.consent.records import CONFIRMED, parse_timestamp
 from actito_didomi.didomi.consents import MOST_EVENTS, says_it_exists
 from actito_didomi.errors import BadInputError, RequestRejectedError
-from target_didomi.events import to_event
-from target_didomi.settle import (
+from target_didomi.answers import (
     LONG_AGO,
     Past,
     Status,
@@ -23,6 +22,7 @@ from target_didomi.settle import (
     settle,
     timestamp_to_post,
 )
+from target_didomi.events import to_event
 
 if TYPE_CHECKING:
     from datetime import datetime

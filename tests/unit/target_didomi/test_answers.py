@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from actito_didomi.consent.choices import ConsentChoices, read_choices, to_consents
 from actito_didomi.consent.conflicts import Window
 from actito_didomi.sandbox.didomi_state import empty_consents, merge_consents
-from target_didomi.settle import (
+from target_didomi.answers import (
     LONG_AGO,
     Past,
     Status,
