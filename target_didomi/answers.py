@@ -1,42 +1,46 @@
-"""Which choices of an event are written, and which are left to Didomi. Pure.
+"""What Didomi holds of a person, and which choices are to be written over it. Pure.
 
-A choice from Actito is known to a timestamp, or to a window only: it was made later than
-`changed_after`, and at `created_at` at the latest. It is compared with the newest choice for the
-same path that Didomi holds:
+A choice made in Actito is compared with the newest choice at the same path that Didomi holds:
 
-- equal choices are left out;
+- a choice that Didomi holds already is not written;
 - a newer one of Didomi's stays;
-- where the order can't be told, the opt-out wins.
+- where the order can't be known, the opt-out counts.
 """
 
 from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from actito_didomi.consent.choices import ConsentChoices, is_value
+from actito_didomi.consent.choices import ConsentChoices, is_value, read_choices
+from actito_didomi.consent.conflicts import (
+    BEGINNING,
+    CLOCK_TOLERANCE,
+    DIDOMI,
+    END,
+    Act,
+    certainly_later,
+    newest,
+    prevails,
+)
+from actito_didomi.consent.records import parse_timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from actito_didomi.consent.choices import Answer, Path
-    from actito_didomi.consent.conflicts import Window
-
-_STEP = timedelta(milliseconds=1)
-"""What Didomi's timestamps are told to."""
-LONG_AGO = datetime(1, 1, 1, tzinfo=timezone.utc)
 
 
 @dataclass(frozen=True)
-class Past:
+class HeldEvent:
     """An event that Didomi holds.
 
     Attributes:
         id: Its id.
-        timestamp: When its choices were made.
-        choices: What it says.
+        timestamp: When its choices were made; aware of its zone, to the millisecond.
+        choices: Its choices.
     """
 
     id: str
@@ -45,29 +49,75 @@ class Past:
 
 
 @dataclass(frozen=True)
-class Status:
-    """What Didomi holds of a person.
+class HeldStatus:
+    """The choices of a person that count in Didomi.
 
     Attributes:
-        choices: The choices that hold.
-        updated_at: When they last changed.
+        choices: The choices.
+        updated_at: When they last changed; aware of its zone. None if Didomi doesn't say.
     """
 
     choices: ConsentChoices
-    updated_at: datetime
+    updated_at: datetime | None
 
 
-class Verdict(enum.Enum):
-    """What becomes of a choice."""
+class Decision(enum.Enum):
+    """What is done about a choice."""
 
     WRITE = "written"
-    EQUAL = "equal in Didomi"
-    NEWER = "newer in Didomi"
-    TIED = "order unknown, and Didomi's is an opt-out"
+    PRESENT = "already present"
+    NEWER = "kept: newer in Didomi"
+    OPT_OUT = "kept: opt-out in Didomi"
 
 
-def expand(choices: ConsentChoices, status: Status) -> dict[Path, bool]:
-    """Give all choices one by one; a whole answer also says which values are not chosen."""
+def read_event(event: Mapping[str, Any]) -> HeldEvent:
+    """Read an event of Didomi's response.
+
+    Raises:
+        BadInputError: Its timestamp or its consents are not of Didomi's form.
+    """
+    consents = event.get("consents")
+    return HeldEvent(
+        id=str(event.get("id")),
+        timestamp=parse_timestamp(event.get("created_at"), "created_at"),
+        choices=read_choices(consents if isinstance(consents, dict) else {}),
+    )
+
+
+def updated_at(user: Mapping[str, Any]) -> datetime | None:
+    """Return when a user of Didomi's response last changed; None where it doesn't say.
+
+    Raises:
+        BadInputError: The timestamp is not of Didomi's form.
+    """
+    timestamp = user.get("updated_at") or user.get("created_at")
+    return None if timestamp is None else parse_timestamp(timestamp, "updated_at")
+
+
+def read_status(user: Mapping[str, Any]) -> HeldStatus:
+    """Read a user of Didomi's response; an empty object is a person without any choice.
+
+    Raises:
+        BadInputError: Its timestamp or its consents are not of Didomi's form.
+    """
+    return HeldStatus(read_choices(user.get("consents") or {}), updated_at(user))
+
+
+def latest_user(users: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Return the user that changed last; an empty object where there is none.
+
+    Raises:
+        BadInputError: A timestamp is not of Didomi's form.
+    """
+    return max(users, key=lambda user: updated_at(user) or BEGINNING, default={})
+
+
+def expand(choices: ConsentChoices, status: HeldStatus) -> dict[Path, bool]:
+    """Return all choices by their paths.
+
+    An answer to a preference is a choice for each value in it, and an opt-out for each other value
+    that Didomi holds.
+    """
     values = {
         (*path, value): value in answer
         for path, answer in choices.answers.items()
@@ -76,55 +126,51 @@ def expand(choices: ConsentChoices, status: Status) -> dict[Path, bool]:
     return {**choices.single, **values}
 
 
-def differs(path: Path, choice: bool, status: Status) -> bool:
-    """Tell whether a choice isn't what holds already; a value not answered isn't chosen."""
-    holds = status.choices.says(path)
-    if holds is None and is_value(path):
-        holds = False
-    return holds is not choice
+def differs(path: Path, choice: bool, status: HeldStatus) -> bool:
+    """Return whether Didomi holds another choice, or none; a value not answered isn't chosen."""
+    held = status.choices.says(path)
+    if held is None and is_value(path):
+        held = False
+    return held is not choice
 
 
-def settle(
-    path: Path, choice: bool, window: Window, status: Status, past: Sequence[Past]
-) -> Verdict:
-    """Decide about one choice.
+def decide(path: Path, act: Act, status: HeldStatus, events: Sequence[HeldEvent]) -> Decision:
+    """Decide whether one choice is written.
 
     Args:
         path: Its path.
-        choice: What was chosen.
-        window: When.
+        act: The choice, made in Actito.
         status: What Didomi holds.
-        past: The events that Didomi holds, in any order.
+        events: The events that Didomi holds, in any order.
     """
-    if not differs(path, choice, status):
-        return Verdict.EQUAL
-    said = [(e.timestamp, e.choices.says(path)) for e in past]
-    known = [(timestamp, other) for timestamp, other in said if other is not None]
-    if known:
-        # At one timestamp the opt-out counts.
-        timestamp, other = max(known, key=lambda pair: (pair[0], not pair[1]))
-        if window.is_earlier_than(timestamp):
-            return Verdict.NEWER
-    elif (held := status.choices.says(path)) is not None:
-        # No event tells when: at its last change at the latest.
-        timestamp, other = status.updated_at, held
-    else:
-        return Verdict.WRITE
-    if window.is_later_than(timestamp) or other is choice or not choice:
-        return Verdict.WRITE
-    return Verdict.TIED
+    if not differs(path, act.value, status):
+        return Decision.PRESENT
+    held = _newest_held(path, status, events)
+    if held is None or prevails(act, held, CLOCK_TOLERANCE):
+        return Decision.WRITE
+    if held.value is act.value or certainly_later(held, act, CLOCK_TOLERANCE):
+        return Decision.NEWER
+    return Decision.OPT_OUT
 
 
-def timestamp_to_post(window: Window, past: Sequence[Past]) -> datetime:
-    """Give the timestamp that makes Didomi apply choices behind those of the same timestamp."""
-    timestamp = window.until
-    while any(timestamp == event.timestamp for event in past):
-        timestamp += _STEP
-    return timestamp
+def _newest_held(path: Path, status: HeldStatus, events: Iterable[HeldEvent]) -> Act | None:
+    """Return the newest choice at a path that Didomi holds."""
+    found: Act | None = None
+    for event in events:
+        value = event.choices.says(path)
+        if value is not None:
+            when = event.timestamp
+            found = newest(found, Act(value, when, when, DIDOMI, "event", event.id))
+    held = status.choices.says(path)
+    if found is None and held is not None:
+        # No event says when: at the last change of the status at the latest.
+        latest = status.updated_at or END
+        found = Act(held, BEGINNING, latest, DIDOMI, "event", "status")
+    return found
 
 
-def new_answer(before: Answer, chosen: dict[str, bool], *, single_choice: bool) -> Answer:
-    """Give the whole new answer to a preference.
+def new_answer(before: Answer, chosen: Mapping[str, bool], *, single_choice: bool) -> Answer:
+    """Return the whole new answer to a preference.
 
     Args:
         before: The values chosen before.
@@ -139,12 +185,12 @@ def new_answer(before: Answer, chosen: dict[str, bool], *, single_choice: bool) 
 
 
 def merge(
-    written: dict[Path, bool], status: Status, single_choice: frozenset[str]
+    written: Mapping[Path, bool], status: HeldStatus, single_choice: frozenset[str]
 ) -> ConsentChoices:
-    """Give what an event must say, so that these choices hold.
+    """Return what an event must say, so that these choices count afterwards.
 
     Args:
-        written: The choices to write.
+        written: The choices to write, by their paths.
         status: What Didomi holds.
         single_choice: Ids of preferences that take one value.
     """

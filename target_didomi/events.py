@@ -1,77 +1,91 @@
-"""Events on their way: as they came in, and as they are posted. Pure."""
+"""Events as they come in, and as they are posted. Pure."""
 
 from __future__ import annotations
 
 import uuid
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from actito_didomi.consent.choices import ConsentChoices, read_choices, to_consents
-from actito_didomi.consent.conflicts import Window
+from actito_didomi.consent.conflicts import ACTITO, Act
 from actito_didomi.consent.records import CONFIRMED, PENDING, format_timestamp, parse_timestamp
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
     from datetime import datetime
 
+    from actito_didomi.consent.conflicts import Source
     from actito_didomi.consent.records import ConsentRecord
 
 _EVENT_PARTS = ("domain", "metadata", "proofs", "proofs_id")
 _USER_PARTS = ("organization_user_id_type", "metadata", "country", "last_seen_country")
 _NAMESPACE = uuid.UUID("5ff4a6c4-8a39-5fb8-9b4c-6f9b7c0d2b1e")
+_STEP = timedelta(milliseconds=1)
+"""The precision of Didomi's timestamps."""
 
 
 @dataclass(frozen=True)
-class Incoming:
+class IncomingEvent:
     """An event that came in.
 
     Attributes:
         number: Number of its record.
-        id: Its id; one made from its content, where it had none.
+        id: Its id; one made from its content if it had none.
         person: `organization_user_id`.
-        window: When its choices were made.
+        earliest: Its choices were made at this timestamp or later; aware of its zone.
+        latest: Its choices were made at this timestamp or earlier; aware of its zone.
         choices: The choices.
-        extra: What else is handed on of the event.
-        user: What else is handed on of its user.
+        extra: Other parts of the event that are posted.
+        user: Other parts of its user that are posted.
         record: The event as it came, for a reject.
     """
 
     number: int
     id: str
     person: str
-    window: Window
+    earliest: datetime
+    latest: datetime
     choices: ConsentChoices
     extra: Mapping[str, Any]
     user: Mapping[str, Any]
     record: Mapping[str, Any]
 
+    def act(self, choice: bool) -> Act:
+        """Return one of its choices as an act in Actito."""
+        source: Source = "look" if self.earliest < self.latest else "row"
+        return Act(choice, self.earliest, self.latest, ACTITO, source, self.id)
+
 
 def read_incoming(
     consent: ConsentRecord, part: Mapping[str, Any], number: int, delegate: str
-) -> Incoming:
+) -> IncomingEvent:
     """Read an event.
+
+    Its choices were made at `created_at`; with `changed_after`, between the two, both included.
 
     Args:
         consent: The event, read.
         part: The event as it came.
         number: Number of its record.
-        delegate: Id of the delegate, where it names none.
+        delegate: Id of the delegate if it names none.
 
     Raises:
         BadInputError: A part of it is broken.
     """
     after = part.get("changed_after")
+    latest = consent.timestamp
+    earliest = latest if after is None else parse_timestamp(after, "changed_after")
     user = part.get("user") or {}
     event_id = part.get("id")
-    return Incoming(
+    return IncomingEvent(
         number=number,
         id=str(event_id) if event_id else _id_of(part),
         person=consent.person or "",
-        window=Window(
-            consent.timestamp, None if after is None else parse_timestamp(after, "changed_after")
-        ),
+        earliest=min(earliest, latest),
+        latest=latest,
         choices=read_choices(part.get("consents") or {}),
         extra={
             "delegate": part.get("delegate") or {"id": delegate},
@@ -83,7 +97,7 @@ def read_incoming(
 
 
 def to_event(
-    incoming: Incoming,
+    incoming: IncomingEvent,
     choices: ConsentChoices,
     *,
     timestamp: datetime,
@@ -91,12 +105,12 @@ def to_event(
     user_id: str | None,
     pending: bool = False,
 ) -> dict[str, Any]:
-    """Make what is posted.
+    """Return the event to post, as Didomi's API takes it.
 
     Args:
         incoming: The event that came in.
-        choices: What of it is written.
-        timestamp: When Didomi is to take them as made.
+        choices: Those of its choices that are written.
+        timestamp: When Didomi is to consider them made; aware of its zone.
         regulation: Id of the regulation.
         user_id: Didomi's id of the user it is for; None to have the user created.
         pending: Whether it waits for approval. Its id then follows from that of the event that came
@@ -116,7 +130,22 @@ def to_event(
     }
 
 
+def timestamp_to_post(latest: datetime, held: Collection[datetime]) -> datetime:
+    """Return the timestamp to post choices with: not one of an event that Didomi holds.
+
+    So Didomi applies them after the events that they were compared with.
+
+    Args:
+        latest: When they were made at the latest; aware of its zone.
+        held: The timestamps of the events that Didomi holds.
+    """
+    timestamp = latest
+    while timestamp in held:
+        timestamp += _STEP
+    return timestamp
+
+
 def _id_of(part: Mapping[str, Any]) -> str:
-    """Make an id that is the same whenever the same event comes."""
+    """Return an id that is the same whenever the same event comes."""
     text = msgspec.json.encode(part, order="deterministic", enc_hook=str)
     return str(uuid.uuid5(_NAMESPACE, text.decode()))

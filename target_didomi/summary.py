@@ -12,13 +12,13 @@ class DidomiSummary(Summary):
     """Counts of one run.
 
     Attributes:
-        updated: People for whom something was posted, or was there already.
+        updated: People for whom something was posted.
         created: How many of these Didomi didn't know.
         written: Choices posted.
         written_opt_outs: How many of these are opt-outs.
-        equal: Choices left out since they hold in Didomi already.
-        newer: Choices left out for newer ones in Didomi.
-        tied: Opt-ins left out for an opt-out in Didomi, where the order can't be told.
+        equal: Choices that Didomi holds already.
+        newer: Choices not written since a newer one in Didomi stays.
+        tied: Opt-ins not written since an opt-out in Didomi stays: the order can't be known.
         posted: Events posted.
         pending: How many of these wait for approval.
         existed: Events that Didomi held already.
@@ -36,17 +36,17 @@ class DidomiSummary(Summary):
     existed: int = 0
 
     def outcome(self) -> list[Line]:
-        """Give the lines about what became of the people, and of their choices."""
+        """Return the lines about people, their choices, and events."""
         return [
             Line("  updated", self.updated),
             Line("  created", self.created, "Didomi didn't know them", rare=True),
             Line("  unmatched", self.unmatched),
             Line("  unchanged", self.unchanged, "nothing to write"),
             Line("choices written", self.written, f"{self.written_opt_outs:,} opt-outs"),
-            Line("  equal", self.equal, "hold in Didomi already"),
-            Line("  newer there", self.newer, "left as they are", rare=True),
-            Line("  opt-out there", self.tied, "order unknown, so it stays", rare=True),
+            Line("  equal", self.equal, "already present in Didomi"),
+            Line("  kept: newer", self.newer, "in Didomi", rare=True),
+            Line("  kept: opt-out", self.tied, "in Didomi; the order can't be known", rare=True),
             Line("events posted", self.posted),
             Line("  pending", self.pending, "wait for approval", rare=True),
-            Line("  done before", self.existed, rare=True),
+            Line("  present", self.existed, "in Didomi before", rare=True),
         ]

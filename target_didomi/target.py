@@ -16,8 +16,8 @@ from actito_didomi.plugin.parallel import run_parallel
 from actito_didomi.plugin.rejects import Reject
 from actito_didomi.plugin.target import ConsentTarget
 from target_didomi import config as setting
-from target_didomi.answers import Verdict
-from target_didomi.events import Incoming, read_incoming
+from target_didomi.answers import Decision
+from target_didomi.events import IncomingEvent, read_incoming
 from target_didomi.summary import DidomiSummary
 from target_didomi.writer import Writer
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger("target-didomi")
 
 _PEOPLE_AT_ONCE = 25
-"""People whose events go together: enough for arrays, few enough for several calls at once."""
+"""People whose events go together: enough for arrays, few enough for concurrent requests."""
 
 
 class TargetDidomi(ConsentTarget):
     """Singer target for Didomi: writes consent events, such as those of changes in Actito.
 
     It takes events of Didomi's form from any tap, and posts only what differs from what Didomi
-    holds. A newer choice there stays; where the order can't be told, the opt-out wins.
+    holds. A newer choice there stays; where the order can't be known, the opt-out wins.
     """
 
     name = "target-didomi"
@@ -51,7 +51,7 @@ class TargetDidomi(ConsentTarget):
         super().__init__(**kwargs)
         self.settings = setting.read_settings(self._config)
         self._scope = Scope(self.settings.regulation, skip_delegates=frozenset())
-        self._people: dict[str, list[Incoming]] = {}
+        self._people: dict[str, list[IncomingEvent]] = {}
         self._oldest: int | None = None
         self._seen: set[str] = set()
         self._written: set[str] = set()
@@ -69,13 +69,13 @@ class TargetDidomi(ConsentTarget):
 
     @classmethod
     def find_problems(cls, config: dict[str, Any]) -> list[str]:
-        """Check that all is there to call Didomi."""
+        """Check that everything needed for requests to Didomi is set."""
         return setting.find_problems(config)
 
     # Gathering
 
     def open(self) -> ApiSession:
-        """Open the session; it is checked by the first call."""
+        """Open the session; the first request checks it."""
         settings = self.settings
         session = open_session(
             settings.api_key,
@@ -97,16 +97,16 @@ class TargetDidomi(ConsentTarget):
 
     @property
     def waiting(self) -> int:
-        """How many people have events gathered."""
+        """Number of people whose events are gathered."""
         return len(self._people)
 
     @property
     def oldest_waiting(self) -> int | None:
-        """Number of the earliest record of which something is gathered."""
+        """Number of the earliest record that is gathered; None if none is."""
         return self._oldest
 
     def may_opt_out(self, part: dict[str, Any]) -> bool:
-        """Tell whether one that could not be read may hold an opt-out."""
+        """Return whether a record that could not be read may hold an opt-out."""
         return _holds_false(part.get("consents"))
 
     def take(self, consent: ConsentRecord, part: Mapping[str, Any]) -> None:
@@ -129,7 +129,7 @@ class TargetDidomi(ConsentTarget):
     # Writing
 
     def write_gathered(self) -> None:
-        """Write the events of all people gathered, each one's in order of time."""
+        """Write the events of all people gathered, those of each person in order of time."""
         people, self._people, self._oldest = self._people, {}, None
         if not people or self._writer is None:
             return
@@ -138,29 +138,29 @@ class TargetDidomi(ConsentTarget):
         logger.info("Writing %d events of %d people.", total, len(people))
         done = 0
 
-        def settle(outcomes: list[Outcome]) -> None:
+        def handle_results(outcomes: list[Outcome]) -> None:
             nonlocal done
             for outcome in outcomes:
-                self._settle(outcome)
+                self._handle_result(outcome)
             done += len(outcomes)
             self.settle(*(outcome.incoming.number for outcome in outcomes))
 
         run_parallel(
             _groups(sorted(events, key=_timestamp) for events in people.values()),
             self._writer.write,
-            settle,
+            handle_results,
             workers=self.settings.max_concurrency,
             shutdown=self.shutdown,
             runtime=self.runtime,
-            on_progress=lambda: logger.info("Written so far: %d of %d events.", done, total),
+            on_progress=lambda: logger.info("Progress: %d of %d events written.", done, total),
         )
 
-    def _settle(self, outcome: Outcome) -> None:
+    def _handle_result(self, outcome: Outcome) -> None:
         """Count what became of an event, and keep what was refused."""
-        summary, incoming, verdicts = self.summary, outcome.incoming, outcome.verdicts
-        summary.equal += verdicts[Verdict.EQUAL]
-        summary.newer += verdicts[Verdict.NEWER]
-        summary.tied += verdicts[Verdict.TIED]
+        summary, incoming, decisions = self.summary, outcome.incoming, outcome.decisions
+        summary.equal += decisions[Decision.PRESENT]
+        summary.newer += decisions[Decision.NEWER]
+        summary.tied += decisions[Decision.OPT_OUT]
         summary.existed += outcome.existed
         summary.posted += outcome.posted
         summary.pending += outcome.pending
@@ -182,7 +182,7 @@ class TargetDidomi(ConsentTarget):
             )
             return
         if outcome.posted:
-            summary.written += verdicts[Verdict.WRITE]
+            summary.written += decisions[Decision.WRITE]
             summary.written_opt_outs += outcome.opt_outs
             self._written.add(incoming.person)
             if outcome.created:
@@ -198,11 +198,11 @@ class TargetDidomi(ConsentTarget):
         summary.unchanged = len(self._seen - others)
 
 
-def _timestamp(event: Incoming) -> Any:
-    return event.window.until
+def _timestamp(event: IncomingEvent) -> Any:
+    return event.latest
 
 
-def _groups(people: Iterable[list[Incoming]]) -> Iterator[list[list[Incoming]]]:
+def _groups(people: Iterable[list[IncomingEvent]]) -> Iterator[list[list[IncomingEvent]]]:
     waiting = iter(people)
     while group := list(islice(waiting, _PEOPLE_AT_ONCE)):
         yield group

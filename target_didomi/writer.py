@@ -1,4 +1,4 @@
-"""Writes the events of people: reads what Didomi holds of each, and posts what remains."""
+"""Writes the events of people: reads what Didomi holds of each, and posts what differs."""
 
 from __future__ import annotations
 
@@ -7,40 +7,39 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from actito_didomi.consent.choices import is_value, read_choices
-from actito_didomi.consent.records import CONFIRMED, parse_timestamp
+from actito_didomi.consent.choices import is_value
+from actito_didomi.consent.records import CONFIRMED
 from actito_didomi.didomi.consents import MOST_EVENTS, says_it_exists
 from actito_didomi.errors import BadInputError, RequestRejectedError
 from target_didomi.answers import (
-    LONG_AGO,
-    Past,
-    Status,
-    Verdict,
+    Decision,
+    HeldEvent,
+    HeldStatus,
+    decide,
     differs,
     expand,
+    latest_user,
     merge,
-    settle,
-    timestamp_to_post,
+    read_event,
+    read_status,
 )
-from target_didomi.events import to_event
+from target_didomi.events import timestamp_to_post, to_event
 
 if TYPE_CHECKING:
-    from datetime import datetime
-
     from actito_didomi.consent.choices import Path
     from actito_didomi.didomi.consents import ConsentApi
-    from target_didomi.events import Incoming
+    from target_didomi.events import IncomingEvent
 
 logger = logging.getLogger("target-didomi")
 
 
 @dataclass
 class Outcome:
-    """What became of an event.
+    """The result for one event.
 
     Attributes:
         incoming: The event.
-        verdicts: How many of its choices were treated how.
+        decisions: How many of its choices had which decision.
         opt_outs: How many opt-outs are among those written.
         posted: Events that were posted of it.
         pending: How many of these wait for approval.
@@ -51,8 +50,8 @@ class Outcome:
         refused_opt_out: Whether what could not be written holds an opt-out.
     """
 
-    incoming: Incoming
-    verdicts: Counter[Verdict] = field(default_factory=Counter)
+    incoming: IncomingEvent
+    decisions: Counter[Decision] = field(default_factory=Counter)
     opt_outs: int = 0
     posted: int = 0
     pending: int = 0
@@ -90,17 +89,17 @@ class Writer:
         self._create_users = create_users
         self._respect_approval = respect_approval
 
-    def write(self, people: list[list[Incoming]]) -> list[Outcome]:
+    def write(self, people: list[list[IncomingEvent]]) -> list[Outcome]:
         """Write the events of some people.
 
         Args:
-            people: For each person the events, in the order in which they count.
+            people: For each person the events, in order of time.
 
         Returns:
-            What became of each event.
+            The result for each event.
 
         Raises:
-            ApiError: Didomi can't be used; what was posted stays, and counts as done next time.
+            ApiError: Didomi can't be used; what was posted stays, and the next run finds it.
             StoppedError: The process is to stop; likewise.
         """
         outcomes: list[Outcome] = []
@@ -130,33 +129,33 @@ class Writer:
             for outcome in outcomes:
                 outcome.unmatched = True
             return []
-        user = max(users, key=_updated_at, default={})
-        status = Status(read_choices(user.get("consents") or {}), _updated_at(user))
-        past: list[Past] | None = None if users else []
+        user = latest_user(users)
+        status = read_status(user)
+        held: list[HeldEvent] | None = None if users else []
         postings: list[_Posting] = []
         for outcome in outcomes:
             incoming = outcome.incoming
             wanted = expand(incoming.choices, status)
             if not any(differs(path, choice, status) for path, choice in wanted.items()):
-                outcome.verdicts[Verdict.EQUAL] += len(wanted)
+                outcome.decisions[Decision.PRESENT] += len(wanted)
                 continue
-            if past is None:
-                past = [_read_past(event) for event in self._api.events(person)]
-            # With approval, an event may be there without its opt-ins: Didomi tells when posting.
-            if not self._respect_approval and any(event.id == incoming.id for event in past):
+            if held is None:
+                held = [read_event(event) for event in self._api.events(person)]
+            # With approval, an event may be there without its opt-ins: posting shows it.
+            if not self._respect_approval and any(event.id == incoming.id for event in held):
                 outcome.existed = True
                 continue
             written: dict[Path, bool] = {}
             for path, choice in wanted.items():
-                verdict = settle(path, choice, incoming.window, status, past)
-                outcome.verdicts[verdict] += 1
-                if verdict is Verdict.WRITE:
+                decision = decide(path, incoming.act(choice), status, held)
+                outcome.decisions[decision] += 1
+                if decision is Decision.WRITE:
                     written[path] = choice
             if not written:
                 continue
             outcome.created = not users
             outcome.opt_outs = sum(not choice for choice in written.values())
-            made, status, past = self._make(outcome, written, user.get("id"), status, past)
+            made, status, held = self._make(outcome, written, user.get("id"), status, held)
             postings += made
         return postings
 
@@ -165,10 +164,10 @@ class Writer:
         outcome: Outcome,
         written: dict[Path, bool],
         user_id: str | None,
-        status: Status,
-        past: list[Past],
-    ) -> tuple[list[_Posting], Status, list[Past]]:
-        """Make what is posted of an event, and what Didomi holds after it."""
+        status: HeldStatus,
+        held: list[HeldEvent],
+    ) -> tuple[list[_Posting], HeldStatus, list[HeldEvent]]:
+        """Return what is posted of an event, and what Didomi holds after it."""
         incoming = outcome.incoming
         single_choice: frozenset[str] = frozenset()
         if any(is_value(path) for path in written):
@@ -179,7 +178,7 @@ class Writer:
                 (choice, {p: c for p, c in written.items() if c is choice})
                 for choice in (False, True)
             ]
-        timestamp = timestamp_to_post(incoming.window, past)
+        timestamp = timestamp_to_post(incoming.latest, {event.timestamp for event in held})
         made: list[_Posting] = []
         for pending, part in parts:
             if not part:
@@ -195,20 +194,20 @@ class Writer:
             )
             made.append(_Posting(event, outcome, opt_out=not all(part.values())))
             if not pending:
-                status = Status(status.choices.after(said), status.updated_at)
-                past = [*past, Past(event["id"], timestamp, said)]
-        return made, status, past
+                status = HeldStatus(status.choices.after(said), status.updated_at)
+                held = [*held, HeldEvent(event["id"], timestamp, said)]
+        return made, status, held
 
     def _post(self, postings: list[_Posting]) -> None:
-        """Post events in one call; one by one where Didomi refuses that."""
+        """Post events in one request; one by one if Didomi refuses them together."""
         try:
             self._api.post([posting.event for posting in postings])
         except RequestRejectedError as error:
             if len(postings) == 1:
-                self._settle_refusal(postings[0], error)
+                self._handle_refusal(postings[0], error)
                 return
             logger.info(
-                "Didomi refuses an array of %d events (status %s); they go one by one.",
+                "Didomi refuses an array of %d events (status %s); posting them one by one.",
                 len(postings),
                 error.status,
             )
@@ -219,7 +218,7 @@ class Writer:
                 posting.outcome.posted += 1
                 posting.outcome.pending += posting.event["status"] != CONFIRMED
 
-    def _settle_refusal(self, posting: _Posting, error: RequestRejectedError) -> None:
+    def _handle_refusal(self, posting: _Posting, error: RequestRejectedError) -> None:
         outcome = posting.outcome
         person = outcome.incoming.person
         if says_it_exists(error) or self._api.exists(posting.event["id"], person):
@@ -229,19 +228,5 @@ class Writer:
         outcome.refused_opt_out = outcome.refused_opt_out or posting.opt_out
 
 
-def _read_past(event: dict[str, Any]) -> Past:
-    consents = event.get("consents")
-    return Past(
-        id=str(event.get("id")),
-        timestamp=parse_timestamp(event.get("created_at"), "created_at"),
-        choices=read_choices(consents if isinstance(consents, dict) else {}),
-    )
-
-
-def _updated_at(user: dict[str, Any]) -> datetime:
-    timestamp = user.get("updated_at") or user.get("created_at")
-    return LONG_AGO if timestamp is None else parse_timestamp(timestamp, "updated_at")
-
-
-def _holds_opt_out(incoming: Incoming) -> bool:
+def _holds_opt_out(incoming: IncomingEvent) -> bool:
     return not all(incoming.choices.single.values()) or bool(incoming.choices.answers)

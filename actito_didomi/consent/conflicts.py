@@ -10,7 +10,7 @@ are equal. The newest act counts, and where the order of two acts can't be known
   than the opt-out's `latest` by more than a tolerance, which allows for clocks that differ.
 
 All timestamps are aware datetimes in UTC, of microseconds; a tolerance is a `timedelta` of zero or
-more. `BEGINNING` as `earliest` means that the age of an act is unknown.
+more. `BEGINNING` as `earliest` and `END` as `latest` mean that there is no such bound.
 """
 
 from __future__ import annotations
@@ -40,6 +40,8 @@ OPT_OUT: Final = False
 
 BEGINNING: Final = datetime.min.replace(tzinfo=timezone.utc)
 """The beginning of time: earlier than any act."""
+END: Final = datetime.max.replace(tzinfo=timezone.utc)
+"""The end of time: later than any act."""
 CLOCK_TOLERANCE: Final = timedelta(0)
 """Tolerance between the sides. Zero: the clocks of Actito, Didomi and this machine must agree."""
 

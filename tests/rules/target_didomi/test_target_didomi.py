@@ -29,6 +29,7 @@ from support import (
 )
 
 OLD, EARLY, NOON, LATE = (f"2026-10-01T{h}:00:00Z" for h in ("08", "10", "12", "14"))
+JUST_OLDER = "2026-10-01T07:59:59.999Z"
 FREQUENCY, TOPICS = "frequency-Hj3", "topics-Zu7"
 
 
@@ -92,36 +93,38 @@ def test_only_what_differs_is_posted(didomi, config, tmp_path, actito) -> None:
         (False, LATE, OLD, True, False),
         (True, EARLY, None, False, False),  # an older one doesn't
         (False, EARLY, None, True, True),
-        (False, OLD, OLD, True, True),  # the window begins behind its lower bound
+        (False, OLD, OLD, True, False),  # both ends belong to the window
+        (False, JUST_OLDER, OLD, True, True),
         (False, EARLY, OLD, True, False),  # in the window: the opt-out wins
         (True, EARLY, OLD, False, False),
         (False, NOON, None, True, False),  # at the same timestamp: likewise
         (True, NOON, None, False, False),
     ],
 )
-def test_conflicts_are_settled_by_time(
+def test_the_newest_choice_counts(
     didomi, config, tmp_path, didomis, when, after, ours, expected
 ) -> None:
-    """Newer wins; where the order can't be told, the opt-out does."""
+    """Newer wins; where the order can't be known, the opt-out does."""
     didomi.say(event("ann", when, channels={"email": didomis}))
     window = {"changed_after": after} if after else {}
     run(config, tmp_path, {**event("ann", NOON, channels={"email": ours}), "id": "x", **window})
     assert didomi.state("ann")["email"] is expected
 
 
-def test_a_choice_without_an_event_is_as_old_as_its_user(didomi, config, tmp_path) -> None:
-    """No event tells when: an opt-in is not written over an opt-out that may be newer."""
-    for person in ("ann", "bob"):
+def test_a_choice_without_an_event_is_of_unknown_age(didomi, config, tmp_path) -> None:
+    """At its user's last change at the latest: no opt-in goes over it, and every opt-out does."""
+    for person, held in (("ann", False), ("bob", False), ("cy", True)):
         user = {
             "organization_user_id": person,
-            "consents": {"channels": [{"id": "email", "enabled": False}]},
+            "consents": {"channels": [{"id": "email", "enabled": held}]},
         }
         assert didomi("POST", "/consents/users", user).ok
     old = event("ann", NOON, channels={"email": True})
     future = event("bob", "2099-01-01T00:00:00Z", channels={"email": True})
-    said = run(config, tmp_path, old, future)
+    said = run(config, tmp_path, old, future, event("cy", OLD, channels={"email": False}))
     assert didomi.state("ann") == {"email": False}
     assert didomi.state("bob") == {"email": True}
+    assert didomi.state("cy") == {"email": False}
     assert said["tied"] == 1
 
 
@@ -135,9 +138,9 @@ def test_events_of_one_person_go_in_order_of_time(didomi, config, tmp_path) -> N
         event("ann", EARLY, channels={"email": False}),
         event("ann", NOON, channels={"email": True}),
     )
-    told = [(e["created_at"][11:13], e["consents"]["channels"][0]["enabled"])
+    found = [(e["created_at"][11:13], e["consents"]["channels"][0]["enabled"])
             for e in didomi.events("ann")]  # fmt: skip
-    assert told == [("08", True), ("10", False), ("12", True), ("14", False)]
+    assert found == [("08", True), ("10", False), ("12", True), ("14", False)]
     assert didomi.state("ann") == {"email": False}
 
 
@@ -172,7 +175,7 @@ def test_of_several_users_the_latest_counts(didomi, config, tmp_path) -> None:
 
 @pytest.mark.parametrize("status", [409, 400])
 def test_an_event_that_exists_counts_as_done(didomi, config, tmp_path, actito, status) -> None:
-    """Whatever Didomi answers, alone or in an array, and the others of the array arrive."""
+    """Whatever the response of Didomi is, alone or in an array, and the others of the array arrive."""
     actito.steer("options", {"duplicate_event_status": status})
     people = [f"p{n}" for n in range(30)]
     for person in people:
@@ -261,7 +264,7 @@ def test_approval_is_respected(didomi, config, tmp_path, actito) -> None:
 
 
 def test_opt_ins_that_wait_for_approval_follow_after_a_crash(didomi, config, tmp_path) -> None:
-    """Killed behind the opt-outs of an event, the next run still sends its opt-ins."""
+    """Killed after the opt-outs of an event, the next run still sends its opt-ins."""
     didomi.say(event("ann", OLD, channels={"email": False, "sms": True}))
     whole = event("ann", NOON, channels={"email": True, "sms": False})
     didomi.say(event("ann", NOON, channels={"sms": False}), id=whole["id"])
@@ -312,7 +315,7 @@ def test_an_event_without_an_id_gets_one_that_stays(didomi, config, tmp_path) ->
     for _ in range(2):
         done = run_plugin("target-didomi", config, tmp_path, stdin=messages)
         assert done.exit_code == 0, done.err
-        # As if Didomi had lost the state: only the id tells that it was written.
+        # As if Didomi had lost the state: only the id shows that it was written.
         user = didomi.users("ann")[0]
         consents = {"channels": [{"id": "email", "enabled": True}]}
         assert didomi("PATCH", f"/consents/users/{user['id']}", {"consents": consents}).ok
@@ -376,7 +379,7 @@ def test_no_more_calls_at_once_than_set(didomi, config, tmp_path, actito) -> Non
     assert all(didomi.state(p) == {"email": False} for p in people[::20])
 
 
-def test_killed_at_any_moment_nothing_is_lost_or_doubled(didomi, config, tmp_path, actito) -> None:
+def test_killed_at_any_time_nothing_is_lost_or_doubled(didomi, config, tmp_path, actito) -> None:
     """Taken up from the last STATE each time, the end is that of one clean run."""
     people = [f"p{n}" for n in range(150)]
     for person in people:

@@ -1,4 +1,4 @@
-"""How choices from Actito and Didomi are settled, for any history."""
+"""Which choices from Actito are written over what Didomi holds, for any history."""
 
 from __future__ import annotations
 
@@ -8,26 +8,35 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from actito_didomi.consent.choices import ConsentChoices, read_choices, to_consents
-from actito_didomi.consent.conflicts import Window
+from actito_didomi.consent.conflicts import (
+    ACTITO,
+    DIDOMI,
+    Act,
+    certainly_later,
+    newest,
+    winner,
+)
 from actito_didomi.sandbox.didomi_state import empty_consents, merge_consents
 from target_didomi.answers import (
-    LONG_AGO,
-    Past,
-    Status,
-    Verdict,
+    Decision,
+    HeldEvent,
+    HeldStatus,
+    decide,
     differs,
     expand,
+    latest_user,
     merge,
-    settle,
-    timestamp_to_post,
+    read_status,
 )
+from target_didomi.events import timestamp_to_post
 
 START = datetime(2026, 10, 1, tzinfo=timezone.utc)
 EMAIL = ("consents", "channels", "email", "enabled")
 ids = st.sampled_from(["a", "b", "a_b", "é"])
 timestamps = st.integers(0, 12).map(lambda hours: START + timedelta(hours=hours))
-windows = st.tuples(timestamps, timestamps, st.booleans()).map(
-    lambda w: Window(max(w[0], w[1]), min(w[0], w[1]) if w[2] and w[0] != w[1] else None)
+windows = st.one_of(
+    timestamps.map(lambda t: (t, t)),
+    st.tuples(timestamps, timestamps).map(lambda w: (min(w), max(w))),
 )
 single_paths = st.one_of(
     ids.map(lambda i: ("consents", "channels", i, "enabled")),
@@ -55,60 +64,106 @@ answers = st.dictionaries(
 all_choices = st.builds(ConsentChoices, singles, answers)
 
 
-def past_of(history: list[tuple[datetime, bool]]) -> tuple[Status, list[Past]]:
-    """Make what Didomi holds of one choice; at equal timestamps the later entry counts."""
-    past = [
-        Past(str(n), timestamp, ConsentChoices({EMAIL: choice}))
+def act_of(choice: bool, window: tuple[datetime, datetime]) -> Act:
+    """Return a choice made in Actito."""
+    return Act(choice, *window, ACTITO, "row", "incoming")
+
+
+def held_of(history: list[tuple[datetime, bool]]) -> tuple[HeldStatus, list[HeldEvent]]:
+    """Return what Didomi holds of one choice; at equal timestamps the later entry counts."""
+    events = [
+        HeldEvent(str(n), timestamp, ConsentChoices({EMAIL: choice}))
         for n, (timestamp, choice) in enumerate(history)
     ]
-    newest = max(history, key=lambda said: said[0], default=None)
-    last = [c for m, c in history if newest and m == newest[0]]
+    newest_entry = max(history, key=lambda entry: entry[0], default=None)
+    last = [c for t, c in history if newest_entry and t == newest_entry[0]]
     held = {EMAIL: last[-1]} if last else {}
-    return Status(ConsentChoices(held), newest[0] if newest else LONG_AGO), past
+    return HeldStatus(ConsentChoices(held), newest_entry and newest_entry[0]), events
 
 
 histories = st.lists(st.tuples(timestamps, st.booleans()), max_size=6)
 
 
 @given(history=histories, choice=st.booleans(), window=windows)
-def test_settling_keeps_its_promises(history, choice, window) -> None:
-    """Equal is left out, newer stays, and in doubt the opt-out wins: as told by an oracle."""
-    status, past = past_of(history)
-    verdict = settle(EMAIL, choice, window, status, past)
+def test_decisions_keep_their_promises(history, choice, window) -> None:
+    """Present is left out, newer stays, and in doubt the opt-out counts: as an oracle says."""
+    status, events = held_of(history)
+    decision = decide(EMAIL, act_of(choice, window), status, events)
     if status.choices.says(EMAIL) is choice:
-        assert verdict is Verdict.EQUAL
+        assert decision is Decision.PRESENT
         return
     if not history:
-        assert verdict is Verdict.WRITE
+        assert decision is Decision.WRITE
         return
-    newest = max(timestamp for timestamp, _ in history)
-    earliest = window.after or window.until
-    certain = newest <= earliest if window.after else newest < earliest
-    if newest > window.until:
-        assert verdict is Verdict.NEWER
-    elif certain or not choice:
-        assert verdict is Verdict.WRITE
-    elif any(not said for timestamp, said in history if timestamp == newest):
-        assert verdict is Verdict.TIED
+    last = max(timestamp for timestamp, _ in history)
+    earliest, latest = window
+    if last > latest:
+        assert decision is Decision.NEWER
+    elif last < earliest or not choice:
+        assert decision is Decision.WRITE
+    elif any(not said for timestamp, said in history if timestamp == last):
+        assert decision is Decision.OPT_OUT
+
+
+@given(history=histories, choice=st.booleans(), window=windows)
+def test_what_is_written_is_what_wins(history, choice, window) -> None:
+    """By the one rule, over all that both sides hold; what differs is written if it wins."""
+    status, events = held_of(history)
+    act = act_of(choice, window)
+    held = None
+    for event in events:
+        said, when = event.choices.single[EMAIL], event.timestamp
+        held = newest(held, Act(said, when, when, DIDOMI, "event", event.id))
+    decision = decide(EMAIL, act, status, events)
+    won = winner(act, held, timedelta(0))
+    if decision is Decision.WRITE:
+        assert won.value is choice
+    elif decision is not Decision.PRESENT:
+        assert won is held
+        assert (decision is Decision.NEWER) is (
+            held.value is choice or certainly_later(held, act, timedelta(0))
+        )
 
 
 @given(history=histories, window=windows)
 def test_an_opt_in_never_goes_over_an_opt_out_that_may_be_newer(history, window) -> None:
     """Whichever timestamp of the window was the true one."""
-    status, past = past_of(history)
-    if settle(EMAIL, True, window, status, past) is Verdict.WRITE and history:
-        newest = max(timestamp for timestamp, _ in history)
+    status, events = held_of(history)
+    decision = decide(EMAIL, act_of(True, window), status, events)
+    if decision is Decision.WRITE and history:
+        last = max(timestamp for timestamp, _ in history)
         for timestamp, said in history:
-            if not said and timestamp == newest:
-                assert timestamp <= window.after if window.after else timestamp < window.until
+            if not said and timestamp == last:
+                assert timestamp < window[0]
 
 
 @given(history=histories, window=windows)
 def test_an_opt_out_is_left_out_only_for_a_newer_opt_in(history, window) -> None:
     """Or where it holds already."""
-    status, past = past_of(history)
-    if settle(EMAIL, False, window, status, past) is not Verdict.WRITE:
-        assert status.choices.says(EMAIL) is False or max(m for m, _ in history) > window.until
+    status, events = held_of(history)
+    if decide(EMAIL, act_of(False, window), status, events) is not Decision.WRITE:
+        assert status.choices.says(EMAIL) is False or max(t for t, _ in history) > window[1]
+
+
+@given(held=st.booleans(), window=windows, changed=st.one_of(st.none(), timestamps))
+def test_a_status_without_an_event_is_of_unknown_age(held, window, changed) -> None:
+    """An opt-out goes over it at any time, an opt-in only if it is later than its last change."""
+    status = HeldStatus(ConsentChoices({EMAIL: held}), changed)
+    decision = decide(EMAIL, act_of(not held, window), status, [])
+    if held or (changed is not None and changed < window[0]):
+        assert decision is Decision.WRITE
+    else:
+        assert decision is Decision.OPT_OUT
+
+
+def test_the_user_that_changed_last_says_what_holds() -> None:
+    """One without a timestamp comes before all others; without a user nothing is held."""
+    times = ["2026-10-02T00:00:00Z", None, "2026-10-03T00:00:00Z", "2026-10-01T00:00:00Z"]
+    users = [{"id": n, **({"updated_at": time} if time else {})} for n, time in enumerate(times)]
+    assert latest_user(users)["id"] == 2
+    assert latest_user(users[1:2])["id"] == 1
+    assert latest_user([]) == {}
+    assert read_status({}) == HeldStatus(ConsentChoices(), None)
 
 
 @given(choices=all_choices, others=values)
@@ -122,7 +177,7 @@ def test_choices_are_read_as_they_are_written(choices, others) -> None:
 @given(state=all_choices, wanted=st.builds(lambda s, v: {**s, **v}, singles, values))
 def test_what_is_written_holds_afterwards_and_nothing_else_changes(state, wanted) -> None:
     """In Didomi's own merging; and nothing is left to write then."""
-    status = Status(state, START)
+    status = HeldStatus(state, START)
     written = {p: c for p, c in wanted.items() if differs(p, c, status)}
     before = merge_consents(
         empty_consents(), to_consents(state.single.items(), state.answers.items())
@@ -132,7 +187,7 @@ def test_what_is_written_holds_afterwards_and_nothing_else_changes(state, wanted
         merge_consents(before, to_consents(said.single.items(), said.answers.items()))
     )
     assert after == state.after(said)
-    now = Status(after, START)
+    now = HeldStatus(after, START)
     assert not any(differs(path, choice, now) for path, choice in wanted.items())
     for path, choice in state.single.items():
         assert after.single[path] is wanted.get(path, choice)
@@ -146,7 +201,7 @@ def test_where_one_value_may_be_chosen_there_is_never_another(state, preference,
     """A new one takes the place of the old."""
     single = frozenset({preference[4]})
     assume(len(state.answers.get(preference[:-1], ())) <= 1)
-    status = Status(state, START)
+    status = HeldStatus(state, START)
     assume(differs(preference, choice, status))
     said = merge({preference: choice}, status, single)
     assert said.answers[preference[:-1]] == ((preference[-1],) if choice else ())
@@ -155,7 +210,7 @@ def test_where_one_value_may_be_chosen_there_is_never_another(state, preference,
 @given(state=all_choices, given_answers=answers)
 def test_a_whole_answer_says_what_is_not_chosen_too(state, given_answers) -> None:
     """Written to its end, it is the answer that holds."""
-    status = Status(state, START)
+    status = HeldStatus(state, START)
     wanted = expand(ConsentChoices({}, given_answers), status)
     written = {p: c for p, c in wanted.items() if differs(p, c, status)}
     after = state.after(merge(written, status, frozenset()))
@@ -163,10 +218,11 @@ def test_a_whole_answer_says_what_is_not_chosen_too(state, given_answers) -> Non
         assert set(after.answers.get(path, ())) == set(answer)
 
 
-@given(window=windows, history=st.lists(timestamps, max_size=5))
-def test_what_is_posted_has_a_moment_of_its_own(window, history) -> None:
-    """So that Didomi applies it behind what it was settled against."""
-    past = [Past("x", timestamp, ConsentChoices()) for timestamp in history]
-    timestamp = timestamp_to_post(window, past)
-    assert timestamp not in history
-    assert window.until <= timestamp <= window.until + timedelta(milliseconds=len(history))
+@given(latest=timestamps, history=st.sets(timestamps, max_size=5))
+def test_what_is_posted_has_a_timestamp_of_its_own(latest, history) -> None:
+    """So that Didomi applies it after the events that it was compared with."""
+    steps = {latest + timedelta(milliseconds=n) for n in range(len(history))}
+    for held in (history, history | steps):
+        timestamp = timestamp_to_post(latest, held)
+        assert timestamp not in held
+        assert latest <= timestamp <= latest + timedelta(milliseconds=len(held))
