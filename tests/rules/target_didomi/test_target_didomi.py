@@ -175,7 +175,7 @@ def test_of_several_users_the_latest_counts(didomi, config, tmp_path) -> None:
 
 @pytest.mark.parametrize("status", [409, 400])
 def test_an_event_that_exists_counts_as_done(didomi, config, tmp_path, actito, status) -> None:
-    """Whatever the response of Didomi is, alone or in an array, and the others of the array arrive."""
+    """Whatever the response is, alone or in an array, and the others of the array arrive."""
     actito.steer("options", {"duplicate_event_status": status})
     people = [f"p{n}" for n in range(30)]
     for person in people:
