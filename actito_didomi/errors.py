@@ -1,11 +1,12 @@
-"""The errors of this project, in one family.
+"""The errors of this project, in one family that derives from the SDK's.
 
 ::
 
     ActitoDidomiError                   anything a user can act upon; holds no personal data
-    ├── MappingError                    a mapping can't be read, or is ambiguous
+    ├── SettingsError                   settings and the account they point at don't fit
+    │   ├── InvalidSettingsError        settings fail their checks, before anything is done
+    │   └── InvalidMappingError         a mapping can't be read, or is ambiguous
     ├── BadInputError                   a file or record of the source is broken
-    ├── ConfigurationError              settings and the account they point at don't fit
     ├── ApiError                        a request failed
     │   ├── AuthenticationError         the credentials are refused
     │   ├── RequestRejectedError        this request is refused for good (400, 403, 404, ...)
@@ -13,19 +14,50 @@
     │   ├── ImportQuotaExceededError    no import is left today, single requests take too long
     │   └── StoppedError                given up because the process is shutting down
     ├── TooManyRejectsError             the run stops: its configuration is plainly wrong
-    └── OptOutsRejectedError            all is written but opt-outs that the API refused
+    └── OptOutsRejectedError            all is written except opt-outs that the API refused
 
-Every text says what was found, what was expected and what to do, and is fit for a log: people
-appear as a short hash (`actito_didomi.privacy.hash_person`), secrets never.
+Each has a code (`actito_didomi.codes`). Every text says what was found, what was expected and what
+to do, and is fit for a log: people appear as a short hash (`actito_didomi.privacy.hash_person`),
+secrets never.
+
+A host that catches the SDK's `SingerSDKError`, `ConfigurationError`, `ConfigValidationError`,
+`DataError`, `FatalAPIError` or `FatalSyncError` catches these errors as well.
 """
 
 from __future__ import annotations
 
+import re
+from typing import TYPE_CHECKING, Any
+
+from singer_sdk.exceptions import (
+    ConfigurationError,
+    ConfigValidationError,
+    DataError,
+    FatalAPIError,
+    FatalSyncError,
+    MissingKeyPropertiesError,
+    RecordsWithoutSchemaException,
+    SingerSDKError,
+)
+from singer_sdk.singerlib.exceptions import SingerError
+
+from actito_didomi import codes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from actito_didomi.codes import Code
+
 _ABOUT_WHAT_WAS_SENT = frozenset({400, 403, 404, 406, 409, 410, 413, 414, 415, 422})
+_CODED = re.compile(r"AD\d{3} \w+: ")
 
 
-class ActitoDidomiError(Exception):
+class ActitoDidomiError(SingerSDKError):
     """Base of all errors of this project.
+
+    Args:
+        code: What kind of error it is.
+        message: The text, without the code.
 
     Attributes:
         exit_code: Exit status of a plugin that ends with this error.
@@ -33,38 +65,67 @@ class ActitoDidomiError(Exception):
 
     exit_code = 1
 
+    def __init__(self, code: Code, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
 
-class MappingError(ActitoDidomiError):
-    """A mapping can't be read, or reads two ways."""
+    def __str__(self) -> str:
+        """Render code and text, as in `AD107 unknown_table: ...`."""
+        return f"{self.code}: {self.message}"
 
 
-class BadInputError(ActitoDidomiError):
-    """A file or record of the source is broken."""
-
-
-class ConfigurationError(ActitoDidomiError):
+class SettingsError(ActitoDidomiError, ConfigurationError):
     """Settings and the account they point at don't fit together."""
 
 
-class ApiError(ActitoDidomiError):
-    """A call to an API failed."""
+class InvalidSettingsError(SettingsError, ConfigValidationError):
+    """Settings fail their checks.
+
+    Args:
+        errors: One line per problem, which may begin with a code of its own; values are never
+            shown.
+        schema: JSON schema of the settings.
+    """
+
+    def __init__(self, errors: Sequence[str], schema: Mapping[str, Any] | None = None) -> None:
+        super().__init__(codes.INVALID_SETTING, "Config validation failed")
+        self.errors = [
+            line if _CODED.match(line) else f"{codes.INVALID_SETTING}: {line}" for line in errors
+        ]
+        self.schema = dict(schema or {})
+
+
+class InvalidMappingError(SettingsError):
+    """A mapping can't be read, or is ambiguous."""
+
+
+class BadInputError(ActitoDidomiError, DataError):
+    """A file or record of the source is broken."""
+
+
+class ApiError(ActitoDidomiError, FatalAPIError):
+    """A request to an API failed."""
 
 
 class AuthenticationError(ApiError):
     """The API refuses the credentials."""
 
+    def __init__(self, message: str) -> None:
+        super().__init__(codes.CREDENTIALS_REFUSED, message)
+
 
 class RequestRejectedError(ApiError):
-    """The API refuses this call for good.
+    """The API refuses this request for good.
 
     Attributes:
-        status: HTTP status; None where it is a row of an import that was refused.
-        body: The answer as it came, at most 2,000 characters. It may repeat personal data:
+        status: HTTP status; None for a row of an import that was refused.
+        body: The response as it came, at most 2,000 characters. It may repeat personal data:
             keep it out of logs.
     """
 
     def __init__(self, message: str, *, status: int | None, body: str) -> None:
-        super().__init__(message)
+        super().__init__(codes.REQUEST_REFUSED, message)
         self.status = status
         self.body = body
 
@@ -75,38 +136,65 @@ class RequestRejectedError(ApiError):
 
 
 class UnavailableError(ApiError):
-    """No usable answer came, after all retries.
+    """No usable response came, after all attempts.
 
     Attributes:
-        status: HTTP status of the last answer; None where there was none.
+        status: HTTP status of the last response; None if there was none.
     """
 
     def __init__(self, message: str, *, status: int | None = None) -> None:
-        super().__init__(message)
+        super().__init__(codes.API_UNAVAILABLE, message)
         self.status = status
 
 
 class ImportQuotaExceededError(ApiError):
-    """The day's bulk imports are used up, and single calls would take too long.
+    """The day's bulk imports are used up, and single requests would take too long.
 
     Attributes:
         deferred: How many changes wait for the next run.
     """
 
     def __init__(self, message: str, *, deferred: int) -> None:
-        super().__init__(message)
+        super().__init__(codes.IMPORT_QUOTA_EXCEEDED, message)
         self.deferred = deferred
 
 
 class StoppedError(ApiError):
-    """The call was given up because the process is shutting down."""
+    """The request was given up because the process is shutting down."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(codes.STOPPED, message)
 
 
-class TooManyRejectsError(ActitoDidomiError):
-    """More was refused than `max_rejects` allows."""
+class TooManyRejectsError(ActitoDidomiError, FatalSyncError):
+    """More was rejected than `max_rejects` allows."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(codes.TOO_MANY_REJECTS, message)
 
 
-class OptOutsRejectedError(ActitoDidomiError):
-    """Everything is written but opt-outs that could not be; they are stored as rejects."""
+class OptOutsRejectedError(ActitoDidomiError, FatalSyncError):
+    """Everything is written except opt-outs that could not be; they are stored as rejects."""
 
     exit_code = 3
+
+    def __init__(self, message: str) -> None:
+        super().__init__(codes.OPT_OUTS_REJECTED, message)
+
+
+_OTHER_CODES: tuple[tuple[type[BaseException], Code], ...] = (
+    (ConfigValidationError, codes.INVALID_SETTING),
+    (MissingKeyPropertiesError, codes.KEY_MISSING),
+    (RecordsWithoutSchemaException, codes.SCHEMA_MISSING),
+    (SingerError, codes.INVALID_MESSAGE),
+    (BrokenPipeError, codes.OUTPUT_CLOSED),
+)
+
+
+def code_of(error: BaseException) -> Code:
+    """Return the code of any error: of this project, of the SDK, or `unexpected_error`."""
+    if isinstance(error, ActitoDidomiError):
+        return error.code
+    return next(
+        (code for kind, code in _OTHER_CODES if isinstance(error, kind)), codes.UNEXPECTED_ERROR
+    )

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from singer_sdk.exceptions import ConfigValidationError
 
-from actito_didomi.errors import ActitoDidomiError
+from actito_didomi.errors import ActitoDidomiError, code_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -50,11 +50,13 @@ def describe_exception(error: BaseException) -> str:
     """Describe an error for a log.
 
     Returns:
-        The text of an error of this project or of a failed settings check; of any other error its
-        type only, since its text may hold a record.
+        Code and text of an error of this project or of a failed settings check; of any other error
+        its type only, since its text may hold a record.
     """
-    if isinstance(error, (ActitoDidomiError, ConfigValidationError)):
-        return redact(f"{type(error).__name__}: {error}")
+    if isinstance(error, ActitoDidomiError):
+        return redact(str(error))
+    if isinstance(error, ConfigValidationError):
+        return redact(f"{code_of(error)}: {error}")
     if isinstance(error, OSError) and error.strerror:
         return redact(f"{type(error).__name__}: {error.strerror}")
     return type(error).__name__

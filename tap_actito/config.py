@@ -16,7 +16,7 @@ from actito_didomi.actito.config import (
 )
 from actito_didomi.consent.mapping import read_mappings
 from actito_didomi.consent.reverse_mapping import reverse_mappings
-from actito_didomi.errors import MappingError
+from actito_didomi.errors import InvalidMappingError
 from actito_didomi.plugin.base import RETRY_SETTINGS
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def find_problems(config: dict[str, Any]) -> list[str]:
     if config.get("mappings"):
         try:
             reverse_mappings(read_mappings(config["mappings"]))
-        except MappingError as error:
+        except InvalidMappingError as error:
             problems.append(str(error))
     return problems
 

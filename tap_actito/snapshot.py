@@ -85,7 +85,7 @@ class Snapshot:
         runtime: Makes the engine and the snapshot's id.
 
     Raises:
-        ConfigurationError: The database can't be used.
+        SettingsError: The database can't be used.
     """
 
     def __init__(self, url: str, scope: str, runtime: Runtime) -> None:

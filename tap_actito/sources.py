@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import fsspec
 
+from actito_didomi import codes
 from actito_didomi.actito import ConversionError, ValueType, convert
 from actito_didomi.actito.changes import ChangeFile, SubscriptionChange
 from actito_didomi.actito.listing import list_profiles
 from actito_didomi.consent.ledger import Ledger, Note, Place
-from actito_didomi.errors import BadInputError, ConfigurationError
+from actito_didomi.errors import BadInputError, SettingsError
 from tap_actito.config import DEFAULT_SNAPSHOT
 from tap_actito.snapshot import Snapshot
 
@@ -48,7 +49,7 @@ def read_exports(stream: ChangeStream) -> Iterator[Iterable[SubscriptionChange]]
     When the next one is asked for, the one before has been read to its end: the state says so.
 
     Raises:
-        ConfigurationError: The folder isn't there, or a file's columns aren't those expected.
+        SettingsError: The folder isn't there, or a file's columns aren't those expected.
         BadInputError: A file or line is broken.
     """
     fs, root = _open_folder(stream)
@@ -126,9 +127,10 @@ def _open_folder(stream: ChangeStream) -> tuple[Any, str]:
     try:
         fs, root = fsspec.url_to_fs(url, **(stream.config.get("storage_options") or {}))
     except (ImportError, ValueError) as error:
-        raise ConfigurationError(
+        raise SettingsError(
+            codes.UNUSABLE_PATH,
             f"export_root: this kind of address can't be read ({type(error).__name__}). For s3:// "
-            "install actito-didomi[s3], for gs:// actito-didomi[gcs], for sftp:// paramiko."
+            "install actito-didomi[s3], for gs:// actito-didomi[gcs], for sftp:// paramiko.",
         ) from None
     return fs, str(root).rstrip("/")
 
@@ -138,7 +140,9 @@ def _names(fs: Any, root: str) -> list[str]:
     try:
         found = fs.ls(root, detail=True)
     except (FileNotFoundError, NotADirectoryError):
-        raise ConfigurationError(f"export_root: there is no folder at {root}.") from None
+        raise SettingsError(
+            codes.UNUSABLE_PATH, f"export_root: there is no folder at {root}."
+        ) from None
     return [f["name"].rsplit("/", 1)[-1] for f in found if f["type"] == "file"]
 
 
@@ -176,8 +180,9 @@ def _read_file(stream: ChangeStream, fs: Any, path: str, name: str) -> Iterator[
             if isinstance(change, BadInputError):
                 if tap.config["on_bad_line"] != "skip":
                     raise BadInputError(
-                        f"{change} Set on_bad_line to `skip` to go on without it; it is counted "
-                        "then."
+                        codes.INVALID_LINE,
+                        f"{change.message} Set on_bad_line to `skip` to go on without it; it is "
+                        "counted then.",
                     )
                 tap.skipped_lines += 1
                 stream.logger.error("Skipped: %s", change)

@@ -17,7 +17,7 @@ from actito_didomi.actito import ValueType
 from actito_didomi.actito.listing import list_profiles
 from actito_didomi.consent.choices import to_consents
 from actito_didomi.consent.records import format_timestamp
-from actito_didomi.errors import ConfigurationError
+from actito_didomi.errors import SettingsError
 from actito_didomi.plugin.tap import CheckpointStream
 from tap_actito.config import missing_for_sync
 from tap_actito.sources import read_api, read_exports
@@ -73,7 +73,7 @@ class Profiles(ActitoStream):
         """The table as a JSON schema; an open one where it isn't known which table is meant."""
         try:
             return schema_of(self.actito.structure)
-        except ConfigurationError as error:
+        except SettingsError as error:
             if not missing_for_sync(self.config):
                 raise
             self.logger.warning("%s Until then its attributes are not listed.", error)

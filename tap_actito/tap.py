@@ -6,12 +6,13 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
+from actito_didomi import codes
 from actito_didomi.actito import TableStructure, ValueType, open_session, read_table
 from actito_didomi.actito.config import base_url
 from actito_didomi.actito.table import find_only_table
 from actito_didomi.consent.mapping import read_mappings
 from actito_didomi.consent.reverse_mapping import ReverseMapping, reverse_mappings
-from actito_didomi.errors import ConfigurationError
+from actito_didomi.errors import SettingsError
 from actito_didomi.plugin.base import read_retry
 from actito_didomi.plugin.tap import BaseTap, texts_of
 from tap_actito import config as settings
@@ -82,24 +83,26 @@ class TapActito(BaseTap):
         """The mappings read backwards, which fit the table.
 
         Raises:
-            ConfigurationError: The table lacks what a mapping names.
+            SettingsError: The table lacks what a mapping names.
         """
         found = reverse_mappings(read_mappings(self.config.get("mappings") or []))
         structure = self.structure
         for kind, name in found:
             if kind == "subscription" and name not in structure.subscriptions:
-                raise ConfigurationError(
+                raise SettingsError(
+                    codes.UNKNOWN_FIELD,
                     f"mappings: table {structure.name!r} has no subscription {name!r}. Its "
                     f"subscriptions: {', '.join(structure.subscriptions) or 'none'}. Names are "
-                    "case-sensitive."
+                    "case-sensitive.",
                 )
             if kind == "attribute":
                 attribute = structure.attributes.get(name)
                 if attribute is None or attribute.type is not ValueType.BOOLEAN:
                     problem = "does not exist" if attribute is None else "is no boolean"
-                    raise ConfigurationError(
+                    raise SettingsError(
+                        codes.UNSUITABLE_FIELD,
                         f"mappings: the attribute {name!r} {problem} in table {structure.name!r}, "
-                        "so it can't be read backwards. Take it out of tap-actito's mappings."
+                        "so it can't be read backwards. Take it out of tap-actito's mappings.",
                     )
         return found
 
@@ -122,11 +125,12 @@ class TapActito(BaseTap):
         those, and all else is read.
 
         Raises:
-            ConfigurationError: A setting that reading needs is missing.
+            SettingsError: A setting that reading needs is missing.
         """
         if missing := settings.missing_for_sync(self.config):
-            raise ConfigurationError(
-                f"{', '.join(missing)} missing: discovery works without, reading does not."
+            raise SettingsError(
+                codes.INVALID_SETTING,
+                f"{', '.join(missing)} missing: discovery works without, reading does not.",
             )
         mapped = bool(self.config.get("mappings"))
         events = self.streams["consent_events"]
@@ -136,9 +140,10 @@ class TapActito(BaseTap):
         if not events.selected:
             return
         if not mapped:
-            raise ConfigurationError(
+            raise SettingsError(
+                codes.INVALID_SETTING,
                 "mappings is missing: the stream consent_events needs it. Set it as for "
-                "target-actito, or deselect the stream."
+                "target-actito, or deselect the stream.",
             )
         _ = self.reverse_mappings
 

@@ -9,6 +9,7 @@ from singer_sdk.helpers._batch import BaseBatchFileEncoding, BatchConfig
 from singer_sdk.helpers.types import Context  # noqa: TC002 - the SDK reads annotations
 from singer_sdk.singerlib.catalog import REPLICATION_INCREMENTAL
 
+from actito_didomi import codes
 from actito_didomi.consent.records import events_of_line, raw_events
 from actito_didomi.didomi.exports import Line, broken, decode_line
 from tap_didomi import schemas
@@ -119,7 +120,7 @@ class ExportStream(DidomiStream):
         if self.config.get("on_bad_line") != "skip":
             raise broken(line)
         self.didomi.skipped_lines += 1
-        self.logger.error("Skipped: %s", line.problem)
+        self.logger.error("Skipped: %s: %s", codes.INVALID_LINE, line.problem)
 
 
 class ExportEvents(ExportStream):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import fsspec
 
+from actito_didomi import codes
 from actito_didomi.errors import BadInputError
 from actito_didomi.files import BROKEN, open_gzip
 from actito_didomi.plugin.reader import whole_lines
@@ -37,8 +38,9 @@ def read_batch(
     compression = encoding.get("compression")
     if encoding.get("format") != "jsonl" or compression not in _COMPRESSIONS:
         raise BadInputError(
+            codes.UNREADABLE_BATCH,
             f"BATCH files of format {encoding.get('format')!r} with compression {compression!r} "
-            "can't be read. Set the tap's batch_config to format jsonl, compression gzip or none."
+            "can't be read. Set the tap's batch_config to format jsonl, compression gzip or none.",
         )
     number = 1
     try:
@@ -49,11 +51,13 @@ def read_batch(
                 number += block.count(b"\n") + 1
     except (FileNotFoundError, PermissionError, ImportError, ValueError) as error:
         raise BadInputError(
+            codes.UNREADABLE_BATCH,
             f"The BATCH file {url} can't be opened ({type(error).__name__}). It must be reachable "
-            "from this machine; credentials go into storage_options."
+            "from this machine; credentials go into storage_options.",
         ) from None
     except BROKEN:
         raise BadInputError(
+            codes.UNREADABLE_BATCH,
             f"{url}: the gzip breaks off or is damaged behind line {number - 1}. Have the file "
-            "made again; nothing behind it is acknowledged."
+            "made again; nothing behind it is acknowledged.",
         ) from None

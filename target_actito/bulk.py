@@ -15,8 +15,14 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
+from actito_didomi import codes
 from actito_didomi.actito.imports import cell, write_file
-from actito_didomi.errors import ImportQuotaExceededError, RequestRejectedError, UnavailableError
+from actito_didomi.errors import (
+    ApiError,
+    ImportQuotaExceededError,
+    RequestRejectedError,
+    UnavailableError,
+)
 from target_actito.plan import File, Limits, WritePlan, minutes_for, plan_writes
 from target_actito.single import Result, Writer
 
@@ -284,7 +290,7 @@ class BulkWriter:
                         "Actito takes no more imports today (status 429 each time)."
                     ) from None
                 pause = min(pause, self._settings.longest_pause)
-                logger.warning("%s Next try in %g s.", error, pause)
+                logger.warning("%s Next attempt in %g s.", error, pause)
                 self._sleep(pause)
             else:
                 self._workspace.count_start()
@@ -362,7 +368,7 @@ class BulkWriter:
         """Wait, once, for imports that a killed run left under way: they may write older choices.
 
         Raises:
-            UnavailableError: One hasn't ended within the timeout.
+            ApiError: One hasn't ended within the timeout.
         """
         if self._waited:
             return
@@ -376,10 +382,11 @@ class BulkWriter:
             except RequestRejectedError:
                 continue  # long gone
             except _ImportsUnavailable as error:
-                raise UnavailableError(
+                raise ApiError(
+                    codes.IMPORT_UNFINISHED,
                     f"{error} It belongs to an earlier run and could overwrite newer choices with "
                     "older ones, so nothing is written before it ends. Look it up in Actito, stop "
-                    "it there if it hangs, and run again."
+                    "it there if it hangs, and run again.",
                 ) from None
         self._workspace.forget_left_behind()
         self._waited = True

@@ -20,7 +20,7 @@ from actito_didomi.actito.config import (
 )
 from actito_didomi.actito.imports import check_definition
 from actito_didomi.consent.mapping import Mapping, read_mappings
-from actito_didomi.errors import MappingError
+from actito_didomi.errors import InvalidMappingError
 from actito_didomi.plugin.base import RETRY_SETTINGS, read_lenient_json, read_retry
 from actito_didomi.plugin.config import target_settings
 from target_actito.bulk import BulkSettings
@@ -345,7 +345,7 @@ def find_problems(config: dict[str, Any]) -> list[str]:
     if config.get("mappings"):
         try:
             read_mappings(config["mappings"])
-        except MappingError as error:
+        except InvalidMappingError as error:
             problems.append(str(error))
     problems += find_account_problems(config)
     if config.get("bulk_definition") is not None and (

@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET
 
+from actito_didomi import codes
 from actito_didomi.actito import ValueType
+from actito_didomi.codes import Code
 from actito_didomi.consent.coalesce import Field, Value
 from actito_didomi.consent.records import (
     CONFIRMED,
@@ -22,7 +24,6 @@ from actito_didomi.consent.records import (
     read_record,
     split_record,
 )
-from actito_didomi.consent.scope import BY_DELEGATE
 from actito_didomi.errors import BadInputError
 from target_actito.routes import FullWayError, Routes
 from target_actito.typed import ABSENT, record_type
@@ -167,8 +168,8 @@ class ShortWay:
             return False
         # All fits; from here on nothing fails, since there is no way back.
         for part in parts:
-            if part.__class__ is str:
-                self._summary.skipped[part] += 1
+            if part.__class__ is Code:
+                self._summary.skip(part)
             else:
                 self._collector.put(person, number, *part)
         return True
@@ -205,7 +206,7 @@ class ShortWay:
         else:
             raise FullWayError
         if owner.metadata:
-            found = [(part[0], at) for at, part in enumerate(parts) if part.__class__ is not str]
+            found = [(part[0], at) for at, part in enumerate(parts) if part.__class__ is not Code]
             if found:
                 timestamp, at = max(found)
                 parts[at] = *parts[at], self._read_metadata(owner.metadata, timestamp)
@@ -217,7 +218,9 @@ class ShortWay:
         reason = self._scope.reason_to_skip(person, event.status, regulation, delegate)
         return self._read_part(reason, person, event.created_at, bytes(event.consents))
 
-    def _read_part(self, reason: str | None, person: Any, timestamp: Any, consents: bytes) -> _Part:
+    def _read_part(
+        self, reason: Code | None, person: Any, timestamp: Any, consents: bytes
+    ) -> _Part:
         """Read a part of a record: one timestamp.
 
         Raises:
@@ -225,7 +228,7 @@ class ShortWay:
         """
         if not consents or timestamp is UNSET or person == 0:
             raise FullWayError
-        if reason is BY_DELEGATE:
+        if reason is codes.DELEGATE:
             raise FullWayError  # rare, and it isn't just left out
         return reason or (timestamp, self._choices.look_up(consents))
 

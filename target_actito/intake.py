@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET
 
+from actito_didomi import codes
 from actito_didomi.errors import BadInputError
 from target_actito.batches import read_batch
 from target_actito.typed import TypedLines
@@ -220,8 +221,9 @@ class Intake:
                 whole = None
             if not isinstance(whole, dict):
                 raise BadInputError(
+                    codes.UNREADABLE_BATCH,
                     f"{url}, line {number + at - 1}: no JSON object. Nothing behind it is "
-                    "acknowledged; have the file made again."
+                    "acknowledged; have the file made again.",
                 )
             process_record({"type": "RECORD", "stream": stream, "record": whole})
 

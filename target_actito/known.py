@@ -33,7 +33,7 @@ class OtherDirection:
             What is left of the changes, and how many choices were left out.
 
         Raises:
-            ConfigurationError: The database fails.
+            SettingsError: The database fails.
         """
         seen = self._ledger.read("person", {change.person for change in changes})
         if not seen:
@@ -60,7 +60,7 @@ class OtherDirection:
             ended: When it had ended.
 
         Raises:
-            ConfigurationError: The database fails.
+            SettingsError: The database fails.
         """
         notes = {
             _place(change.person, target): Note(value.value, ended, began)

@@ -6,6 +6,7 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from actito_didomi import codes
 from actito_didomi.errors import ApiError, RequestRejectedError
 from actito_didomi.plugin.parallel import run_parallel
 
@@ -100,6 +101,7 @@ class Writer:
             if error.is_record_level:
                 return Result(change, error, began)
             raise ApiError(
-                f"{error} This concerns all calls, so the run stops; nothing is lost."
+                codes.ACCESS_REFUSED,
+                f"{error.message} This concerns all calls, so the run stops; nothing is lost.",
             ) from None
         return Result(change, written, began)

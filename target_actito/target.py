@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities
 
+from actito_didomi import codes
 from actito_didomi.actito import Imports, ProfileTable, Written, open_session, read_table
 from actito_didomi.consent.coalesce import Collector
 from actito_didomi.consent.ledger import Ledger
-from actito_didomi.consent.scope import BY_DELEGATE, Scope
+from actito_didomi.consent.scope import Scope
 from actito_didomi.errors import ImportQuotaExceededError, RequestRejectedError
 from actito_didomi.plugin.rejects import Reject
 from actito_didomi.plugin.sink import ConsentSink
@@ -158,8 +159,8 @@ class TargetActito(ConsentTarget):
             consent.person, consent.status, consent.regulation, consent.delegate
         )
         if reason:
-            self.summary.skipped[reason] += 1
-            if reason is BY_DELEGATE:
+            self.summary.skip(reason)
+            if reason is codes.DELEGATE:
                 # Not to be written, but older choices must not be written over it either.
                 values, _ = translator.translate(replace(consent, metadata={}))
                 number = self.summary.records
@@ -171,6 +172,7 @@ class TargetActito(ConsentTarget):
         for choice in failed:
             self.reject(
                 Reject(
+                    code=choice.code,
                     reason=choice.reason,
                     person=person,
                     opt_out=choice.opt_out,
@@ -243,7 +245,8 @@ class TargetActito(ConsentTarget):
         if isinstance(outcome, RequestRejectedError):
             self.reject(
                 Reject(
-                    reason=str(outcome),
+                    code=codes.CHANGE_REFUSED,
+                    reason=outcome.message,
                     person=change.person,
                     opt_out=change.opt_out,
                     change={

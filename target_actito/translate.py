@@ -7,16 +7,18 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from actito_didomi import codes
 from actito_didomi.actito import ConversionError, ValueType, convert
 from actito_didomi.consent.coalesce import Field, Value
 from actito_didomi.consent.mapping import Found, Mapping, Resolver, Unclear, show_path
-from actito_didomi.errors import ConfigurationError
+from actito_didomi.errors import SettingsError
 
 if TYPE_CHECKING:
     from datetime import datetime
     from zoneinfo import ZoneInfo
 
     from actito_didomi.actito import TableStructure
+    from actito_didomi.codes import Code
     from actito_didomi.consent.records import ConsentRecord
 
 logger = logging.getLogger("target-actito")
@@ -27,11 +29,13 @@ class Untranslatable:
     """A choice that has no form in Actito.
 
     Attributes:
+        code: `invalid_value` or `ambiguous_value`.
         id: The subscription or attribute it was meant for.
         reason: Why, naming the mapping's `value`; holds no personal data.
         opt_out: Whether it may be an opt-out.
     """
 
+    code: Code
     id: str
     reason: str
     opt_out: bool
@@ -47,7 +51,7 @@ class Translator:
         zone: Time zone of timestamps in Actito.
 
     Raises:
-        ConfigurationError: A mapping names a subscription or attribute that the table lacks, or
+        SettingsError: A mapping names a subscription or attribute that the table lacks, or
             one that may not be written; the message lists those that do.
     """
 
@@ -132,6 +136,7 @@ class Translator:
         if mapping.type == "subscription":
             if choice is None:
                 return Untranslatable(
+                    codes.INVALID_VALUE,
                     mapping.id,
                     f"{mapping.value} ({show_path(hit.path)}) is no boolean but a "
                     f"{type(raw).__name__}, so subscription {mapping.id!r} can't be set from it.",
@@ -143,6 +148,7 @@ class Translator:
             converted = convert(value, attribute.type, self._zone, attribute.max_length)
         except ConversionError as error:
             return Untranslatable(
+                codes.INVALID_VALUE,
                 mapping.id,
                 f"{mapping.value} ({show_path(hit.path)}) can't become attribute {mapping.id!r}, "
                 f"a {attribute.type.value}: {error}.",
@@ -156,7 +162,7 @@ class Translator:
 
 
 def _unclear(item: Unclear) -> Untranslatable:
-    return Untranslatable(item.mapping.id, item.reason, item.maybe_opt_out)
+    return Untranslatable(codes.AMBIGUOUS_VALUE, item.mapping.id, item.reason, item.maybe_opt_out)
 
 
 def _check(structure: TableStructure, key: str, mappings: tuple[Mapping, ...]) -> None:
@@ -170,16 +176,18 @@ def _check(structure: TableStructure, key: str, mappings: tuple[Mapping, ...]) -
         if attribute is None:
             wrong.append(f"attribute {mapping.id!r}")
         elif mapping.id == key or not attribute.writable:
-            raise ConfigurationError(
+            raise SettingsError(
+                codes.UNSUITABLE_FIELD,
                 f"mappings: the attribute {mapping.id!r} can't be written: it is the key, holds a "
-                "list, or is kept by Actito itself. Take the mapping out."
+                "list, or is kept by Actito itself. Take the mapping out.",
             )
     if wrong:
         writable = [a.name for a in structure.attributes.values() if a.writable and a.name != key]
-        raise ConfigurationError(
+        raise SettingsError(
+            codes.UNKNOWN_FIELD,
             f"mappings: table {structure.name!r} has no {' and no '.join(wrong)}. "
             f"Its subscriptions: {', '.join(structure.subscriptions) or 'none'}. "
-            f"Its attributes: {', '.join(writable) or 'none'}. Names are case-sensitive."
+            f"Its attributes: {', '.join(writable) or 'none'}. Names are case-sensitive.",
         )
     mapped = {m.id for m in mappings if m.type == "subscription"}
     if left := [name for name in structure.subscriptions if name not in mapped]:

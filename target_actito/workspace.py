@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from actito_didomi.errors import ConfigurationError
+from actito_didomi import codes
+from actito_didomi.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,7 +39,7 @@ class Workspace:
         root: Folder for all runs; None for one of this user's below the system's temporary folder.
 
     Raises:
-        ConfigurationError: The folder belongs to somebody else, or can't be made.
+        SettingsError: The folder belongs to somebody else, or can't be made.
     """
 
     def __init__(self, account: str, root: Path | None = None) -> None:
@@ -49,13 +50,15 @@ class Workspace:
             root.mkdir(mode=_PRIVATE, exist_ok=True)
             found = root.lstat()
         except OSError as error:
-            raise ConfigurationError(
+            raise SettingsError(
+                codes.UNUSABLE_PATH,
                 f"The folder for import files, {root}, can't be made ({error.strerror}). Set "
-                "TMPDIR to a folder that can be written."
+                "TMPDIR to a folder that can be written.",
             ) from None
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
-            raise ConfigurationError(
-                f"{root} belongs to somebody else. Set TMPDIR to a folder of your own."
+            raise SettingsError(
+                codes.UNUSABLE_PATH,
+                f"{root} belongs to somebody else. Set TMPDIR to a folder of your own.",
             )
         root.chmod(_PRIVATE)
         self._used = root / f"started-{account}"

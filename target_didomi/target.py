@@ -6,6 +6,7 @@ import logging
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from actito_didomi import codes
 from actito_didomi.consent.records import Shape
 from actito_didomi.consent.scope import Scope
 from actito_didomi.didomi.config import secrets_of
@@ -115,9 +116,9 @@ class TargetDidomi(ConsentTarget):
             consent.person, consent.status, consent.regulation, consent.delegate
         )
         if consent.shape is not Shape.EVENT:
-            reason = "that are no events"
+            reason = codes.NOT_AN_EVENT
         if reason:
-            self.summary.skipped[reason] += 1
+            self.summary.skip(reason)
             return
         number = self.summary.records
         incoming = read_incoming(consent, part, number, self.settings.delegate)
@@ -172,7 +173,8 @@ class TargetDidomi(ConsentTarget):
             refused = error if isinstance(error, RequestRejectedError) else None
             self.reject(
                 Reject(
-                    reason=str(error),
+                    code=codes.EVENT_REFUSED if refused else error.code,
+                    reason=error.message,
                     person=incoming.person,
                     opt_out=outcome.refused_opt_out,
                     record=incoming.record,

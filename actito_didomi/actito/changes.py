@@ -16,8 +16,9 @@ from typing import IO, TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from actito_didomi import codes
 from actito_didomi.actito import _wire
-from actito_didomi.errors import BadInputError, ConfigurationError
+from actito_didomi.errors import BadInputError, SettingsError
 from actito_didomi.files import BROKEN, open_gzip
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class ChangeFile:
         A broken line is given as the error that it is, and reading goes on; the caller decides.
 
         Raises:
-            ConfigurationError: The columns aren't those that the settings name.
+            SettingsError: The columns aren't those that the settings name.
             BadInputError: The file is damaged or breaks off.
         """
         number = 1
@@ -101,7 +102,9 @@ class ChangeFile:
                 rows = csv.reader(text, delimiter=";", strict=True)
                 header = next(rows, None)
                 if header is None:
-                    raise BadInputError(f"{self._name}: the file is empty; not even a header.")
+                    raise BadInputError(
+                        codes.DAMAGED_FILE, f"{self._name}: the file is empty; not even a header."
+                    )
                 places, width = self._places(header), len(header)
                 for row in rows:
                     number = rows.line_num
@@ -113,24 +116,29 @@ class ChangeFile:
                         yield self._broken(number, f"{len(row)} cells where the header has {width}")
         except csv.Error as error:
             raise BadInputError(
+                codes.DAMAGED_FILE,
                 f"{self._name}, line {number + 1}: no CSV as Actito writes it ({error}). Have the "
-                "file made again."
+                "file made again.",
             ) from None
         except UnicodeDecodeError:
             raise BadInputError(
-                f"{self._name}, behind line {number}: no UTF-8. Set the export's encoding to UTF-8."
+                codes.DAMAGED_FILE,
+                f"{self._name}, behind line {number}: no UTF-8. Set the export's encoding to "
+                "UTF-8.",
             ) from None
         except (zipfile.BadZipFile, zlib.error, *BROKEN):
             raise BadInputError(
+                codes.DAMAGED_FILE,
                 f"{self._name}, behind line {number}: the archive breaks off or is damaged. Have "
-                "the file made again, or upload it again."
+                "the file made again, or upload it again.",
             ) from None
 
     def _places(self, header: list[str]) -> dict[str, int]:
         if len(header) == 1 and (found := [s for s in _SEPARATORS if s in header[0]]):
-            raise ConfigurationError(
+            raise SettingsError(
+                codes.UNEXPECTED_COLUMNS,
                 f"{self._name}, line 1: the cells are separated by {found[0]!r}, not by ';'. Set "
-                "the export's separator to a semicolon."
+                "the export's separator to a semicolon.",
             )
         places: dict[str, int] = {}
         for part, column in self._columns.items():
@@ -139,10 +147,11 @@ class ChangeFile:
             elif part in _OPTIONAL:
                 places[part] = -1  # behind the last cell
             else:
-                raise ConfigurationError(
+                raise SettingsError(
+                    codes.UNEXPECTED_COLUMNS,
                     f"{self._name}, line 1: there is no column {column!r} for `{part}`. The file "
                     f"has: {', '.join(header)}. Say in export_columns which one it is, such as "
-                    f'{{"{part}": "{header[0]}"}}.'
+                    f'{{"{part}": "{header[0]}"}}.',
                 )
         return places
 
@@ -199,7 +208,7 @@ class ChangeFile:
         return found
 
     def _broken(self, number: int, problem: str) -> BadInputError:
-        return BadInputError(f"{self._name}, line {number}: {problem}.")
+        return BadInputError(codes.INVALID_LINE, f"{self._name}, line {number}: {problem}.")
 
 
 _MOST_MOMENTS = 10_000
@@ -214,8 +223,9 @@ def _unpacked(raw: IO[bytes], name: str) -> Iterator[Any]:
             inner = [item for item in archive.infolist() if not item.is_dir()]
             if len(inner) != 1:
                 raise BadInputError(
+                    codes.DAMAGED_FILE,
                     f"{name}: the archive holds {len(inner)} files where one is expected. Take out "
-                    "of export_root what isn't an export of profile changes."
+                    "of export_root what isn't an export of profile changes.",
                 )
             with archive.open(inner[0]) as file:
                 yield file

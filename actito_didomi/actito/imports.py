@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from actito_didomi import privacy
+from actito_didomi import codes, privacy
 from actito_didomi.actito import _wire
-from actito_didomi.errors import ConfigurationError, RequestRejectedError
+from actito_didomi.errors import RequestRejectedError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -105,7 +105,7 @@ class Imports:
                 nothing is said.
 
         Raises:
-            ConfigurationError: There is no such ETL, it has another mode, or nobody tells its mode.
+            SettingsError: There is no such ETL, it has another mode, or nobody tells its mode.
         """
         if self._etl_id is None:
             return
@@ -116,20 +116,23 @@ class Imports:
         except RequestRejectedError as error:
             if error.status not in _NOT_THERE or (told_mode and error.status != 404):  # noqa: PLR2004
                 raise
-            raise ConfigurationError(
+            raise SettingsError(
+                codes.UNSUITABLE_ETL,
                 f"bulk_etl_id: Actito has no ETL {self._etl_id!r} in entity "
-                f"{self._structure.entity!r}, or the key may not see it."
+                f"{self._structure.entity!r}, or the key may not see it.",
             ) from None
         mode = _wire.mode_of(body)
         if mode is None and told_mode is None:
-            raise ConfigurationError(
+            raise SettingsError(
+                codes.UNSUITABLE_ETL,
                 f"bulk_etl_id: Actito doesn't tell whether ETL {self._etl_id} creates profiles. "
-                "Look it up in Actito, and set bulk_etl_mode to update or create_update."
+                "Look it up in Actito, and set bulk_etl_mode to update or create_update.",
             )
         if (mode or told_mode) != self._mode:
-            raise ConfigurationError(
+            raise SettingsError(
+                codes.UNSUITABLE_ETL,
                 f"bulk_etl_id: ETL {self._etl_id} has the mode {mode or told_mode}, but "
-                f"upsert_mode asks for {self._mode}. Change the one or the other."
+                f"upsert_mode asks for {self._mode}. Change the one or the other.",
             )
 
     def start(self, file: Path, columns: Sequence[str]) -> str:
@@ -173,9 +176,10 @@ class Imports:
             body = self._session.request("POST", path, route=route, parts=make, once=True).body
         found = _wire.execution_id(body)
         if found is None:
-            raise ConfigurationError(
-                "Actito took the file, but its answer holds no id of an execution, so its end "
-                "can't be known. The API is not the one that is expected; set write_mode to single."
+            raise SettingsError(
+                codes.UNEXPECTED_RESPONSE,
+                "Actito took the file, but its response holds no id of an execution, so its end "
+                "can't be known. This API isn't the expected one; set write_mode to single.",
             )
         return found
 

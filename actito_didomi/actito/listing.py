@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from actito_didomi import codes
 from actito_didomi.actito import _wire
 from actito_didomi.errors import BadInputError
 
@@ -77,8 +78,9 @@ def list_profiles(
             return
         if found[0].id == first:
             raise BadInputError(
+                codes.UNEXPECTED_RESPONSE,
                 "Actito gives the same page of profiles again, so its list knows no paging of the "
-                "kind that is expected. Set change_source to exports."
+                "kind that is expected. Set change_source to exports.",
             )
         first = found[0].id
         yield ProfilePage(found, asked_at, read_at)
@@ -97,7 +99,9 @@ def _read(body: dict[str, Any]) -> Profile:
     attributes = _wire.attributes_of(body)
     profile_id = attributes.get("profileId", body.get("profileId"))
     if profile_id is None:
-        raise BadInputError("Actito's list of profiles holds one without profileId.")
+        raise BadInputError(
+            codes.UNEXPECTED_RESPONSE, "Actito's list of profiles holds one without profileId."
+        )
     segmentations = body.get("segmentations")
     return Profile(
         int(profile_id),

@@ -5,10 +5,11 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Any
 
+from actito_didomi import codes
 from actito_didomi.actito import _wire
 from actito_didomi.actito.table import TECHNICAL_ATTRIBUTES
 from actito_didomi.actito.values import ValueType
-from actito_didomi.errors import ConfigurationError, RequestRejectedError
+from actito_didomi.errors import RequestRejectedError, SettingsError
 
 if TYPE_CHECKING:
     from actito_didomi.actito.table import TableStructure
@@ -136,9 +137,10 @@ class ProfileTable:
         found = _wire.attributes_of(profile)
         profile_id = found.get("profileId", profile.get("profileId"))
         if profile_id is None:
-            raise ConfigurationError(
+            raise SettingsError(
+                codes.UNEXPECTED_RESPONSE,
                 "Actito answered with a profile that holds no profileId, so it can't be changed "
-                "without the risk of making a new one. The API is not the one that is expected."
+                "without the risk of making a new one. The API is not the one that is expected.",
             )
         kept = {
             name: value
@@ -154,9 +156,10 @@ class ProfileTable:
                 raise
             return self._missing(person, attributes, subscriptions, create=create)
         if status == _wire.CREATED:
-            raise ConfigurationError(
+            raise SettingsError(
+                codes.PROFILE_CREATED,
                 "Actito created a profile where one was to be changed. The run stops before it "
-                "does so again; look for a new profile without a key attribute."
+                "does so again; look for a new profile without a key attribute.",
             )
         return Written.UPDATED
 

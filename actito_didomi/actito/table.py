@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from actito_didomi import codes
 from actito_didomi.actito import _wire
-from actito_didomi.errors import ConfigurationError, RequestRejectedError
+from actito_didomi.errors import RequestRejectedError, SettingsError
 
 if TYPE_CHECKING:
     from actito_didomi.actito.values import ValueType
@@ -89,38 +90,42 @@ def read_table(session: ApiSession, entity: str, table: str, key: str) -> TableS
         key: Attribute that people are matched by.
 
     Raises:
-        ConfigurationError: Entity, table or attribute don't exist, or the attribute isn't unique;
+        SettingsError: Entity, table or attribute don't exist, or the attribute isn't unique;
             the message lists those that do.
     """
     names = _entities(session)
     if names and entity not in names:
-        raise ConfigurationError(
+        raise SettingsError(
+            codes.UNKNOWN_ENTITY,
             f"entity_id: Actito has no entity {entity!r} for this key. "
-            f"It has: {', '.join(names)}. Entities are given by name."
+            f"It has: {', '.join(names)}. Entities are given by name.",
         )
     try:
         tables = _tables(session, entity)
     except RequestRejectedError as error:
         if error.status != _NOT_FOUND:
             raise
-        raise ConfigurationError(
+        raise SettingsError(
+            codes.UNKNOWN_ENTITY,
             f"entity_id: Actito doesn't know the entity {entity!r}, or the key may not read its "
-            "tables."
+            "tables.",
         ) from None
     found = next((t for t in tables if table in (str(t.get("id")), t.get("name"))), None)
     if found is None:
         known = ", ".join(f"{t.get('name')} (id {t.get('id')})" for t in tables) or "none"
-        raise ConfigurationError(
-            f"table_name: the entity {entity!r} has no profile table {table!r}. It has: {known}."
+        raise SettingsError(
+            codes.UNKNOWN_TABLE,
+            f"table_name: the entity {entity!r} has no profile table {table!r}. It has: {known}.",
         )
     structure = _structure(session, entity, found)
     attribute = structure.attributes.get(key)
     if attribute is None or not attribute.unique:
         unique = ", ".join(a.name for a in structure.attributes.values() if a.unique) or "none"
         problem = "does not exist" if attribute is None else "is not unique"
-        raise ConfigurationError(
+        raise SettingsError(
+            codes.UNSUITABLE_KEY,
             f"user_unique_key: the attribute {key!r} {problem} in table {structure.name!r}. "
-            f"Unique attributes there: {unique}."
+            f"Unique attributes there: {unique}.",
         )
     return structure
 
@@ -134,7 +139,7 @@ def find_only_table(session: ApiSession, entity: str | None, table: str | None) 
         table: Name or id of the table, where it is known.
 
     Raises:
-        ConfigurationError: It sees none or several; the message lists them.
+        SettingsError: It sees none or several; the message lists them.
     """
     entities = [entity] if entity else _entities(session)
     found = [
@@ -145,9 +150,10 @@ def find_only_table(session: ApiSession, entity: str | None, table: str | None) 
     ]
     if len(found) != 1:
         shown = ", ".join(f"{n}/{t.get('name')}" for n, t in found) or "none"
-        raise ConfigurationError(
+        raise SettingsError(
+            codes.AMBIGUOUS_TABLE,
             f"entity_id and table_name: the key sees {len(found)} profile tables ({shown}); say "
-            "which one is meant."
+            "which one is meant.",
         )
     return _structure(session, *found[0])
 
@@ -179,12 +185,13 @@ def parse_structure(entity: str, body: Any) -> TableStructure:
     """Turn the answer about one table into a `TableStructure`; unknown fields are ignored.
 
     Raises:
-        ConfigurationError: The answer is no structure of a table.
+        SettingsError: The answer is no structure of a table.
     """
     if not isinstance(body, dict) or "attributes" not in body:
-        raise ConfigurationError(
+        raise SettingsError(
+            codes.UNEXPECTED_RESPONSE,
             "table_name: Actito's answer about the table holds no attributes. Check `api_url`, and "
-            "that the key may read the structure of tables."
+            "that the key may read the structure of tables.",
         )
     attributes = {
         a["name"]: Attribute(

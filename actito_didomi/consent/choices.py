@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from actito_didomi import codes
 from actito_didomi.consent.conflicts import resolve_tie
 from actito_didomi.errors import BadInputError
 
@@ -94,7 +95,9 @@ def _walk(node: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, bool | An
         choice = node.get(name)
         if choice is not None:
             if not isinstance(choice, bool):
-                raise BadInputError(f"`{name}` of a choice is neither true, false nor null.")
+                raise BadInputError(
+                    codes.INVALID_RECORD, f"`{name}` of a choice is neither true, false nor null."
+                )
             yield (*path, name), choice
     for name in _NODES:
         for below in _nodes(node, name):
@@ -119,7 +122,9 @@ def _answers(values: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, Answ
 def _nodes(node: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     found = _list(node, name)
     if not all(isinstance(below, dict) and isinstance(below.get("id"), str) for below in found):
-        raise BadInputError(f"`{name}` of consents holds something without an `id`.")
+        raise BadInputError(
+            codes.INVALID_RECORD, f"`{name}` of consents holds something without an `id`."
+        )
     return found
 
 
@@ -128,7 +133,7 @@ def _list(node: Mapping[str, Any], name: str) -> list[Any]:
     if found is None:
         return []
     if not isinstance(found, list):
-        raise BadInputError(f"`{name}` of consents is no list.")
+        raise BadInputError(codes.INVALID_RECORD, f"`{name}` of consents is no list.")
     return found
 
 
@@ -137,7 +142,7 @@ def _object(node: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise BadInputError(f"`{name}` of consents is no object.")
+        raise BadInputError(codes.INVALID_RECORD, f"`{name}` of consents is no object.")
     return found
 
 

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import sqlalchemy as sa
 
+from actito_didomi import codes
 from actito_didomi.consent.conflicts import Window
 from actito_didomi.consent.store import open_store
-from actito_didomi.errors import ConfigurationError
+from actito_didomi.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -79,7 +80,7 @@ class Ledger:
         runtime: Makes the engine.
 
     Raises:
-        ConfigurationError: The database can't be used.
+        SettingsError: The database can't be used.
     """
 
     def __init__(self, url: str, account: Iterable[str], runtime: Runtime) -> None:
@@ -94,7 +95,7 @@ class Ledger:
         """Tell whether there are notes of an origin: whether that side takes part.
 
         Raises:
-            ConfigurationError: The database fails.
+            SettingsError: The database fails.
         """
         query = sa.select(_NOTES.c.person).where(
             _NOTES.c.scope == self._scope, _NOTES.c.origin == origin
@@ -116,7 +117,7 @@ class Ledger:
             since: Only notes from then on.
 
         Raises:
-            ConfigurationError: The database fails.
+            SettingsError: The database fails.
         """
         found: dict[Place, Note] = {}
         everyone = list(people)
@@ -140,7 +141,7 @@ class Ledger:
         """Take down what was chosen; it takes the place of earlier notes.
 
         Raises:
-            ConfigurationError: The database fails.
+            SettingsError: The database fails.
         """
         rows = [
             {
@@ -165,8 +166,9 @@ class Ledger:
             raise _failure(error) from None
 
 
-def _failure(error: sa.exc.SQLAlchemyError) -> ConfigurationError:
-    return ConfigurationError(
+def _failure(error: sa.exc.SQLAlchemyError) -> SettingsError:
+    return SettingsError(
+        codes.UNUSABLE_DATABASE,
         f"snapshot_url: the database fails ({type(error).__name__}). Nothing is lost: run again "
-        "when it is back."
+        "when it is back.",
     )

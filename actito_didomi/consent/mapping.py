@@ -13,9 +13,10 @@ import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from actito_didomi import codes
 from actito_didomi.consent.choices import split_answer
 from actito_didomi.consent.conflicts import resolve_tie
-from actito_didomi.errors import MappingError
+from actito_didomi.errors import InvalidMappingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,44 +61,54 @@ def read_mappings(raw: Sequence[Any]) -> list[Mapping]:
         raw: Objects with `id` and `value`, and at will `type`, `invert` and `path`.
 
     Raises:
-        MappingError: A mapping lacks a part, holds an unknown one, or an `id` occurs twice.
+        InvalidMappingError: A mapping lacks a part, holds an unknown one, or an `id` occurs twice.
     """
     mappings = [_read_mapping(item, f"mappings, item {n}") for n, item in enumerate(raw, start=1)]
     for mapping in mappings:
         same = [m.value for m in mappings if m.id == mapping.id]
         if len(same) > 1:
-            raise MappingError(
+            raise InvalidMappingError(
+                codes.INVALID_MAPPING,
                 f"mappings: the id {mapping.id!r} occurs {len(same)} times, for "
-                f"{' and '.join(same)}. Each id may have one value; keep one of them."
+                f"{' and '.join(same)}. Each id may have one value; keep one of them.",
             )
     return mappings
 
 
 def _read_mapping(item: Any, where: str) -> Mapping:
     if not isinstance(item, dict):
-        raise MappingError(f'{where}: expected an object like {{"id": ..., "value": ...}}.')
+        raise InvalidMappingError(
+            codes.INVALID_MAPPING, f'{where}: expected an object like {{"id": ..., "value": ...}}.'
+        )
     for part in ("id", "value"):
         if not isinstance(item.get(part), str) or not item[part]:
-            raise MappingError(f"{where}: {part!r} is missing or no text.")
+            raise InvalidMappingError(
+                codes.INVALID_MAPPING, f"{where}: {part!r} is missing or no text."
+            )
     where = f"{where} ({item['id']})"
     if unknown := sorted(set(item) - _KEYS):
-        raise MappingError(
-            f"{where}: unknown part {', '.join(unknown)}. Known: {', '.join(sorted(_KEYS))}."
+        raise InvalidMappingError(
+            codes.INVALID_MAPPING,
+            f"{where}: unknown part {', '.join(unknown)}. Known: {', '.join(sorted(_KEYS))}.",
         )
     kind: Kind = item.get("type") or "subscription"
     if kind not in ("subscription", "attribute"):
-        raise MappingError(f"{where}: type {kind!r} is neither 'subscription' nor 'attribute'.")
+        raise InvalidMappingError(
+            codes.INVALID_MAPPING,
+            f"{where}: type {kind!r} is neither 'subscription' nor 'attribute'.",
+        )
     path = item.get("path")
     if path is not None and (
         not isinstance(path, list) or not path or not all(isinstance(p, str) for p in path)
     ):
-        raise MappingError(
+        raise InvalidMappingError(
+            codes.INVALID_MAPPING,
             f"{where}: path must be a list of texts, such as "
-            '["consents", "purposes", "a_b", "enabled"].'
+            '["consents", "purposes", "a_b", "enabled"].',
         )
     invert = item.get("invert") or False
     if not isinstance(invert, bool):
-        raise MappingError(f"{where}: invert must be true or false.")
+        raise InvalidMappingError(codes.INVALID_MAPPING, f"{where}: invert must be true or false.")
     return Mapping(item["id"], item["value"], kind, invert, tuple(path) if path else None)
 
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from actito_didomi import codes
 from actito_didomi.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -103,8 +104,9 @@ def read_record(record: Mapping[str, Any]) -> ConsentRecord:
     if shape is Shape.USER:
         return _read_user(record)
     raise BadInputError(
+        codes.INVALID_RECORD,
         "The record is no consent event (`user` and `consents`), no consent user (`consents`) and "
-        "no batch-export line (`user` and `events`)."
+        "no batch-export line (`user` and `events`).",
     )
 
 
@@ -119,9 +121,9 @@ def events_of_line(line: Mapping[str, Any]) -> list[dict[str, Any]]:
     """
     user, events = line.get("user"), line.get("events")
     if not isinstance(user, dict):
-        raise BadInputError("`user` is no object.")
+        raise BadInputError(codes.INVALID_RECORD, "`user` is no object.")
     if not isinstance(events, list) or not all(isinstance(e, dict) for e in events):
-        raise BadInputError("`events` is no list of objects.")
+        raise BadInputError(codes.INVALID_RECORD, "`events` is no list of objects.")
     owner = {k: user[k] for k in OWNER_PARTS if k in user}
     result = []
     for event in events:
@@ -209,7 +211,9 @@ def _person(user: Mapping[str, Any]) -> str | None:
     if person is None or person == "":
         return None
     if isinstance(person, (bool, dict, list, float)):
-        raise BadInputError("`organization_user_id` is neither text nor a whole number.")
+        raise BadInputError(
+            codes.INVALID_RECORD, "`organization_user_id` is neither text nor a whole number."
+        )
     return str(person)
 
 
@@ -218,7 +222,7 @@ def _object(record: Mapping[str, Any], name: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise BadInputError(f"`{name}` is no object.")
+        raise BadInputError(codes.INVALID_RECORD, f"`{name}` is no object.")
     return value
 
 
@@ -227,7 +231,7 @@ def _text(record: Mapping[str, Any], name: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise BadInputError(f"`{name}` is no text.")
+        raise BadInputError(codes.INVALID_RECORD, f"`{name}` is no text.")
     return value
 
 
@@ -235,7 +239,9 @@ def _timestamp(record: Mapping[str, Any], *names: str) -> datetime:
     for name in names:
         if (value := record.get(name)) is not None:
             return parse_timestamp(value, name)
-    raise BadInputError(f"`{names[0]}` is missing, so the order of the choices can't be told.")
+    raise BadInputError(
+        codes.INVALID_RECORD, f"`{names[0]}` is missing, so the order of the choices can't be told."
+    )
 
 
 def parse_timestamp(value: Any, name: str) -> datetime:
@@ -247,7 +253,9 @@ def parse_timestamp(value: Any, name: str) -> datetime:
     try:
         timestamp = value if isinstance(value, datetime) else msgspec.convert(value, datetime)
     except msgspec.ValidationError:
-        raise BadInputError(f"`{name}` is no timestamp in ISO 8601 form.") from None
+        raise BadInputError(
+            codes.INVALID_RECORD, f"`{name}` is no timestamp in ISO 8601 form."
+        ) from None
     return timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=timezone.utc)
 
 

@@ -10,8 +10,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from actito_didomi import codes
 from actito_didomi.consent.mapping import show_path
-from actito_didomi.errors import MappingError
+from actito_didomi.errors import InvalidMappingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -71,16 +72,17 @@ def reverse_mappings(mappings: Sequence[Mapping]) -> dict[tuple[str, str], Rever
         A way for each kind and name of Actito's.
 
     Raises:
-        MappingError: A mapping can't be read backwards, or two lead to one path.
+        InvalidMappingError: A mapping can't be read backwards, or two lead to one path.
     """
     ways: dict[Path, ReverseMapping] = {}
     for mapping in mappings:
         way = ReverseMapping(mapping, _path_of(mapping))
         if other := ways.get(way.path):
-            raise MappingError(
+            raise InvalidMappingError(
+                codes.INVALID_MAPPING,
                 f"mappings: {other.mapping.id!r} ({other.mapping.value}) and {mapping.id!r} "
                 f"({mapping.value}) both stand for {show_path(way.path)}. On the way back one path "
-                "may have one source: take one of them out of tap-actito's mappings."
+                "may have one source: take one of them out of tap-actito's mappings.",
             )
         ways[way.path] = way
     return {(way.mapping.type, way.mapping.id): way for way in ways.values()}
@@ -91,24 +93,27 @@ def _path_of(mapping: Mapping) -> Path:
     if mapping.path is not None:
         path = _without_spelling(mapping.path)
         if path is None:
-            raise MappingError(
+            raise InvalidMappingError(
+                codes.INVALID_MAPPING,
                 f"{where}: the path {show_path(mapping.path)} is no choice that an event can hold, "
                 "so it can't be read backwards. Choices are `enabled` of a channel, a purpose or a "
-                "preference, or a value of a preference. Take it out of tap-actito's mappings."
+                "preference, or a value of a preference. Take it out of tap-actito's mappings.",
             )
         return path
     readings = sorted(set(_readings(mapping.value)))
     if not readings:
-        raise MappingError(
+        raise InvalidMappingError(
+            codes.INVALID_MAPPING,
             f"{where} can't be read backwards: the name isn't that of a channel, a purpose or a "
             "value of a preference. Give the mapping its `path`, such as "
-            '["consents", "purposes", "ID", "enabled"], or take it out of tap-actito\'s mappings.'
+            '["consents", "purposes", "ID", "enabled"], or take it out of tap-actito\'s mappings.',
         )
     if len(readings) > 1:
-        raise MappingError(
+        raise InvalidMappingError(
+            codes.AMBIGUOUS_MAPPING,
             f"{where} reads {len(readings)} ways backwards: "
             f"{' or '.join(show_path(r) for r in readings)}. Give the mapping the `path` that is "
-            f"meant, such as {list(readings[0])}."
+            f"meant, such as {list(readings[0])}.",
         )
     return readings[0]
 

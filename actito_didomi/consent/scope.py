@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from actito_didomi import codes
 from actito_didomi.consent.records import CONFIRMED
 
-BY_DELEGATE = "by a skipped delegate"
-"""Reason of records whose choices came from Actito: it holds them already."""
+if TYPE_CHECKING:
+    from actito_didomi.codes import Code
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,8 @@ class Scope:
 
     def reason_to_skip(
         self, person: str | None, status: str | None, regulation: str | None, delegate: str | None
-    ) -> str | None:
-        """Give the reason to leave a record out, in words that follow "records"; None to take it.
+    ) -> Code | None:
+        """Return the code of the reason to skip a record; None if it counts.
 
         Args:
             person: None or empty for a guest.
@@ -34,11 +36,11 @@ class Scope:
             delegate: Who made the choice in the person's place, if anybody.
         """
         if not person:
-            return "of guests"
+            return codes.GUEST
         if status and status != CONFIRMED:
-            return "not confirmed"
+            return codes.NOT_CONFIRMED
         if regulation is not None and regulation != self.regulation:
-            return "of another regulation"
+            return codes.OTHER_REGULATION
         if delegate is not None and delegate in self.skip_delegates:
-            return BY_DELEGATE
+            return codes.DELEGATE
         return None

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
-from actito_didomi.errors import ConfigurationError
+from actito_didomi import codes
+from actito_didomi.errors import SettingsError
 
 if TYPE_CHECKING:
     from actito_didomi.runtime import Runtime
@@ -31,7 +32,7 @@ def open_store(url: str, tables: sa.MetaData, setting: str, runtime: Runtime) ->
         runtime: Makes the engine.
 
     Raises:
-        ConfigurationError: The database can't be used.
+        SettingsError: The database can't be used.
     """
     try:
         parsed = make_url(url)
@@ -42,10 +43,11 @@ def open_store(url: str, tables: sa.MetaData, setting: str, runtime: Runtime) ->
         tables.create_all(engine)
     except (sa.exc.SQLAlchemyError, ImportError, OSError) as error:
         # Texts of drivers may hold the password.
-        raise ConfigurationError(
+        raise SettingsError(
+            codes.UNUSABLE_DATABASE,
             f"{setting}: the database can't be used ({type(error).__name__}). Check the address "
             "and the rights, and that its driver is installed (for PostgreSQL "
-            "actito-didomi[postgres] and postgresql+psycopg://...)."
+            "actito-didomi[postgres] and postgresql+psycopg://...).",
         ) from None
     return engine
 

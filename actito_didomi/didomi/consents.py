@@ -7,6 +7,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from actito_didomi import codes
 from actito_didomi.didomi.lists import pages, read_page
 from actito_didomi.errors import ApiError, BadInputError, RequestRejectedError
 
@@ -146,7 +147,10 @@ class ConsentApi:
                 return []
             raise _about_all(error) from None
         if not all(isinstance(item, dict) for item in found):
-            raise BadInputError(f"Didomi's answer to {path} holds something other than objects.")
+            raise BadInputError(
+                codes.UNEXPECTED_RESPONSE,
+                f"Didomi's answer to {path} holds something other than objects.",
+            )
         return found
 
 
@@ -160,8 +164,9 @@ def says_it_exists(error: RequestRejectedError) -> bool:
 
 def _about_all(error: RequestRejectedError) -> ApiError:
     return ApiError(
-        f"{error} Check organization_id and the rights of the API key. The run stops; nothing is "
-        "lost."
+        codes.ACCESS_REFUSED,
+        f"{error.message} Check organization_id and the rights of the API key. The run "
+        "stops; nothing is lost.",
     )
 
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import fsspec
 import msgspec
 
-from actito_didomi.errors import BadInputError, ConfigurationError
+from actito_didomi import codes
+from actito_didomi.errors import BadInputError, SettingsError
 from actito_didomi.files import BROKEN, open_gzip
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class ExportFolder:
         storage_options: Arguments of the file system.
 
     Raises:
-        ConfigurationError: The URL can't be used; the message says which extra to install.
+        SettingsError: The URL can't be used; the message says which extra to install.
     """
 
     def __init__(self, root: str, storage_options: Mapping[str, Any] | None = None) -> None:
@@ -72,11 +73,14 @@ class ExportFolder:
             protocol = root.split("://", 1)[0]
             extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol)
             how = f"pip install 'actito-didomi[{extra}]'" if extra else "install its fsspec library"
-            raise ConfigurationError(f"export_root: {protocol}:// needs more: {how}.") from None
+            raise SettingsError(
+                codes.MISSING_PACKAGE, f"export_root: {protocol}:// needs more: {how}."
+            ) from None
         except (ValueError, TypeError):
-            raise ConfigurationError(
+            raise SettingsError(
+                codes.UNUSABLE_PATH,
                 "export_root: not a URL of a known file system, such as s3://bucket or "
-                "file:///folder, or storage_options don't fit it."
+                "file:///folder, or storage_options don't fit it.",
             ) from None
 
     def partitions(self, export_ids: Sequence[str] | None = None) -> dict[str, list[Partition]]:
@@ -86,11 +90,13 @@ class ExportFolder:
             export_ids: Only these; None for all.
 
         Raises:
-            ConfigurationError: The folder isn't there, or one of the ids isn't.
+            SettingsError: The folder isn't there, or one of the ids isn't.
         """
         self._fs.invalidate_cache()
         if not self._fs.exists(self._path):
-            raise ConfigurationError(f"export_root: there is nothing at {self.root}.")
+            raise SettingsError(
+                codes.UNUSABLE_PATH, f"export_root: there is nothing at {self.root}."
+            )
         files: dict[tuple[str, str], list[str]] = {}
         complete = set()
         for path in self._fs.find(self._path):
@@ -112,8 +118,9 @@ class ExportFolder:
                 result.setdefault(export_id, []).append(partition)
         if missing := [name for name in export_ids or [] if name not in result]:
             known = ", ".join(sorted({export_id for export_id, _ in files})) or "none"
-            raise ConfigurationError(
-                f"export_ids: no export {', '.join(missing)} at {self.root}. There: {known}."
+            raise SettingsError(
+                codes.UNKNOWN_EXPORT,
+                f"export_ids: no export {', '.join(missing)} at {self.root}. There: {known}.",
             )
         return result
 
@@ -172,5 +179,6 @@ def decode_line(file: str, number: int, line: bytes) -> Line:
 def broken(line: Line) -> BadInputError:
     """Make the error that ends a run at a broken line."""
     return BadInputError(
-        f"{line.problem} Set on_bad_line to `skip` to go on without it; it is counted then."
+        codes.INVALID_LINE,
+        f"{line.problem} Set on_bad_line to `skip` to go on without it; it is counted then.",
     )

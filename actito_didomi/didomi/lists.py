@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from actito_didomi import codes
 from actito_didomi.errors import BadInputError
 
 if TYPE_CHECKING:
@@ -42,8 +43,9 @@ def read_page(body: Any, what: str, skipped: int = 0) -> Page:
     items = body.get("data") if isinstance(body, dict) else None
     if not isinstance(items, list):
         raise BadInputError(
+            codes.UNEXPECTED_RESPONSE,
             f"Didomi's answer to the list of {what} is neither a list nor an object with `data`. "
-            "Check `api_url`."
+            "Check `api_url`.",
         )
     if isinstance(cursor := body.get("cursor"), str) and cursor:
         return Page(items, {"$cursor": cursor})

@@ -23,8 +23,8 @@ from singer_sdk.exceptions import (
 from singer_sdk.plugin_base import JSONSchemaValidator, PluginBase, _ConfigInput
 from singer_sdk.singerlib.exceptions import SingerError
 
-from actito_didomi import privacy
-from actito_didomi.errors import ActitoDidomiError
+from actito_didomi import codes, privacy
+from actito_didomi.errors import ActitoDidomiError, InvalidSettingsError, code_of
 from actito_didomi.http import RetryPolicy
 from actito_didomi.plugin.shutdown import Shutdown
 from actito_didomi.runtime import Runtime
@@ -114,9 +114,7 @@ def read_lenient_json(text: str, source: str) -> dict[str, Any]:
 
 def config_error(errors: list[str], schema: Mapping[str, Any] | None = None) -> Exception:
     """Make the SDK's error for wrong settings, which its command line prints one a line."""
-    return ConfigValidationError(
-        "Config validation failed", errors=errors, schema=dict(schema or {})
-    )
+    return InvalidSettingsError(errors, schema)
 
 
 def read_config_arguments(
@@ -226,7 +224,9 @@ def run_safely(plugin: str, main: Callable[[], None]) -> None:
     except ConfigValidationError as error:
         _end_for_settings(log, error)
     except BrokenPipeError:
-        log.error("Whoever reads the output has gone.")  # noqa: TRY400
+        log.error(  # noqa: TRY400
+            "%s: the downstream process has closed its input.", codes.OUTPUT_CLOSED
+        )
         sys.stderr.flush()
         sys.exit(1)
     except ActitoDidomiError as error:
@@ -234,11 +234,12 @@ def run_safely(plugin: str, main: Callable[[], None]) -> None:
         sys.exit(error.exit_code)
     except (SingerError, RecordsWithoutSchemaException, MissingKeyPropertiesError) as error:
         # Texts of our own reader and sinks, and of the SDK where they name streams and keys only.
-        log.error("%s: %s", type(error).__name__, error)  # noqa: TRY400
+        log.error("%s: %s", code_of(error), error)  # noqa: TRY400
         sys.exit(1)
     except Exception as error:  # noqa: BLE001
         log.error(  # noqa: TRY400
-            "Unexpected error; values are left out on purpose.\n%s",
+            "%s: values are left out on purpose.\n%s",
+            codes.UNEXPECTED_ERROR,
             privacy.safe_traceback(error),
         )
         sys.exit(1)

@@ -6,11 +6,15 @@ import os
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from actito_didomi.errors import ConfigurationError, TooManyRejectsError
+from actito_didomi import codes
+from actito_didomi.errors import SettingsError, TooManyRejectsError
+
+if TYPE_CHECKING:
+    from actito_didomi.codes import Code
 
 _PRIVATE = 0o600
 
@@ -20,6 +24,7 @@ class Reject:
     """Something that could not be written, with all that is needed to write it later.
 
     Attributes:
+        code: What kind of reject it is.
         reason: Why, in words for the operator.
         person: The person's key, or None where it isn't known.
         opt_out: Whether it holds an opt-out, or may hold one.
@@ -29,6 +34,7 @@ class Reject:
         answer: The API's answer, as it came.
     """
 
+    code: Code
     reason: str
     person: str | None = None
     opt_out: bool = False
@@ -48,7 +54,7 @@ class RejectStore:
         most: More rejects than this in one run end it.
 
     Raises:
-        ConfigurationError: The file can't be written, found at once rather than when it is needed.
+        SettingsError: The file can't be written, found at once rather than when it is needed.
     """
 
     def __init__(self, path: str | os.PathLike[str], most: int) -> None:
@@ -58,9 +64,10 @@ class RejectStore:
         self._most = most
         writable = self.path if self.path.exists() else self.path.parent
         if self.path.is_dir() or not os.access(writable, os.W_OK):
-            raise ConfigurationError(
+            raise SettingsError(
+                codes.UNUSABLE_PATH,
                 f"rejects_path: {self.path} can't be written. Its folder must exist and be "
-                "writable: what is refused is kept there."
+                "writable: what is refused is kept there.",
             )
 
     def add(self, reject: Reject) -> None:
@@ -75,6 +82,7 @@ class RejectStore:
             "opt_out": reject.opt_out,
             "change": reject.change,
             "status": reject.status,
+            "code": reject.code.name,
             "reason": reject.reason,
             "answer": reject.answer,
             "record": reject.record,
@@ -85,9 +93,9 @@ class RejectStore:
         if self.count > self._most:
             raise TooManyRejectsError(
                 f"More than max_rejects ({self._most}) changes are rejected; the last one because: "
-                f"{reject.reason} The run stops here, since its configuration looks wrong. The "
-                f"rejects are in {self.path}; all that isn't written yet comes again in the next "
-                "run."
+                f"{reject.code}: {reject.reason} The run stops here, since its configuration looks "
+                f"wrong. The rejects are in {self.path}; all that isn't written yet comes again in "
+                "the next run."
             )
 
     def _append(self, line: bytes) -> None:

@@ -9,13 +9,15 @@ from jsonschema import ValidationError
 from singer_sdk.exceptions import InvalidRecord, MissingKeyPropertiesError
 from singer_sdk.sinks import Sink
 
+from actito_didomi import codes
 from actito_didomi.consent.records import shape_of
-from actito_didomi.errors import ConfigurationError
+from actito_didomi.errors import SettingsError
 from actito_didomi.plugin.base import expectation
 
 if TYPE_CHECKING:
     import jsonschema_rs
 
+    from actito_didomi.codes import Code
     from actito_didomi.plugin.target import ConsentTarget
 
 
@@ -32,7 +34,7 @@ class ConsentSink(Sink):
         super().__init__(target=target, **kwargs)
         self.target = target
         self.declares_consent = shape_of(self.original_schema.get("properties") or {}) is not None
-        self._invalid: str | None = None
+        self._invalid: tuple[Code, str] | None = None
         self._compiled: jsonschema_rs.Validator | None = None
         if self._validator is not None:
             self._compiled = _compile(self.schema)
@@ -69,7 +71,7 @@ class ConsentSink(Sink):
             try:
                 self._validator.validate(record)
             except InvalidRecord as error:
-                self._invalid = _what_is_wrong(error)
+                self._invalid = codes.SCHEMA_MISMATCH, _what_is_wrong(error)
         return record
 
     def _singer_validate_message(self, record: dict[str, Any]) -> None:
@@ -86,22 +88,26 @@ class ConsentSink(Sink):
                 f"A record of stream {self.stream_name!r} lacks its key properties: "
                 f"{', '.join(missing)}."
             )
-        self._invalid = f"The record lacks the key properties of its stream: {', '.join(missing)}."
+        self._invalid = (
+            codes.KEY_MISSING,
+            f"The record lacks the key properties of its stream: {', '.join(missing)}.",
+        )
 
 
 def _compile(schema: dict[str, Any]) -> jsonschema_rs.Validator | None:
     """Compile a JSON schema; return None if the SDK's own validator must do.
 
     Raises:
-        ConfigurationError: The package that compiles is not installed.
+        SettingsError: The package that compiles is not installed.
     """
     try:
         import jsonschema_rs  # noqa: PLC0415 - an extra
     except ImportError:
-        raise ConfigurationError(
+        raise SettingsError(
+            codes.MISSING_PACKAGE,
             "validate_records is set, but the package jsonschema-rs is not installed. Install the "
             "extra `validate` with pip install 'actito-didomi[validate]' (in a clone: pip install "
-            "-e '.[validate]'), or leave validate_records off."
+            "-e '.[validate]'), or leave validate_records off.",
         ) from None
     with contextlib.suppress(jsonschema_rs.ValidationError, ValueError):
         return jsonschema_rs.validator_for(schema, validate_formats=True)

@@ -7,9 +7,12 @@ import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
+
+if TYPE_CHECKING:
+    from actito_didomi.codes import Code
 
 
 class Line(NamedTuple):
@@ -39,11 +42,12 @@ class Summary:
         unchanged: People for whom there was nothing to write.
         rejected: What could not be written; it stands in the rejects file.
         rejected_opt_outs: How many of these hold an opt-out.
-        skipped: Records left out, by reason.
+        skipped: Records skipped, by the name of the code.
         calls: Requests to the API, tries and token calls included.
         retries: How many of these were tries of the same call again.
         seconds: Time from start to end.
-        status: `success`, or how the run ended.
+        status: `success`, `opt-outs rejected`, `stopped by SIGTERM` (or SIGINT) or `failed`.
+        code: Name of the code of the error that ended the run; None after a success.
     """
 
     records: int = 0
@@ -57,6 +61,11 @@ class Summary:
     retries: int = 0
     seconds: float = 0.0
     status: str = "success"
+    code: str | None = None
+
+    def skip(self, code: Code) -> None:
+        """Count a skipped record."""
+        self.skipped[code.name] += 1
 
     def outcome(self) -> list[Line]:
         """Give the lines about what became of the people."""
@@ -76,7 +85,9 @@ class Summary:
 
     def to_text(self) -> str:
         """Word the counts for the end of a log."""
-        skipped = ", ".join(f"{n:,} {why}" for why, n in sorted(self.skipped.items()))
+        skipped = ", ".join(
+            f"{n:,} {name.replace('_', ' ')}" for name, n in sorted(self.skipped.items())
+        )
         lines = [
             Line("records read", self.records),
             Line("skipped", sum(self.skipped.values()), skipped),
@@ -87,7 +98,7 @@ class Summary:
         ]
         return "\n".join(
             [
-                f"Summary ({self.status}):",
+                f"Summary ({self.status}{f': {self.code}' if self.code else ''}):",
                 *(
                     f"  {line.name:<15} {line.number:>9,}"
                     + (f"   ({line.note})" if line.note else "")

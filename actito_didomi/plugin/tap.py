@@ -13,6 +13,7 @@ from singer_sdk.helpers._util import load_json
 from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities, TapCapabilities
 from singer_sdk.helpers.conform import TypeConformanceLevel
 
+from actito_didomi import codes
 from actito_didomi.errors import BadInputError, StoppedError
 from actito_didomi.plugin.base import BasePlugin, run_safely
 
@@ -186,5 +187,5 @@ def _load(file: IO[str] | None, option: str) -> dict[str, Any] | None:
     try:
         loaded: dict[str, Any] = load_json(file.read())
     except ValueError:
-        raise BadInputError(f"{option}: the file is no JSON.") from None
+        raise BadInputError(codes.DAMAGED_FILE, f"{option}: the file is no JSON.") from None
     return loaded

@@ -18,9 +18,9 @@ from singer_sdk.helpers.capabilities import (
 )
 from singer_sdk.singerlib.exceptions import SingerError
 
-from actito_didomi import privacy
+from actito_didomi import codes, privacy
 from actito_didomi.consent import records
-from actito_didomi.errors import BadInputError, OptOutsRejectedError, StoppedError
+from actito_didomi.errors import BadInputError, OptOutsRejectedError, StoppedError, code_of
 from actito_didomi.plugin.base import BasePlugin
 from actito_didomi.plugin.config import read_target_settings
 from actito_didomi.plugin.reader import SafeReader
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from singer_sdk.plugin_base import _ConfigInput
 
+    from actito_didomi.codes import Code
     from actito_didomi.http import ApiSession
 
 _EXAMPLES = 5
@@ -176,12 +177,12 @@ class ConsentTarget(BasePlugin, Target):
                 raise
             target.shutdown.check()  # a signal may have come when all was done
         except StoppedError:
-            target.conclude(f"stopped by {target.shutdown.signal_name}")
+            target.conclude(f"stopped by {target.shutdown.signal_name}", codes.STOPPED)
             target.shutdown.finish()
         except OptOutsRejectedError:
             raise
         except Exception as error:
-            target.conclude(f"failed: {type(error).__name__}")
+            target.conclude("failed", code_of(error))
             raise
         finally:
             gc.freeze()
@@ -224,8 +225,9 @@ class ConsentTarget(BasePlugin, Target):
             BadInputError: Always.
         """
         raise BadInputError(
+            codes.BATCH_UNSUPPORTED,
             f"{self.name} takes no BATCH messages (stream {message_dict.get('stream')!r}). Take "
-            "batch_config out of the tap's settings."
+            "batch_config out of the tap's settings.",
         )
 
     def _handle_max_record_age(self) -> None:
@@ -243,55 +245,60 @@ class ConsentTarget(BasePlugin, Target):
         self.flush()
         super().process_endofpipe()
         rejected = self.summary.rejected_opt_outs
-        self.conclude("opt-outs rejected" if rejected else "success")
+        self.conclude(
+            "opt-outs rejected" if rejected else "success",
+            codes.OPT_OUTS_REJECTED if rejected else None,
+        )
         if rejected and self._rejects:
             raise OptOutsRejectedError(
                 f"{rejected} change(s) that hold an opt-out could not be written. They are in "
                 f"{self._rejects.path} with the reason. Everything else is written. "
-                "Someone has to see to these people before the next campaign."
+                "Resolve these rejects before the next campaign."
             )
 
     # Records
 
-    def collect(self, sink: ConsentSink, record: dict[str, Any], invalid: str | None) -> None:
+    def collect(
+        self, sink: ConsentSink, record: dict[str, Any], invalid: tuple[Code, str] | None
+    ) -> None:
         """Take in one record of a stream.
 
         Args:
             sink: The stream's sink.
             record: The record.
-            invalid: What is wrong with it, or None.
+            invalid: Code and text of what is wrong with it, or None.
         """
         if records.shape_of(record) is None and not sink.declares_consent:
             self._skip_stream(sink.stream_name)
             return
         self.connect()
         if invalid is not None:
-            self._reject_record(record, invalid)
+            self._reject_record(record, *invalid)
             return
         try:
             parts = records.split_record(record)
         except BadInputError as error:
-            self._reject_record(record, str(error))
+            self._reject_record(record, error.code, error.message)
             return
         for part in parts:
             try:
                 self.take(records.read_record(part), part)
             except BadInputError as error:
-                self._reject_record(part, str(error))
+                self._reject_record(part, error.code, error.message)
 
     def _skip_stream(self, stream: str) -> None:
-        self.summary.skipped["without consents"] += 1
+        self.summary.skip(codes.NO_CONSENT)
         if stream not in self._skipped_streams:
             self._skipped_streams.add(stream)
             self.logger.warning(
-                "Stream %r holds no consent records; its records are counted and skipped.", stream
+                "%s: stream %r holds no consent records; its records are counted and skipped.",
+                codes.NO_CONSENT,
+                stream,
             )
 
-    def _reject_record(self, record: Any, reason: str) -> None:
+    def _reject_record(self, record: Any, code: Code, reason: str) -> None:
         opt_out = any(self.may_opt_out(part) for part in _parts_of(record))
-        self.reject(
-            Reject(reason=reason, person=_person_of(record), opt_out=opt_out, record=record)
-        )
+        self.reject(Reject(code, reason, _person_of(record), opt_out=opt_out, record=record))
 
     def reject(self, reject: Reject) -> None:
         """Store a reject, count it and say so.
@@ -306,9 +313,10 @@ class ConsentTarget(BasePlugin, Target):
             self.summary.rejected = store.count
             self.summary.rejected_opt_outs = store.opt_outs
         self.logger.warning(
-            "Rejected%s: person %s: %s",
+            "Rejected%s: person %s: %s: %s",
             " (an opt-out)" if reject.opt_out else "",
             privacy.hash_person(reject.person) if reject.person else "unknown",
+            reject.code,
             reject.reason,
         )
 
@@ -373,13 +381,14 @@ class ConsentTarget(BasePlugin, Target):
 
     # The end
 
-    def conclude(self, status: str) -> None:
+    def conclude(self, status: str, code: Code | None = None) -> None:
         """Print the summary, and write the report; once."""
         if self._concluded:
             return
         self._concluded = True
         summary = self.summary
         summary.status = status
+        summary.code = code.name if code else None
         summary.seconds = time.monotonic() - self._started
         if self._session:
             summary.calls = self._session.count.calls
@@ -387,7 +396,8 @@ class ConsentTarget(BasePlugin, Target):
         self.close()
         if summary.unmatched:
             self.logger.info(
-                "%d people are not known to %s, for example %s. Nothing was created.",
+                "%s: %d people have no profile in %s (for example %s); no profiles were created.",
+                codes.UNMATCHED,
                 summary.unmatched,
                 self.system,
                 ", ".join(self._unmatched_examples),

@@ -180,6 +180,6 @@ def test_a_report_is_written_also_when_the_run_fails(
     run = run_target(config, tmp_path, stream_of(event("ann", channels={"email": True})))
     assert run.exit_code == 1
     result = report(config)
-    assert result["status"] == "failed: UnavailableError"
+    assert (result["status"], result["code"]) == ("failed", "api_unavailable")
     assert result["retries"] == 2
     assert Path(config["report_path"]).stat().st_mtime >= began - 1

@@ -141,7 +141,7 @@ def test_streams_without_consents_are_skipped_with_one_warning(
     assert run.exit_code == 0
     assert run.states == [{"n": 10}]
     assert run.err.count("holds no consent records") == 1
-    assert report(config)["skipped"] == {"without consents": 10}
+    assert report(config)["skipped"] == {"no_consent": 10}
     assert actito.stats()["calls"] == 0
 
 

@@ -25,7 +25,7 @@ from support import (
 from actito_didomi.consent.coalesce import Value
 from actito_didomi.consent.ledger import Ledger, Note, Place
 from actito_didomi.consent.records import format_timestamp, parse_timestamp
-from actito_didomi.errors import ConfigurationError
+from actito_didomi.errors import SettingsError
 from actito_didomi.runtime import Runtime
 from target_actito.known import counts
 
@@ -213,7 +213,7 @@ def test_notes_are_kept_by_table_and_origin(tmp_path: Path) -> None:
     assert one.read("person", [place.person for place in many]) == many
     one.close()
     other.close()
-    with pytest.raises(ConfigurationError):
+    with pytest.raises(SettingsError):
         Ledger(f"sqlite:///{tmp_path}", ["a"], Runtime())
 
 

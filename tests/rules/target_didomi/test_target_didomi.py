@@ -287,10 +287,10 @@ def test_what_is_no_event_of_ours_is_counted(didomi, config, tmp_path, actito) -
         {"id": "u", "organization_user_id": "ann", "updated_at": NOON, "consents": {}},
     )
     assert said["skipped"] == {
-        "not confirmed": 1,
-        "of another regulation": 1,
-        "of guests": 1,
-        "that are no events": 1,
+        "not_confirmed": 1,
+        "other_regulation": 1,
+        "guest": 1,
+        "not_an_event": 1,
     }
     assert actito.stats("didomi")["writes"] == writes
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actito_didomi.consent.mapping import Resolver, flat_name, flatten, read_mappings
-from actito_didomi.errors import MappingError
+from actito_didomi.errors import InvalidMappingError
 
 TREE: dict[str, Any] = {
     "organization_user_id": "ann",
@@ -298,7 +298,7 @@ def test_a_repeated_value_that_is_neither_true_nor_false_is_unclear() -> None:
 )
 def test_a_wrong_mapping_says_which_and_why(raw, words) -> None:
     """The message names the item and what to change."""
-    with pytest.raises(MappingError, match=words.replace("(", "\\(")):
+    with pytest.raises(InvalidMappingError, match=words.replace("(", "\\(")):
         read_mappings(raw)
 
 

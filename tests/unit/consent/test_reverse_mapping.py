@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from actito_didomi.consent.choices import to_consents
 from actito_didomi.consent.mapping import Mapping, Resolver, flat_name
 from actito_didomi.consent.reverse_mapping import _readings, reverse_mappings
-from actito_didomi.errors import MappingError
+from actito_didomi.errors import InvalidMappingError
 
 ids = st.text("ab_-", min_size=1, max_size=6)
 paths = st.one_of(
@@ -36,7 +36,7 @@ def test_a_name_is_read_as_its_path_or_refused(path) -> None:
     mapping = Mapping("A", flat_name(path))
     try:
         ways = reverse_mappings([mapping])
-    except MappingError:
+    except InvalidMappingError:
         assert len(set(_readings(mapping.value))) > 1
     else:
         assert ways["subscription", "A"].path == path
@@ -75,5 +75,5 @@ def test_a_value_of_a_preference_stands_among_its_values(purpose, preference, va
 def test_two_ids_for_one_path_are_an_error_that_shows_both() -> None:
     """On the way back one path has one source."""
     path = ("consents", "channels", "email", "enabled")
-    with pytest.raises(MappingError, match=r"'A'.*'B'"):
+    with pytest.raises(InvalidMappingError, match=r"'A'.*'B'"):
         reverse_mappings([Mapping("A", flat_name(path)), Mapping("B", "x", path=path)])
