@@ -296,7 +296,7 @@ class ShortWay:
         self._to_compare -= 1
         try:
             _, parts = self._read_record(record)
-            if any(part.__class__ is str for part in parts):
+            if any(part.__class__ is Code for part in parts):
                 return
             consents = [read_record(part) for part in split_record(whole)]
         except (FullWayError, BadInputError):

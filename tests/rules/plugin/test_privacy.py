@@ -138,7 +138,7 @@ def test_a_crash_inside_the_target_shows_no_value(
     )
     assert run.exit_code == 1
     assert run.states == []
-    assert "Unexpected error" in run.err
+    assert "unexpected_error" in run.err
     assert_clean(run, config["api_key"])
 
 

@@ -90,7 +90,7 @@ def test_a_server_that_asks_to_wait_for_hours_ends_the_run(
     run = run_target(config, tmp_path, stream_of(event("ann", channels={"email": True})))
     assert run.exit_code == 1
     assert run.states == []
-    assert "UnavailableError" in run.err
+    assert "api_unavailable" in run.err
 
 
 def test_tokens_that_live_two_seconds_are_renewed_in_time(tmp_path: Path) -> None:
