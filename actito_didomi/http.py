@@ -10,7 +10,7 @@ import abc
 import enum
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 import requests
@@ -27,6 +27,7 @@ from actito_didomi.errors import (
     StoppedError,
     UnavailableError,
 )
+from actito_didomi.settings import setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -76,19 +77,47 @@ def action_for(status: int) -> Action:
     return Action.REFUSE
 
 
-@dataclass(frozen=True)
-class RetryPolicy:
-    """When to give up on a call that may yet succeed.
+class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings on requests, the same for every plugin that calls an API."""
 
-    Attributes:
-        tries: Fewest tries, the first included.
-        seconds: Shortest time to go on trying. Both must be used up before a call counts as failed.
-        longest_wait: Longest pause between two tries, in seconds.
-    """
-
-    tries: int = 5
-    seconds: float = 300
-    longest_wait: float = 60
+    request_timeout: Annotated[
+        float,
+        setting(
+            "Request timeout (s)",
+            "Maximum time to wait for a response, in seconds. An API may throttle by responding "
+            "slowly.",
+            advanced=True,
+            gt=0,
+        ),
+    ] = 60
+    retry_tries: Annotated[
+        int,
+        setting(
+            "Minimum attempts",
+            "Minimum number of attempts before a request fails.",
+            advanced=True,
+            ge=1,
+        ),
+    ] = 5
+    retry_seconds: Annotated[
+        float,
+        setting(
+            "Minimum retry time (s)",
+            "Minimum time to keep retrying, in seconds. A request fails only once `retry_tries` "
+            "and this are both used up.",
+            advanced=True,
+            ge=0,
+        ),
+    ] = 300
+    retry_max_wait: Annotated[
+        float,
+        setting(
+            "Maximum pause (s)",
+            "Maximum pause between two attempts, in seconds. Pauses double from one second.",
+            advanced=True,
+            gt=0,
+        ),
+    ] = 60
 
 
 @dataclass(frozen=True)
@@ -187,9 +216,7 @@ class ApiSession:
         api: Name of the API for messages.
         max_concurrency: Connections kept open; callers keep to it by their number of threads.
         calls_per_minute: Requests in any minute, tries included; None for no limit.
-        timeout: Seconds to wait for a connection and between two bytes of an answer. Actito slows
-            down rather than refuse, hence the length.
-        retry: When to give up.
+        client: Timeout and retries. Actito slows down rather than refuse, hence a long timeout.
         stop: Set to end all waiting at once.
         runtime: Clock and transport.
     """
@@ -202,8 +229,7 @@ class ApiSession:
         api: str,
         max_concurrency: int,
         calls_per_minute: int | None = None,
-        timeout: float = 60,
-        retry: RetryPolicy | None = None,
+        client: ClientSettings,
         stop: Event,
         runtime: Runtime,
     ) -> None:
@@ -211,8 +237,7 @@ class ApiSession:
         self.api = api
         self.count = CallCount()
         self._authenticator = authenticator
-        self._timeout = timeout
-        self._retry = retry or RetryPolicy()
+        self._client = client
         self._stop = stop
         self._runtime = runtime
         self._lock = runtime.lock()
@@ -314,12 +339,12 @@ class ApiSession:
 
     def _retrying(self, call: str) -> tenacity.Retrying:
         """Assemble the retry rules; a pause ends at once when the process is told to stop."""
-        policy = self._retry
+        client = self._client
         started = self._runtime.monotonic()
         backoff = tenacity.wait_exponential_jitter(
-            multiplier=min(1.0, policy.longest_wait),
-            max=policy.longest_wait,
-            jitter=min(1.0, policy.longest_wait),
+            multiplier=min(1.0, client.retry_max_wait),
+            max=client.retry_max_wait,
+            jitter=min(1.0, client.retry_max_wait),
         )
 
         def wait(state: tenacity.RetryCallState) -> float:
@@ -327,11 +352,13 @@ class ApiSession:
 
         def asks_too_long(state: tenacity.RetryCallState) -> bool:
             asked = _retry_error(state).retry_after
-            return asked is not None and asked > max(policy.seconds, _PATIENCE)
+            return asked is not None and asked > max(client.retry_seconds, _PATIENCE)
 
         def is_enough(state: tenacity.RetryCallState) -> bool:
             elapsed = self._runtime.monotonic() - started
-            exhausted = state.attempt_number >= policy.tries and elapsed >= policy.seconds
+            exhausted = (
+                state.attempt_number >= client.retry_tries and elapsed >= client.retry_seconds
+            )
             return self._stop.is_set() or exhausted or asks_too_long(state)
 
         def announce(state: tenacity.RetryCallState) -> None:
@@ -407,7 +434,7 @@ class ApiSession:
                 params=params,
                 data=body,
                 headers=headers,
-                timeout=self._timeout,
+                timeout=self._client.request_timeout,
                 allow_redirects=False,
             )
         except requests.Timeout:

@@ -2,149 +2,129 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from singer_sdk import typing as th
+import msgspec
 
 from actito_didomi.actito.changes import COLUMNS
 from actito_didomi.actito.config import (
-    CALLS_PER_MINUTE,
-    MAPPING_TYPE,
-    TIME_ZONE,
-    account_settings,
+    REQUIRED,
+    ActitoSettings,
     find_account_problems,
+    missing_settings,
 )
-from actito_didomi.consent.mapping import read_mappings
+from actito_didomi.consent.mapping import check_mappings
 from actito_didomi.consent.reverse_mapping import reverse_mappings
 from actito_didomi.errors import InvalidMappingError
-from actito_didomi.plugin.base import RETRY_SETTINGS
+from actito_didomi.http import ClientSettings
+from actito_didomi.plugin.config import (
+    Connector,
+    Mappings,
+    OnBadLine,
+    SnapshotUrl,
+    StorageOptions,
+)
+from actito_didomi.settings import setting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Sequence
 
 DEFAULT_SNAPSHOT = "sqlite:///actito-snapshot.db"
-
-CONFIG = th.PropertiesList(
-    *account_settings(" but for discovery, which needs `api_key` only"),
-    th.Property(
-        "mappings",
-        MAPPING_TYPE,
-        title="Mappings",
-        description="The mappings of target-actito, read backwards by the stream `consent_events`: "
-        "which subscription stands for which consent. An ambiguous name needs a `path`.",
-    ),
-    TIME_ZONE,
-    CALLS_PER_MINUTE,
-    th.Property(
-        "change_source",
-        th.StringType,
-        default="api",
-        allowed_values=["api", "exports"],
-        title="Source of changes",
-        description="Where changes of subscriptions come from: `exports` reads files of Actito's "
-        "incremental export of profile changes, `api` compares the whole table with a snapshot.",
-    ),
-    th.Property(
-        "export_root",
-        th.StringType,
-        title="Exports",
-        description="URL of the folder that exports of profile changes arrive in: `s3://...`, "
-        "`sftp://...`, `file:///...`. Required with `change_source: exports`.",
-    ),
-    th.Property(
-        "storage_options",
-        th.ObjectType(additional_properties=True),
-        secret=True,
-        title="Storage options",
-        description="Arguments of the file system of `export_root`, as fsspec takes them.",
-    ),
-    th.Property(
-        "export_columns",
-        th.ObjectType(
-            *(th.Property(name, th.StringType) for name in [*COLUMNS, "person"]),
-        ),
-        title="Columns",
-        description="Names of the columns of that export, where they differ from "
-        + ", ".join(f"`{part}`: `{column}`" for part, column in COLUMNS.items())
-        + ", `person`: the key attribute.",
-    ),
-    th.Property(
-        "export_grace",
-        th.NumberType(minimum=0),
-        default=60,
-        title="Grace (s)",
-        description="A file that changed within so many seconds may still be on its way: it is "
-        "left for the next run.",
-    ),
-    th.Property(
-        "on_bad_line",
-        th.StringType,
-        default="fail",
-        allowed_values=["fail", "skip"],
-        title="Broken lines",
-        description="What to do about a broken line of an export: `fail` ends the run there, "
-        "`skip` counts it, reports it and goes on.",
-    ),
-    th.Property(
-        "snapshot_url",
-        th.StringType,
-        secret=True,
-        title="Snapshot",
-        description="Where the snapshot is kept: any URL that SQLAlchemy knows, such as "
-        f"`postgresql+psycopg://...`; with `change_source: api`, `{DEFAULT_SNAPSHOT}` unless set. "
-        "Where target-actito names the same address, both take note there of what they wrote or "
-        "found. One snapshot a pipeline.",
-    ),
-    th.Property(
-        "emit_initial",
-        th.BooleanType,
-        default=False,
-        title="Emit the first look",
-        description="Whether the first run, which makes the snapshot, gives all subscriptions as "
-        "changes. If not, it gives none.",
-    ),
-    th.Property(
-        "trust_update_moment",
-        th.BooleanType,
-        default=False,
-        title="Trust updateMoment",
-        description="Whether to ask Actito only for profiles whose `updateMoment` moved. Set it "
-        "once you have verified that a subscription change moves it; it may not.",
-    ),
-    th.Property(
-        "page_size",
-        th.IntegerType(minimum=1, maximum=10_000),
-        default=1000,
-        title="Page",
-        description="Profiles a call.",
-    ),
-    *RETRY_SETTINGS,
-).to_dict()
-
-GROUPS = [["api_key", "entity_id", "table_name", "user_unique_key"]]
+GROUPS = [list(REQUIRED), ["connector"]]
 """Settings that are complete together."""
+_COLUMN_NAMES = (*COLUMNS, "person")
 
 
-def find_problems(config: dict[str, Any]) -> list[str]:
-    """Check what a JSON schema can't say; a line a problem, with what to do."""
-    problems = find_account_problems(config)
-    if not config.get("api_key"):
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of tap-actito."""
+
+    actito: ActitoSettings
+    connector: Connector = ""
+    mappings: Mappings = ()
+    change_source: Annotated[
+        Literal["api", "exports"],
+        setting(
+            "Source of changes",
+            "Where changes of subscriptions come from: `exports` reads files of Actito's "
+            "incremental export of profile changes, `api` compares the table with a snapshot.",
+        ),
+    ] = "api"
+    export_root: Annotated[
+        str | None,
+        setting(
+            "Export folder",
+            "URL of the folder that exports of profile changes arrive in: `s3://...`, "
+            "`sftp://...`, `file:///...`. Required with `change_source: exports`.",
+        ),
+    ] = None
+    storage_options: StorageOptions = {}
+    export_columns: Annotated[
+        dict[str, str],
+        setting(
+            "Export columns",
+            "Names of the columns of that export, where they differ from "
+            + ", ".join(f"`{part}`: `{column}`" for part, column in COLUMNS.items())
+            + ", `person`: the key attribute.",
+            advanced=True,
+        ),
+    ] = {}
+    export_grace: Annotated[
+        float,
+        setting(
+            "Minimum file age (s)",
+            "Minimum file age, in seconds; newer files wait for the next run.",
+            advanced=True,
+            ge=0,
+        ),
+    ] = 60
+    on_bad_line: OnBadLine = "fail"
+    snapshot_url: SnapshotUrl | None = None
+    emit_initial: Annotated[
+        bool,
+        setting(
+            "Emit initial snapshot",
+            "Emit initial snapshot: emit every subscription as a change on the first run.",
+        ),
+    ] = False
+    trust_update_moment: Annotated[
+        bool,
+        setting(
+            "Trust updateMoment",
+            "Whether to request only profiles whose `updateMoment` changed. Set it once you have "
+            "verified that a change of a subscription updates it; that is undocumented.",
+            advanced=True,
+        ),
+    ] = False
+    page_size: Annotated[
+        int, setting("Page size", "Profiles per request.", advanced=True, ge=1, le=10_000)
+    ] = 1000
+    client: ClientSettings
+
+
+def find_problems(settings: Settings) -> list[str]:
+    """Check settings for what a JSON schema can't say; return one line per problem."""
+    problems = find_account_problems(settings.actito)
+    if not settings.actito.api_key:
         problems.append(
-            "api_key is missing: the key of an Actito API user. Set api_key, or "
-            "TAP_ACTITO_API_KEY in the environment."
+            f"api_key is missing: {REQUIRED['api_key']}. Set api_key, or TAP_ACTITO_API_KEY in the "
+            "environment, or paste Didomi's connector object."
         )
-    if config["change_source"] == "exports" and not config.get("export_root"):
+    if settings.change_source == "exports" and not settings.export_root:
         problems.append(
             "export_root is missing: with change_source exports it names the folder of the files."
         )
-    if config.get("mappings"):
-        try:
-            reverse_mappings(read_mappings(config["mappings"]))
-        except InvalidMappingError as error:
-            problems.append(str(error))
+    if unknown := sorted(set(settings.export_columns) - set(_COLUMN_NAMES)):
+        problems.append(
+            f"export_columns: unknown part {', '.join(unknown)}. Known: {', '.join(_COLUMN_NAMES)}."
+        )
+    try:
+        check_mappings(settings.mappings)
+        reverse_mappings(settings.mappings)
+    except InvalidMappingError as error:
+        problems.append(str(error))
     return problems
 
 
-def missing_for_sync(config: Mapping[str, Any]) -> list[str]:
-    """Name the settings without which nothing but discovery works."""
-    return [n for n in ("entity_id", "table_name", "user_unique_key") if not config.get(n)]
+def missing_for_sync(settings: Settings) -> Sequence[str]:
+    """Return the names of the settings that are missing for anything but discovery."""
+    return [name for name in missing_settings(settings.actito) if name != "api_key"]

@@ -74,7 +74,7 @@ class Profiles(ActitoStream):
         try:
             return schema_of(self.actito.structure)
         except SettingsError as error:
-            if not missing_for_sync(self.config):
+            if not missing_for_sync(self.actito.settings):
                 raise
             self.logger.warning("%s Until then its attributes are not listed.", error)
             properties = dict.fromkeys(("updateMoment",), _TYPES[ValueType.TIMESTAMP])

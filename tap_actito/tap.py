@@ -4,22 +4,19 @@ from __future__ import annotations
 
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from zoneinfo import ZoneInfo
 
 from actito_didomi import codes
 from actito_didomi.actito import TableStructure, ValueType, open_session, read_table
-from actito_didomi.actito.config import base_url
 from actito_didomi.actito.table import find_only_table
-from actito_didomi.consent.mapping import read_mappings
 from actito_didomi.consent.reverse_mapping import ReverseMapping, reverse_mappings
 from actito_didomi.errors import SettingsError
-from actito_didomi.plugin.base import read_retry
-from actito_didomi.plugin.tap import BaseTap, texts_of
-from tap_actito import config as settings
+from actito_didomi.plugin.connector import unfold_connector
+from actito_didomi.plugin.tap import BaseTap
+from tap_actito.config import Settings, find_problems, missing_for_sync
 from tap_actito.streams import ConsentEvents, Profiles, SubscriptionChanges
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from zoneinfo import ZoneInfo
 
     from singer_sdk import Stream
 
@@ -31,27 +28,25 @@ class TapActito(BaseTap):
 
     name = "tap-actito"
     package_name = "actito-didomi"
-    config_jsonschema = settings.CONFIG
+    settings_class = Settings
+    settings: Settings
 
     def discover_streams(self) -> list[Stream]:
         """List the streams."""
         return [Profiles(self), SubscriptionChanges(self), ConsentEvents(self)]
 
-    @cached_property
+    @property
     def zone(self) -> ZoneInfo:
         """Time zone of timestamps in Actito."""
-        return ZoneInfo(self.config["time_zone"])
+        return self.settings.actito.zone
 
     @cached_property
     def session(self) -> ApiSession:
         """The session with Actito."""
         return open_session(
-            self.config["api_key"],
-            base_url=base_url(self.config),
-            calls_per_minute=self.config["calls_per_minute"],
+            self.settings.actito,
+            self.settings.client,
             max_concurrency=1,
-            timeout=float(self.config["request_timeout"]),
-            retry=read_retry(self.config),
             stop=self.shutdown.requested,
             runtime=self.runtime,
         )
@@ -62,21 +57,17 @@ class TapActito(BaseTap):
 
         For discovery the key is enough, where it sees one table only.
         """
-        if settings.missing_for_sync(self.config):
+        actito = self.settings.actito
+        if missing_for_sync(self.settings):
             return find_only_table(
-                self.session, self.config.get("entity_id"), self.config.get("table_name")
+                self.session, actito.entity_id or None, actito.table_name or None
             )
-        return read_table(
-            self.session,
-            self.config["entity_id"],
-            str(self.config["table_name"]),
-            self.config["user_unique_key"],
-        )
+        return read_table(self.session, actito.entity_id, actito.table_name, actito.user_unique_key)
 
     @property
     def account(self) -> list[str]:
         """What tells this table from all others."""
-        return [base_url(self.config), self.structure.entity, self.structure.id]
+        return [self.settings.actito.base_url, self.structure.entity, self.structure.id]
 
     @cached_property
     def reverse_mappings(self) -> dict[tuple[str, str], ReverseMapping]:
@@ -85,7 +76,7 @@ class TapActito(BaseTap):
         Raises:
             SettingsError: The table lacks what a mapping names.
         """
-        found = reverse_mappings(read_mappings(self.config.get("mappings") or []))
+        found = reverse_mappings(self.settings.mappings)
         structure = self.structure
         for kind, name in found:
             if kind == "subscription" and name not in structure.subscriptions:
@@ -107,16 +98,13 @@ class TapActito(BaseTap):
         return found
 
     @classmethod
-    def find_secrets(cls, config: Mapping[str, Any]) -> list[str]:
-        """Collect the key, the snapshot's address, and all texts of the storage options."""
-        names = ("api_key", "snapshot_url")
-        given = [str(config[name]) for name in names if config.get(name)]
-        return given + texts_of(config.get("storage_options"))
+    def unfold_settings(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Unfold a pasted connector object."""
+        return unfold_connector(config, cls.full_schema()["properties"])
 
-    @classmethod
-    def find_problems(cls, config: dict[str, Any]) -> list[str]:
-        """Check what a JSON schema can't say."""
-        return settings.find_problems(config)
+    def find_problems(self) -> list[str]:
+        """Check the typed settings for what a JSON schema can't say."""
+        return find_problems(self.settings)
 
     def prepare(self, *, selected_by_catalog: bool) -> None:
         """Choose the streams where no catalog does, and check what they need.
@@ -127,12 +115,12 @@ class TapActito(BaseTap):
         Raises:
             SettingsError: A setting that reading needs is missing.
         """
-        if missing := settings.missing_for_sync(self.config):
+        if missing := missing_for_sync(self.settings):
             raise SettingsError(
                 codes.INVALID_SETTING,
                 f"{', '.join(missing)} missing: discovery works without, reading does not.",
             )
-        mapped = bool(self.config.get("mappings"))
+        mapped = bool(self.settings.mappings)
         events = self.streams["consent_events"]
         if not selected_by_catalog:
             for stream in self.streams.values():
@@ -160,5 +148,5 @@ class TapActito(BaseTap):
                 self.logger.warning(
                     "%d changes are of profiles without %s; they can't be told to Didomi.",
                     events.without_key,
-                    self.config["user_unique_key"],
+                    self.settings.actito.user_unique_key,
                 )

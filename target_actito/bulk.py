@@ -23,7 +23,7 @@ from actito_didomi.errors import (
     RequestRejectedError,
     UnavailableError,
 )
-from target_actito.plan import File, Limits, WritePlan, minutes_for, plan_writes
+from target_actito.plan import File, WritePlan, minutes_for, plan_writes
 from target_actito.single import Result, Writer
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from actito_didomi.actito import Execution, Imports
     from actito_didomi.consent.coalesce import ProfileChange
     from actito_didomi.plugin.shutdown import Shutdown
+    from target_actito.config import Settings
     from target_actito.plan import Columns
     from target_actito.workspace import Workspace
 
@@ -63,25 +64,6 @@ class Imported:
     began: datetime
 
 
-@dataclass(frozen=True)
-class BulkSettings:
-    """How imports are made.
-
-    Attributes:
-        limits: What plans keep to; `imports_left` is what a day allows.
-        key: Name of the key attribute.
-        first_poll: Seconds to the first look at an execution; later ones come further apart.
-        timeout: Seconds after which an execution that hasn't ended fails the run.
-        longest_pause: Longest pause between two tries, in seconds.
-    """
-
-    limits: Limits
-    key: str
-    first_poll: float
-    timeout: float
-    longest_pause: float
-
-
 class _ImportFailed(Exception):  # noqa: N818 - what happened to a file, not an error of ours
     """An import failed as a whole, or Actito doesn't tell which of its rows did."""
 
@@ -97,7 +79,7 @@ class BulkWriter:
         imports: Bulk imports into the table.
         writer: Single calls.
         workspace: Where files are made.
-        settings: How imports are made.
+        settings: Limits of plans, and how imports are made.
         shutdown: Seen while waiting.
     """
 
@@ -106,7 +88,7 @@ class BulkWriter:
         imports: Imports,
         writer: Writer,
         workspace: Workspace,
-        settings: BulkSettings,
+        settings: Settings,
         shutdown: Shutdown,
     ) -> None:
         self._imports = imports
@@ -244,7 +226,7 @@ class BulkWriter:
         began = datetime.now(timezone.utc)
         stamp = began.strftime("%Y%m%dT%H%M%S")
         path = workspace.folder / f"actito-didomi-{stamp}-{secrets.token_hex(6)}.zip"
-        names = [self._settings.key, *(target.name for target in columns)]
+        names = [self._settings.actito.user_unique_key, *(target.name for target in columns)]
         try:
             write_file(path, names, file_rows(columns, rows))
             logger.info(
@@ -289,7 +271,7 @@ class BulkWriter:
                     raise _ImportsUnavailable(
                         "Actito takes no more imports today (status 429 each time)."
                     ) from None
-                pause = min(pause, self._settings.longest_pause)
+                pause = min(pause, self._settings.client.retry_max_wait)
                 logger.warning("%s Next attempt in %g s.", error, pause)
                 self._sleep(pause)
             else:
@@ -302,7 +284,7 @@ class BulkWriter:
         Raises:
             UnavailableError: It hasn't within the timeout.
         """
-        pause, started = self._settings.first_poll, time.monotonic()
+        pause, started = self._settings.bulk.bulk_poll_interval, time.monotonic()
         announced = started
         while True:
             self._sleep(pause)
@@ -310,10 +292,10 @@ class BulkWriter:
             if execution.finished:
                 return execution
             now = time.monotonic()
-            if now - started > self._settings.timeout:
+            if now - started > self._settings.bulk.bulk_timeout:
                 raise _ImportsUnavailable(
                     f"Import {execution_id} has not ended within bulk_timeout "
-                    f"({self._settings.timeout:g} s)."
+                    f"({self._settings.bulk.bulk_timeout:g} s)."
                 )
             if now - announced > _ANNOUNCE:
                 announced = now

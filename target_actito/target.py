@@ -15,11 +15,12 @@ from actito_didomi.consent.coalesce import Collector
 from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.scope import Scope
 from actito_didomi.errors import ImportQuotaExceededError, RequestRejectedError
+from actito_didomi.plugin.connector import unfold_connector
 from actito_didomi.plugin.rejects import Reject
 from actito_didomi.plugin.sink import ConsentSink
 from actito_didomi.plugin.target import ConsentTarget
-from target_actito import config as setting
 from target_actito.bulk import BulkWriter
+from target_actito.config import Settings, find_problems
 from target_actito.fast import ShortWay
 from target_actito.intake import Intake
 from target_actito.known import OtherDirection
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("target-actito")
 
+_ETL_MODES = {"update": "UPDATE_ONLY", "create_update": "CREATE_UPDATE"}
+
 
 class TargetActito(ConsentTarget):
     """Singer target for Actito: writes consent records to subscriptions and attributes of profiles.
@@ -51,7 +54,8 @@ class TargetActito(ConsentTarget):
     name = "target-actito"
     system = "Actito"
     summary_class = ActitoSummary
-    config_jsonschema = setting.CONFIG
+    settings_class = Settings
+    settings: Settings
     compare_first = 200
     """Records at the beginning that are read both the short and the full way."""
     capabilities: ClassVar[list[CapabilitiesEnum]] = [
@@ -62,8 +66,7 @@ class TargetActito(ConsentTarget):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.settings = setting.read_settings(self._config)
-        self._scope = Scope(self.settings.regulation, self.settings.skip_delegates)
+        self._scope = Scope(self.settings.regulation, frozenset(self.settings.skip_delegates))
         self._collector = Collector()
         self._connected: _Connected | None = None
         self._counted: set[str] = set()
@@ -71,33 +74,21 @@ class TargetActito(ConsentTarget):
         self._intake = Intake(
             self._reader, self.summary, on_idle=self._on_idle, on_lines=self.after_records
         )
-        if self._config.get("stream_maps") or self._config.get("flattening_enabled"):
-            logger.info(
-                "Stream maps or flattening are set: records take the SDK's own path, which takes "
-                "longer."
-            )
+        if self._config.get("stream_maps"):
+            logger.info("Stream maps are set: records take the SDK's own path, which takes longer.")
         else:
             self._reader.on_lines = self._intake.take_lines
 
     # Settings
 
     @classmethod
-    def unfold_settings(cls, config: dict[str, Any]) -> dict[str, Any]:
-        """Unfold a pasted connector object; settings given by their own name win."""
-        return setting.unfold_connector(config)
+    def unfold_settings(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Unfold a pasted connector object."""
+        return unfold_connector(config, cls.full_schema()["properties"])
 
-    @classmethod
-    def find_secrets(cls, config: Mapping[str, Any]) -> list[str]:
-        """Collect the API key and the snapshot's address."""
-        return setting.secrets_of(config)
-
-    @classmethod
-    def find_problems(cls, config: dict[str, Any]) -> list[str]:
-        """Check what a JSON schema can't say, and what this target leaves to others."""
-        problems = setting.find_problems(config)
-        if not problems:
-            setting.announce(config)
-        return problems
+    def find_problems(self) -> list[str]:
+        """Check the typed settings for what a JSON schema can't say."""
+        return find_problems(self.settings)
 
     # Messages
 
@@ -201,7 +192,7 @@ class TargetActito(ConsentTarget):
             sum(change.opt_out for change in changes),
         )
         if connected.bulk is None:
-            plan = plan_writes(changes, self.settings.bulk.limits)
+            plan = plan_writes(changes, self.settings.limits)
         else:
             plan = connected.bulk.plan(changes)
         logger.info("%s", plan.to_text())
@@ -293,45 +284,43 @@ class TargetActito(ConsentTarget):
 class _Connected:
     """What exists once Actito is needed: session, table, translator, writers."""
 
-    def __init__(self, settings: setting.Settings, shutdown: Shutdown, runtime: Runtime) -> None:
+    def __init__(self, settings: Settings, shutdown: Shutdown, runtime: Runtime) -> None:
         self.session: ApiSession = open_session(
-            settings.api_key,
-            base_url=settings.base_url,
-            calls_per_minute=settings.calls_per_minute,
+            settings.actito,
+            settings.client,
             max_concurrency=settings.max_concurrency,
-            timeout=settings.request_timeout,
-            retry=settings.retry,
             stop=shutdown.requested,
             runtime=runtime,
         )
+        actito = settings.actito
         structure = read_table(
-            self.session, settings.entity_id, settings.table_name, settings.user_unique_key
+            self.session, actito.entity_id, actito.table_name, actito.user_unique_key
         )
         self.translator = Translator(
-            structure, settings.user_unique_key, settings.mappings, settings.zone
+            structure, actito.user_unique_key, settings.mappings, actito.zone
         )
         self.writer = Writer(
-            ProfileTable(self.session, structure, settings.user_unique_key),
+            ProfileTable(self.session, structure, actito.user_unique_key),
             create=settings.upsert_mode,
             max_concurrency=settings.max_concurrency,
             shutdown=shutdown,
             runtime=runtime,
         )
-        account = (settings.base_url, structure.entity, structure.id)
+        account = (actito.base_url, structure.entity, structure.id)
         self.other: OtherDirection | None = None
         if settings.snapshot_url:
             self.other = OtherDirection(Ledger(settings.snapshot_url, account, runtime))
         self.bulk: BulkWriter | None = None
         self.workspace: Workspace | None = None
-        if settings.bulk.limits.mode != "single":
+        if settings.bulk.write_mode != "single":
             imports = Imports(
                 self.session,
                 structure,
-                settings.user_unique_key,
+                actito.user_unique_key,
                 create=settings.upsert_mode,
-                etl_id=settings.bulk_etl_id,
-                definition=settings.bulk_definition,
+                etl_id=settings.bulk.bulk_etl_id,
+                definition=settings.bulk.bulk_definition,
             )
-            imports.check(told_mode=settings.bulk_etl_mode)
+            imports.check(told_mode=_ETL_MODES.get(settings.bulk.bulk_etl_mode or ""))
             self.workspace = Workspace(account_name(*account))
-            self.bulk = BulkWriter(imports, self.writer, self.workspace, settings.bulk, shutdown)
+            self.bulk = BulkWriter(imports, self.writer, self.workspace, settings, shutdown)

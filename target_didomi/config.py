@@ -2,105 +2,77 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Annotated
 
-from singer_sdk import typing as th
+import msgspec
 
-from actito_didomi.didomi.config import REQUIRED, missing_settings, organization_settings
-from actito_didomi.plugin.base import RETRY_SETTINGS, read_retry
-from actito_didomi.plugin.config import target_settings
-
-if TYPE_CHECKING:
-    from actito_didomi.http import RetryPolicy
-
-CONFIG = th.PropertiesList(
-    *organization_settings(
-        required="Required.",
-        regulation="The regulation that choices are read and written under. Events of any other "
-        "one are counted and skipped.",
-    ),
-    th.Property(
-        "create_users",
-        th.BooleanType,
-        default=False,
-        title="Create unknown users",
-        description="Whether a person whom Didomi doesn't know gets a user there. If not, they are "
-        "counted as unmatched and nothing is created. A person who was erased is unknown, too, and "
-        "comes back with this.",
-    ),
-    th.Property(
-        "respect_approval",
-        th.BooleanType,
-        default=False,
-        title="Respect approval",
-        description="Whether opt-ins wait for approval (`pending_approval`) rather than being sent "
-        "as confirmed. Set it where Didomi asks people to confirm what they chose. Opt-outs always "
-        "count at once.",
-    ),
-    th.Property(
-        "delegate",
-        th.StringType,
-        default="actito",
-        title="Delegate",
-        description="Id of the delegate of events that name none. target-actito must skip it: see "
-        "its `skip_delegates`.",
-    ),
-    th.Property(
-        "max_concurrency",
-        th.IntegerType(minimum=1, maximum=50),
-        default=8,
-        title="Calls at once",
-        description="Most calls at the same time.",
-    ),
-    *RETRY_SETTINGS,
-    *target_settings("didomi-rejects.jsonl"),
-).to_dict()
+from actito_didomi.didomi.config import (
+    REQUIRED,
+    DidomiSettings,
+    find_organization_problems,
+    missing_settings,
+)
+from actito_didomi.http import ClientSettings
+from actito_didomi.plugin.config import RejectsPath, TargetSettings
+from actito_didomi.settings import setting
 
 GROUPS = [list(REQUIRED)]
 """Settings that are complete together."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """The settings, checked and typed. Units as in their descriptions."""
-
-    api_key: str
-    api_secret: str
-    organization_id: str
-    api_url: str
-    regulation: str
-    create_users: bool
-    respect_approval: bool
-    delegate: str
-    max_concurrency: int
-    request_timeout: float
-    retry: RetryPolicy
+class _TargetSettings(TargetSettings, frozen=True, kw_only=True):
+    rejects_path: RejectsPath = "didomi-rejects.jsonl"
 
 
-def find_problems(config: dict[str, Any]) -> list[str]:
-    """Check settings beyond what a JSON schema can say; a line a problem."""
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of target-didomi."""
+
+    didomi: DidomiSettings
+    create_users: Annotated[
+        bool,
+        setting(
+            "Create unknown users",
+            "Whether to create a user for a person that Didomi does not know. If not, such people "
+            "are counted as unmatched and nothing is created. An erased person is unknown as well, "
+            "and would be created again.",
+        ),
+    ] = False
+    respect_approval: Annotated[
+        bool,
+        setting(
+            "Respect approval",
+            "Whether opt-ins wait for approval (`pending_approval`) instead of being sent as "
+            "confirmed. Set it where Didomi asks people to confirm their choices. Opt-outs always "
+            "count at once.",
+        ),
+    ] = False
+    delegate: Annotated[
+        str,
+        setting(
+            "Delegate",
+            "Id of the delegate of events that name none. target-actito must skip it: see its "
+            "`skip_delegates`.",
+            advanced=True,
+        ),
+    ] = "actito"
+    max_concurrency: Annotated[
+        int,
+        setting(
+            "Maximum concurrent requests",
+            "Maximum number of requests at the same time.",
+            advanced=True,
+            ge=1,
+            le=50,
+        ),
+    ] = 8
+    client: ClientSettings
+    target: _TargetSettings
+
+
+def find_problems(settings: Settings) -> list[str]:
+    """Check settings for what a JSON schema can't say; return one line per problem."""
     problems = [
         f"{name} is missing. Set {name}, or TARGET_DIDOMI_{name.upper()} in the environment."
-        for name in missing_settings(config)
+        for name in missing_settings(settings.didomi)
     ]
-    if not str(config["api_url"]).startswith(("http://", "https://")):
-        problems.append("api_url must begin with https:// (or http:// for a sandbox).")
-    return problems
-
-
-def read_settings(config: dict[str, Any]) -> Settings:
-    """Turn checked settings into typed ones."""
-    return Settings(
-        api_key=config["api_key"],
-        api_secret=config["api_secret"],
-        organization_id=config["organization_id"],
-        api_url=config["api_url"],
-        regulation=config["regulation"],
-        create_users=config["create_users"],
-        respect_approval=config["respect_approval"],
-        delegate=config["delegate"],
-        max_concurrency=config["max_concurrency"],
-        request_timeout=float(config["request_timeout"]),
-        retry=read_retry(config),
-    )
+    return problems + find_organization_problems(settings.didomi)

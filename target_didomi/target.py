@@ -9,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 from actito_didomi import codes
 from actito_didomi.consent.records import Shape
 from actito_didomi.consent.scope import Scope
-from actito_didomi.didomi.config import secrets_of
 from actito_didomi.didomi.consents import ConsentApi
 from actito_didomi.didomi.session import open_session
 from actito_didomi.errors import RequestRejectedError
 from actito_didomi.plugin.parallel import run_parallel
 from actito_didomi.plugin.rejects import Reject
 from actito_didomi.plugin.target import ConsentTarget
-from target_didomi import config as setting
 from target_didomi.answers import Decision
+from target_didomi.config import Settings, find_problems
 from target_didomi.events import IncomingEvent, read_incoming
 from target_didomi.summary import DidomiSummary
 from target_didomi.writer import Writer
@@ -45,13 +44,13 @@ class TargetDidomi(ConsentTarget):
     name = "target-didomi"
     system = "Didomi"
     summary_class = DidomiSummary
-    config_jsonschema = setting.CONFIG
+    settings_class = Settings
+    settings: Settings
     summary: DidomiSummary
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.settings = setting.read_settings(self._config)
-        self._scope = Scope(self.settings.regulation, skip_delegates=frozenset())
+        self._scope = Scope(self.settings.didomi.regulation, skip_delegates=frozenset())
         self._people: dict[str, list[IncomingEvent]] = {}
         self._oldest: int | None = None
         self._seen: set[str] = set()
@@ -63,15 +62,9 @@ class TargetDidomi(ConsentTarget):
 
     # Settings
 
-    @classmethod
-    def find_secrets(cls, config: Mapping[str, Any]) -> list[str]:
-        """Collect key and secret."""
-        return secrets_of(config)
-
-    @classmethod
-    def find_problems(cls, config: dict[str, Any]) -> list[str]:
+    def find_problems(self) -> list[str]:
         """Check that everything needed for requests to Didomi is set."""
-        return setting.find_problems(config)
+        return find_problems(self.settings)
 
     # Gathering
 
@@ -79,18 +72,15 @@ class TargetDidomi(ConsentTarget):
         """Open the session; the first request checks it."""
         settings = self.settings
         session = open_session(
-            settings.api_key,
-            settings.api_secret,
-            base_url=settings.api_url,
+            settings.didomi,
+            settings.client,
             max_concurrency=settings.max_concurrency,
-            timeout=settings.request_timeout,
-            retry=settings.retry,
             stop=self.shutdown.requested,
             runtime=self.runtime,
         )
         self._writer = Writer(
-            ConsentApi(session, settings.organization_id, settings.regulation),
-            regulation=settings.regulation,
+            ConsentApi(session, settings.didomi.organization_id, settings.didomi.regulation),
+            regulation=settings.didomi.regulation,
             create_users=settings.create_users,
             respect_approval=settings.respect_approval,
         )

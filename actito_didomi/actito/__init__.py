@@ -5,12 +5,11 @@ It knows nothing of Didomi. What is inferred about the wire format stands in `_w
 
 from actito_didomi.actito.imports import Execution, Imports, RowError
 from actito_didomi.actito.profiles import ProfileTable, Written
-from actito_didomi.actito.session import ENVIRONMENTS, open_session
+from actito_didomi.actito.session import open_session
 from actito_didomi.actito.table import Attribute, TableStructure, read_table
 from actito_didomi.actito.values import ConversionError, ValueType, convert
 
 __all__ = [
-    "ENVIRONMENTS",
     "Attribute",
     "ConversionError",
     "Execution",

@@ -5,20 +5,12 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from actito_didomi.http import ApiSession, Authenticator, RetryPolicy
+from actito_didomi.http import ApiSession, Authenticator
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from actito_didomi.actito.config import ActitoSettings
+    from actito_didomi.http import ClientSettings
     from actito_didomi.runtime import Event, Runtime
-
-ENVIRONMENTS: Mapping[str, str] = {
-    "env0": "https://api.actito.com",
-    "env1": "https://api1.actito.com",
-    "env3": "https://api3.actito.com",
-    "preprod": "https://api-pre1.actito.com",
-}
-"""Hosts by environment (documented); a licence lives on one of them."""
 
 _DEFAULT_LIFETIME = 900.0
 _EARLY = 60.0
@@ -54,36 +46,29 @@ def read_lifetime(expires_in: object) -> float:
 
 
 def open_session(
-    api_key: str,
+    actito: ActitoSettings,
+    client: ClientSettings,
     *,
-    base_url: str,
-    calls_per_minute: int,
     max_concurrency: int,
-    timeout: float,
-    retry: RetryPolicy,
     stop: Event,
     runtime: Runtime,
 ) -> ApiSession:
-    """Open a session with Actito; no call is made yet.
+    """Open a session with Actito; no request is made yet.
 
     Args:
-        api_key: The raw key of an API user.
-        base_url: One of `ENVIRONMENTS`, or another host.
-        calls_per_minute: Documented limit: 100.
+        actito: Address, key and requests per minute (documented limit: 100).
+        client: Timeout and retries; throttling shows as slowness.
         max_concurrency: Documented limit: 5.
-        timeout: Seconds; throttling shows as slowness.
-        retry: When to give up.
         stop: Set to end all waiting at once.
         runtime: Clock and transport.
     """
     return ApiSession(
-        base_url,
-        authenticator=_KeyAuthenticator(api_key, runtime),
+        actito.base_url,
+        authenticator=_KeyAuthenticator(actito.api_key, runtime),
         api="Actito",
         max_concurrency=max_concurrency,
-        calls_per_minute=calls_per_minute,
-        timeout=timeout,
-        retry=retry,
+        calls_per_minute=actito.calls_per_minute,
+        client=client,
         stop=stop,
         runtime=runtime,
     )

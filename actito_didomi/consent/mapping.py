@@ -11,18 +11,18 @@ from __future__ import annotations
 import itertools
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
 
 from actito_didomi import codes
-from actito_didomi.consent.choices import split_answer
+from actito_didomi.consent.choices import Path, split_answer
 from actito_didomi.consent.conflicts import resolve_tie
 from actito_didomi.errors import InvalidMappingError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from collections.abc import Mapping as MappingABC
-
-    from actito_didomi.consent.choices import Path
 
 logger = logging.getLogger(__name__)
 
@@ -32,38 +32,32 @@ _MIN_PREFERENCE_PATH = 4
 _VALUE_PATH = 6
 """Parts of consents, purposes, PURPOSE, values, PREFERENCE, value."""
 _NOT_VALUE_IDS = frozenset({"value", "from_propagation"})
-_KEYS = frozenset({"id", "value", "type", "invert", "path"})
 
 
-@dataclass(frozen=True)
-class Mapping:
-    """One line of the mapping.
+class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One mapping, as it stands in the setting `mappings`.
 
     Attributes:
         id: Name of the subscription or attribute in Actito.
         value: Name of the consent path in Didomi, flattened with `_`.
         type: Whether `id` is a subscription or an attribute.
-        invert: Whether true and false change places on the way.
-        path: The path itself, for names that can be read two ways; array elements by their `id`.
+        invert: Whether true and false change places.
+        path: The path itself, for ambiguous names; array elements by their `id`.
     """
 
-    id: str
-    value: str
+    id: Annotated[str, msgspec.Meta(min_length=1)]
+    value: Annotated[str, msgspec.Meta(min_length=1)]
     type: Kind = "subscription"
     invert: bool = False
-    path: Path | None = None
+    path: Annotated[Path, msgspec.Meta(min_length=1)] | None = None
 
 
-def read_mappings(raw: Sequence[Any]) -> list[Mapping]:
-    """Read the `mappings` setting.
-
-    Args:
-        raw: Objects with `id` and `value`, and at will `type`, `invert` and `path`.
+def check_mappings(mappings: Sequence[Mapping]) -> None:
+    """Check the setting `mappings` as a whole.
 
     Raises:
-        InvalidMappingError: A mapping lacks a part, holds an unknown one, or an `id` occurs twice.
+        InvalidMappingError: An `id` occurs twice.
     """
-    mappings = [_read_mapping(item, f"mappings, item {n}") for n, item in enumerate(raw, start=1)]
     for mapping in mappings:
         same = [m.value for m in mappings if m.id == mapping.id]
         if len(same) > 1:
@@ -72,44 +66,6 @@ def read_mappings(raw: Sequence[Any]) -> list[Mapping]:
                 f"mappings: the id {mapping.id!r} occurs {len(same)} times, for "
                 f"{' and '.join(same)}. Each id may have one value; keep one of them.",
             )
-    return mappings
-
-
-def _read_mapping(item: Any, where: str) -> Mapping:
-    if not isinstance(item, dict):
-        raise InvalidMappingError(
-            codes.INVALID_MAPPING, f'{where}: expected an object like {{"id": ..., "value": ...}}.'
-        )
-    for part in ("id", "value"):
-        if not isinstance(item.get(part), str) or not item[part]:
-            raise InvalidMappingError(
-                codes.INVALID_MAPPING, f"{where}: {part!r} is missing or no text."
-            )
-    where = f"{where} ({item['id']})"
-    if unknown := sorted(set(item) - _KEYS):
-        raise InvalidMappingError(
-            codes.INVALID_MAPPING,
-            f"{where}: unknown part {', '.join(unknown)}. Known: {', '.join(sorted(_KEYS))}.",
-        )
-    kind: Kind = item.get("type") or "subscription"
-    if kind not in ("subscription", "attribute"):
-        raise InvalidMappingError(
-            codes.INVALID_MAPPING,
-            f"{where}: type {kind!r} is neither 'subscription' nor 'attribute'.",
-        )
-    path = item.get("path")
-    if path is not None and (
-        not isinstance(path, list) or not path or not all(isinstance(p, str) for p in path)
-    ):
-        raise InvalidMappingError(
-            codes.INVALID_MAPPING,
-            f"{where}: path must be a list of texts, such as "
-            '["consents", "purposes", "a_b", "enabled"].',
-        )
-    invert = item.get("invert") or False
-    if not isinstance(invert, bool):
-        raise InvalidMappingError(codes.INVALID_MAPPING, f"{where}: invert must be true or false.")
-    return Mapping(item["id"], item["value"], kind, invert, tuple(path) if path else None)
 
 
 def flatten(tree: MappingABC[str, Any]) -> Iterator[tuple[Path, Any]]:

@@ -2,69 +2,62 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Annotated
 
-from singer_sdk import typing as th
+import msgspec
 
-from actito_didomi.didomi.session import API_URL
+from actito_didomi.settings import setting
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+API_URL = "https://api.didomi.io/v1"
 REQUIRED = ("api_key", "api_secret", "organization_id")
-_SECRETS = ("api_key", "api_secret")
+"""Settings without which the API can't be called."""
 
 
-def organization_settings(*, required: str, regulation: str) -> tuple[th.Property[Any], ...]:
-    """Describe the settings.
+class DidomiSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings on the Didomi organisation."""
 
-    Args:
-        required: Says when the required ones are, such as "Required."
-        regulation: What the regulation decides.
-    """
-    return (
-        th.Property(
-            "api_key",
-            th.StringType,
+    api_key: Annotated[
+        str,
+        setting(
+            "API key",
+            "Private API key of the Didomi organisation. Required to call the API.",
             secret=True,
-            title="API key",
-            description=f"Private API key of the Didomi organisation. {required}",
         ),
-        th.Property(
-            "api_secret",
-            th.StringType,
-            secret=True,
-            title="API secret",
-            description=f"Secret of the API key. {required}",
+    ] = ""
+    api_secret: Annotated[
+        str,
+        setting("API secret", "Secret of the API key. Required to call the API.", secret=True),
+    ] = ""
+    organization_id: Annotated[
+        str,
+        setting("Organisation", "Id of the Didomi organisation. Required to call the API."),
+    ] = ""
+    api_url: Annotated[
+        str,
+        setting(
+            "API address",
+            "Address of the API; for the sandbox, `http://127.0.0.1:8700/didomi/v1`.",
+            advanced=True,
         ),
-        th.Property(
-            "organization_id",
-            th.StringType,
-            title="Organisation",
-            description=f"Id of the Didomi organisation. {required}",
+    ] = API_URL
+    regulation: Annotated[
+        str,
+        setting(
+            "Regulation",
+            "Regulation whose consents are synced; records of any other are counted and skipped. "
+            "Batch exports hold `gdpr` only.",
+            advanced=True,
         ),
-        th.Property(
-            "api_url",
-            th.StringType,
-            default=API_URL,
-            title="API address",
-            description="Address of the API; for the sandbox, `http://127.0.0.1:8700/didomi/v1`.",
-        ),
-        th.Property(
-            "regulation",
-            th.StringType,
-            default="gdpr",
-            title="Regulation",
-            description=regulation,
-        ),
-    )
+    ] = "gdpr"
 
 
-def missing_settings(config: Mapping[str, Any]) -> list[str]:
-    """List the required settings that aren't there."""
-    return [name for name in REQUIRED if not config.get(name)]
+def missing_settings(settings: DidomiSettings) -> list[str]:
+    """Return the names of the required settings that are not set."""
+    return [name for name in REQUIRED if not getattr(settings, name)]
 
 
-def secrets_of(config: Mapping[str, Any]) -> list[str]:
-    """Collect the texts that must never be shown."""
-    return [str(config[name]) for name in _SECRETS if config.get(name)]
+def find_organization_problems(settings: DidomiSettings) -> list[str]:
+    """Check the address; return one line per problem."""
+    if settings.api_url.startswith(("http://", "https://")):
+        return []
+    return ["api_url must begin with https:// (or http:// for a sandbox)."]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from actito_didomi.errors import AuthenticationError, RequestRejectedError
-from actito_didomi.http import ApiSession, Authenticator, RetryPolicy
+from actito_didomi.http import ApiSession, Authenticator
 
 if TYPE_CHECKING:
+    from actito_didomi.didomi.config import DidomiSettings
+    from actito_didomi.http import ClientSettings
     from actito_didomi.runtime import Event, Runtime
 
-API_URL = "https://api.didomi.io/v1"
 _RENEW_AFTER = 50 * 60.0
 """Seconds; a token lives 60 minutes (documented), and Didomi asks to reuse it."""
 _BAD_REQUEST = 400
@@ -40,35 +41,29 @@ class _SecretAuthenticator(Authenticator):
 
 
 def open_session(
-    api_key: str,
-    api_secret: str,
+    didomi: DidomiSettings,
+    client: ClientSettings,
     *,
-    base_url: str = API_URL,
     max_concurrency: int = 1,
-    timeout: float = 60,
-    retry: RetryPolicy | None = None,
     stop: Event,
     runtime: Runtime,
 ) -> ApiSession:
-    """Open a session with Didomi; no call is made yet.
+    """Open a session with Didomi; no request is made yet.
 
     Args:
-        api_key: Private API key.
-        api_secret: Its secret.
-        base_url: Address of the API, with `/v1`.
-        max_concurrency: Calls at once; Didomi sets no limit on `/consents/*`, so stay moderate.
-        timeout: Seconds.
-        retry: When to give up.
+        didomi: Address, key and secret.
+        client: Timeout and retries.
+        max_concurrency: Concurrent requests; Didomi sets no limit on `/consents/*`, so stay
+            moderate.
         stop: Set to end all waiting at once.
         runtime: Clock and transport.
     """
     return ApiSession(
-        base_url,
-        authenticator=_SecretAuthenticator(api_key, api_secret, runtime),
+        didomi.api_url,
+        authenticator=_SecretAuthenticator(didomi.api_key, didomi.api_secret, runtime),
         api="Didomi",
         max_concurrency=max_concurrency,
-        timeout=timeout,
-        retry=retry,
+        client=client,
         stop=stop,
         runtime=runtime,
     )

@@ -2,119 +2,48 @@
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import io
 import logging
-import re
 import sys
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, ClassVar, NoReturn
 
-import json5
-import msgspec
 from click.exceptions import Exit
-from singer_sdk import typing as th
 from singer_sdk.exceptions import (
     ConfigValidationError,
     MissingKeyPropertiesError,
     RecordsWithoutSchemaException,
 )
-from singer_sdk.plugin_base import JSONSchemaValidator, PluginBase, _ConfigInput
+from singer_sdk.helpers._classproperty import classproperty
+from singer_sdk.plugin_base import PluginBase, _ConfigInput
 from singer_sdk.singerlib.exceptions import SingerError
+from singer_sdk.typing import DEFAULT_JSONSCHEMA_VALIDATOR
 
 from actito_didomi import codes, privacy
 from actito_didomi.errors import ActitoDidomiError, InvalidSettingsError, code_of
-from actito_didomi.http import RetryPolicy
+from actito_didomi.plugin.config import (
+    REFUSED,
+    find_invalid,
+    find_refused,
+    find_unknown,
+    normalise,
+    read_config_files,
+    read_environment,
+    read_settings,
+    schema_of,
+    secret_texts,
+)
 from actito_didomi.plugin.shutdown import Shutdown
 from actito_didomi.runtime import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable
     from types import FrameType
 
     import click
+    import msgspec
     from singer_sdk.about import AboutInfo
 
 logger = logging.getLogger(__name__)
-
-
-RETRY_SETTINGS: tuple[th.Property[Any], ...] = (
-    th.Property(
-        "request_timeout",
-        th.NumberType(exclusive_minimum=0),
-        default=60,
-        title="Timeout (s)",
-        description="Seconds to wait for an answer. An API may throttle by slowness.",
-    ),
-    th.Property(
-        "retry_tries",
-        th.IntegerType(minimum=1),
-        default=5,
-        title="Tries",
-        description="Fewest tries of a call before the run fails.",
-    ),
-    th.Property(
-        "retry_seconds",
-        th.NumberType(minimum=0),
-        default=300,
-        title="Time for tries (s)",
-        description="Shortest time to go on trying, in seconds. `retry_tries` and this must both "
-        "be used up.",
-    ),
-    th.Property(
-        "retry_max_wait",
-        th.NumberType(exclusive_minimum=0),
-        default=60,
-        title="Longest pause (s)",
-        description="Longest pause between two tries, in seconds. Pauses double from one second.",
-    ),
-)
-"""Settings on waiting and trying again, the same for every plugin that calls an API."""
-
-
-def read_retry(config: Mapping[str, Any]) -> RetryPolicy:
-    """Turn the checked `retry_...` settings into a policy."""
-    return RetryPolicy(
-        tries=config["retry_tries"],
-        seconds=float(config["retry_seconds"]),
-        longest_wait=float(config["retry_max_wait"]),
-    )
-
-
-def read_lenient_json(text: str, source: str) -> dict[str, Any]:
-    """Read a JSON object; trailing commas and comments, as in published examples, do no harm.
-
-    Args:
-        text: The text.
-        source: Where it came from, for the message.
-
-    Raises:
-        ConfigValidationError: It can't be read. The message names the place, never the text: it
-            may hold a key.
-    """
-    try:
-        value = msgspec.json.decode(text)
-    except msgspec.DecodeError:
-        try:
-            value = json5.loads(text)
-        except ValueError as error:
-            place = re.search(r"<string>:(\d+)", str(error))
-            raise config_error(
-                [
-                    f"{source} is no JSON"
-                    + (f"; look at line {place[1]}" if place else "")
-                    + ". Expected an object of settings."
-                ]
-            ) from None
-    if not isinstance(value, dict):
-        raise config_error([f"{source} holds no JSON object of settings."])
-    return value
-
-
-def config_error(errors: list[str], schema: Mapping[str, Any] | None = None) -> Exception:
-    """Make the SDK's error for wrong settings, which its command line prints one a line."""
-    return InvalidSettingsError(errors, schema)
 
 
 def read_config_arguments(
@@ -125,78 +54,11 @@ def read_config_arguments(
     `ENV` among them stands for the environment.
     """
     del ctx, param
-    config: dict[str, Any] = {}
     try:
-        for name in value:
-            if name == "ENV":
-                continue
-            path = Path(name)
-            if not path.is_file():
-                raise config_error([f"--config: there is no file {name}."])
-            config |= read_lenient_json(path.read_text(encoding="utf-8"), f"--config {name}")
+        files = read_config_files(name for name in value if name != "ENV")
     except ConfigValidationError as error:
         _end_for_settings(logger, error)
-    return _ConfigInput(config=config, parse_env="ENV" in value)
-
-
-def read_numbers(config: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Turn texts into numbers where a setting is one.
-
-    Settings from the environment are texts; the SDK converts whole numbers and booleans only.
-    """
-    result = dict(config)
-    for name, value in config.items():
-        kinds = schema.get("properties", {}).get(name, {}).get("type", ())
-        if isinstance(value, str) and "number" in kinds:
-            with contextlib.suppress(ValueError):
-                result[name] = float(value)
-    return result
-
-
-def check_against_schema(
-    config: Mapping[str, Any], schema: Mapping[str, Any], errors: Iterable[Any]
-) -> list[str]:
-    """Word the SDK's findings about settings, and look for misspelt ones.
-
-    Args:
-        config: The settings.
-        schema: Their JSON schema.
-        errors: What the JSON-schema validator found.
-
-    Returns:
-        A line an error. Values are never shown: they may be secrets.
-    """
-    lines = []
-    for error in errors:
-        where = ".".join(str(part) for part in error.absolute_path) or "settings"
-        lines.append(f"{where}: {expectation(error)}")
-    known = list(schema.get("properties", {}))
-    for name in config:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f" Did you mean {close[0]!r}?" if close else ""
-            logger.warning("There is no setting %r; it is ignored.%s", name, hint)
-    return lines
-
-
-def expectation(error: Any) -> str:
-    """Word what a JSON-schema validator found, without the value it found it in."""
-    kind, expected = error.validator, error.validator_value
-    if kind == "type":
-        names = expected if isinstance(expected, list) else [expected]
-        found = {dict: "object", list: "array", str: "string", bool: "boolean"}.get(
-            type(error.instance), type(error.instance).__name__
-        )
-        return f"expected {' or '.join(n for n in names if n != 'null')}, found {found}."
-    if kind == "enum":
-        return f"expected one of {', '.join(map(str, expected))}."
-    if kind == "required":
-        missing = [n for n in expected if n not in error.instance]
-        return f"{', '.join(missing)} missing."
-    words = {"minimum": "at least", "maximum": "at most", "exclusiveMinimum": "more than"}
-    if kind in words:
-        return f"expected {words[kind]} {expected}."
-    return f"does not fit the rule {kind}: {expected}."
+    return _ConfigInput(config=files, parse_env="ENV" in value)
 
 
 def write_whole_messages() -> None:
@@ -246,10 +108,13 @@ def run_safely(plugin: str, main: Callable[[], None]) -> None:
 
 
 def _end_for_settings(log: logging.Logger, error: ConfigValidationError) -> NoReturn:
-    """Print what is wrong with the settings, a line each, and end the process."""
+    """Print what is wrong with the settings, one line each, and end the process.
+
+    The reasons come last: `meltano config test` shows the last line only.
+    """
+    log.error("Config validation failed")
     for line in error.errors:
         log.error(line)
-    log.error("Config validation failed")
     sys.exit(1)
 
 
@@ -261,14 +126,24 @@ class BasePlugin(PluginBase):
 
     Attributes:
         runtime: Clock, threads, transport and streams; another one runs the plugin under test.
+        settings_class: Declares the settings; a field of another struct is a group of them.
+        settings: The settings, checked and typed.
         shutdown: Tells all parts of the plugin when to stop.
     """
 
     cb_config = staticmethod(read_config_arguments)
     runtime: ClassVar[Runtime] = Runtime()
+    settings_class: ClassVar[type[msgspec.Struct]]
+    settings: Any
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "settings_class" in cls.__dict__:
+            cls.config_jsonschema = schema_of(cls.settings_class)
 
     def __init__(self, **kwargs: Any) -> None:
         self.shutdown = Shutdown(self.runtime)
+        self._reads_environment = bool(kwargs.get("parse_env_config"))
         super().__init__(**kwargs)
 
     @classmethod
@@ -302,6 +177,35 @@ class BasePlugin(PluginBase):
         del frame
         self.shutdown.request(signum)
 
+    # Settings
+
+    @classproperty
+    def _env_var_config(cls) -> dict[str, Any]:  # noqa: N805
+        """Settings from the environment: the SDK's own reading names no setting in its errors."""
+        return read_environment(cls.full_schema(), cls._env_var_prefix)
+
+    @classmethod
+    def full_schema(cls) -> dict[str, Any]:
+        """Return the JSON schema of all settings, those of the SDK among them."""
+        cls.append_builtin_config(cls.config_jsonschema)
+        return cls.config_jsonschema
+
+    @classmethod
+    def append_builtin_config(cls, config_jsonschema: dict[str, Any]) -> None:
+        """Add the settings of the SDK that have a meaning here, as advanced ones."""
+        properties = config_jsonschema["properties"]
+        own = list(properties)
+        cls.append_sdk_config(config_jsonschema)
+        for name in set(properties).difference(own):
+            properties[name] = {**properties[name], "advanced": True}
+        for name in REFUSED:
+            properties.pop(name, None)
+
+    @classmethod
+    def append_sdk_config(cls, config_jsonschema: dict[str, Any]) -> None:
+        """Add the settings of the SDK."""
+        super().append_builtin_config(config_jsonschema)
+
     @classmethod
     def _get_about_info(cls) -> AboutInfo:
         """Return what `--about` shows, with the description on one line.
@@ -313,30 +217,43 @@ class BasePlugin(PluginBase):
         return info
 
     @classmethod
-    def unfold_settings(cls, config: dict[str, Any]) -> dict[str, Any]:
-        """Bring settings to their flat form before they are checked."""
-        return {name: value for name, value in config.items() if value is not None}
+    def unfold_settings(cls, config: dict[str, Any]) -> tuple[dict[str, Any], list[str]]:
+        """Bring settings to their flat form before they are checked.
 
-    @classmethod
-    def find_secrets(cls, config: Mapping[str, Any]) -> list[str]:
-        """Collect the texts among the settings that must never be shown."""
-        raise NotImplementedError
+        Returns:
+            The flat settings, and one line per problem.
+        """
+        return config, []
 
-    @classmethod
-    def find_problems(cls, config: dict[str, Any]) -> list[str]:
-        """Check what a JSON schema can't say; a line a problem, with what to do."""
-        raise NotImplementedError
+    def find_problems(self) -> list[str]:
+        """Check the typed settings for what a JSON schema can't say.
+
+        Returns:
+            One line per problem, with what to do.
+        """
+        return []
 
     def _validate_config(self, *, raise_errors: bool = True) -> list[str]:
-        """Check all settings, and fill in defaults."""
-        schema = self.config_jsonschema
-        self.append_builtin_config(schema)
-        self._config = read_numbers(self.unfold_settings(self._config), schema)
-        privacy.protect(self.find_secrets(self._config))
-        found = JSONSchemaValidator(schema).iter_errors(self._config)
-        errors = check_against_schema(self._config, schema, found)
-        if not errors:
-            errors = self.find_problems(self._config)
+        """Check all settings, fill in defaults, and type them.
+
+        Raises:
+            InvalidSettingsError: Settings do not fit their schema; or, with `raise_errors`, a
+                plugin found another problem.
+        """
+        schema = self.full_schema()
+        flat, errors = self.unfold_settings(self._config)
+        self._config = normalise(flat, schema)
+        privacy.protect(secret_texts(self._config, schema))
+        for line in find_unknown(self._config, schema):
+            self.logger.warning("%s", line)
+        errors += find_refused(self._config)
+        found = DEFAULT_JSONSCHEMA_VALIDATOR(schema).iter_errors(self._config)
+        prefix = self._env_var_prefix if self._reads_environment else None
+        errors += find_invalid(self._config, found, prefix)
+        if errors:
+            raise InvalidSettingsError(errors, schema)
+        self.settings = read_settings(self.settings_class, self._config)
+        errors = self.find_problems()
         if errors and raise_errors:
-            raise config_error(errors, schema)
+            raise InvalidSettingsError(errors, schema)
         return errors

@@ -1,88 +1,491 @@
-"""Settings that all targets have, and their typed form."""
+"""Settings: those that several plugins share, and how all are read, checked and typed.
+
+A plugin's settings are one `msgspec.Struct`. A field declared with `setting(...)` is a setting of
+its own; a field of another struct is a group, whose settings stand in the same flat configuration.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import difflib
+import json
+import math
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, TypeVar
 
-from singer_sdk import typing as th
+import msgspec
+from dotenv import load_dotenv
+
+from actito_didomi.consent.mapping import Mapping
+from actito_didomi.errors import InvalidSettingsError
+from actito_didomi.settings import setting
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Iterator
+    from collections.abc import Mapping as MappingABC
+
+Settings = TypeVar("Settings", bound=msgspec.Struct)
+Schema = dict[str, Any]
+
+Mappings = Annotated[
+    tuple[Mapping, ...],
+    setting(
+        "Mappings",
+        "Which consent of Didomi belongs to which subscription or attribute of Actito. `id` names "
+        "the subscription (or, with `type: attribute`, the attribute), `value` the consent path, "
+        "flattened with `_`; `invert` swaps true and false; `path` decides an ambiguous name. "
+        "Required, here or in `connector`; tap-actito needs it for `consent_events` only.",
+    ),
+]
+Connector = Annotated[
+    str,
+    setting(
+        "Didomi connector",
+        "Didomi's Actito connector object, pasted unchanged: as text, or in a configuration file "
+        "as an object. Settings given by their own name win. The object may also be the "
+        "configuration file itself.",
+        secret=True,
+    ),
+]
+StorageOptions = Annotated[
+    dict[str, Any],
+    setting(
+        "Storage options",
+        "Arguments of the file system that exports or BATCH files are read from, as fsspec takes "
+        "them.",
+        secret=True,
+        advanced=True,
+    ),
+]
+OnBadLine = Annotated[
+    Literal["fail", "skip"],
+    setting(
+        "On a broken line",
+        "What to do with a broken line or file of an export: `fail` ends the run there, `skip` "
+        "counts and reports it, and continues.",
+        advanced=True,
+    ),
+]
+SnapshotUrl = Annotated[
+    str,
+    setting(
+        "Snapshot",
+        "Database where tap-actito keeps its snapshot, as a URL of SQLAlchemy such as "
+        "`postgresql+psycopg://...`. Set the same address in target-actito: both record there "
+        "what they wrote or found, so that neither overwrites a newer choice of the other side. "
+        "One snapshot per pipeline.",
+        secret=True,
+    ),
+]
+RejectsPath = Annotated[
+    str,
+    setting(
+        "Rejects file",
+        "JSON Lines file of the changes that could not be written, with the reason. It holds "
+        "personal data; only its owner can read it.",
+    ),
+]
 
 
-def target_settings(rejects: str) -> tuple[th.Property[Any], ...]:
-    """Give the settings on waiting, rejects, report and shutdown.
+class TargetSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Settings of all targets."""
+
+    max_buffered_people: Annotated[
+        int,
+        setting(
+            "Maximum buffered people",
+            "Maximum buffered people. Changes are flushed when this many people are buffered.",
+            advanced=True,
+            ge=1,
+        ),
+    ] = 200_000
+    flush_interval: Annotated[
+        float,
+        setting(
+            "Flush interval (s)",
+            "Maximum time that changes stay buffered, in seconds, also while the tap is idle.",
+            advanced=True,
+            gt=0,
+        ),
+    ] = 300
+    rejects_path: RejectsPath
+    max_rejects: Annotated[
+        int,
+        setting("Maximum rejects", "A run stops once it has more rejects than this.", ge=0),
+    ] = 1000
+    report_path: Annotated[
+        str | None,
+        setting("Report file", "File to write the summary of the run to, as JSON."),
+    ] = None
+    shutdown_grace: Annotated[
+        float,
+        setting(
+            "Shutdown grace period (s)",
+            "Maximum time from SIGTERM or SIGINT to the end of the process, in seconds.",
+            advanced=True,
+            gt=0,
+        ),
+    ] = 30
+
+
+class HasTargetSettings(Protocol):
+    """The settings of any target."""
+
+    @property
+    def target(self) -> TargetSettings:
+        """Those that all targets share."""
+
+
+def schema_of(settings: type[msgspec.Struct]) -> Schema:
+    """Return the flat JSON schema of a plugin's settings, as the SDK takes it."""
+    (root,), parts = msgspec.json.schema_components([settings])
+    return {"type": "object", "properties": _flatten(settings, _resolve(root, parts))}
+
+
+def _flatten(settings: type[msgspec.Struct], schema: Schema) -> Schema:
+    flat: Schema = {}
+    for field in msgspec.structs.fields(settings):
+        described = schema["properties"][field.name]
+        if group := _group(field):
+            flat |= _flatten(group, described)
+        else:
+            flat[field.name] = described
+    return flat
+
+
+def _group(field: msgspec.structs.FieldInfo) -> type[msgspec.Struct] | None:
+    """Return the struct of a field that is a group of settings, rather than one of them."""
+    is_group = isinstance(field.type, type) and issubclass(field.type, msgspec.Struct)
+    return field.type if is_group else None
+
+
+def _resolve(node: Any, parts: MappingABC[str, Any]) -> Any:
+    """Put definitions in place of references to them, and leave out what says nothing."""
+    if isinstance(node, (list, tuple)):
+        return [_resolve(item, parts) for item in node]
+    if not isinstance(node, dict):
+        return node
+    node = dict(node)
+    if reference := node.pop("$ref", None):
+        referred = parts[reference.rpartition("/")[2]]
+        named = {"title", "description"}  # of the class
+        node = {**{k: v for k, v in referred.items() if k not in named}, **node}
+    kinds = [kind for kind in node.get("anyOf", ()) if kind != {"type": "null"}]
+    if len(kinds) == 1:  # null is the same as not set
+        del node["anyOf"]
+        node = {**kinds[0], **node}
+    if "enum" in node:
+        node["type"] = "string"
+    if node.get("default", 0) in (None, "", (), [], {}):
+        del node["default"]
+    return {key: _resolve(value, parts) for key, value in node.items()}
+
+
+def read_settings(settings: type[Settings], config: MappingABC[str, Any]) -> Settings:
+    """Return the typed settings of a checked configuration.
 
     Args:
-        rejects: Name of the rejects file if none is set.
+        settings: Their declaration.
+        config: The flat configuration; other names in it are ignored.
     """
-    return (
-        th.Property(
-            "max_buffered_people",
-            th.IntegerType(minimum=1),
-            default=200_000,
-            title="People in memory",
-            description="Changes of so many people are gathered before they are written.",
-        ),
-        th.Property(
-            "flush_interval",
-            th.NumberType(exclusive_minimum=0),
-            default=300,
-            title="Longest wait (s)",
-            description="Seconds after which gathered changes are written, also when the tap is "
-            "quiet.",
-        ),
-        th.Property(
-            "rejects_path",
-            th.StringType,
-            default=rejects,
-            title="Rejects file",
-            description="JSON Lines file for what could not be written, with the reason. It holds "
-            "personal data; only its owner can read it.",
-        ),
-        th.Property(
-            "max_rejects",
-            th.IntegerType(minimum=0),
-            default=1000,
-            title="Most rejects",
-            description="More rejects than this in one run stop it.",
-        ),
-        th.Property(
-            "report_path",
-            th.StringType,
-            title="Report file",
-            description="Where to write the summary of the run as JSON.",
-        ),
-        th.Property(
-            "shutdown_grace",
-            th.NumberType(exclusive_minimum=0),
-            default=30,
-            title="Shutdown grace (s)",
-            description="Seconds from SIGTERM or SIGINT to the end of the process, at the latest.",
-        ),
-    )
+    return msgspec.convert(_nest(settings, config), settings)
 
 
-@dataclass(frozen=True)
-class TargetSettings:
-    """The settings, checked and typed. Units as in their descriptions."""
-
-    max_buffered_people: int
-    flush_interval: float
-    rejects_path: str
-    max_rejects: int
-    report_path: str | None
-    shutdown_grace: float
+def _nest(settings: type[msgspec.Struct], config: MappingABC[str, Any]) -> dict[str, Any]:
+    nested: dict[str, Any] = {}
+    for field in msgspec.structs.fields(settings):
+        if group := _group(field):
+            nested[field.name] = _nest(group, config)
+        elif field.name in config:
+            nested[field.name] = config[field.name]
+    return nested
 
 
-def read_target_settings(config: Mapping[str, Any]) -> TargetSettings:
-    """Turn checked settings into typed ones."""
-    return TargetSettings(
-        max_buffered_people=config["max_buffered_people"],
-        flush_interval=float(config["flush_interval"]),
-        rejects_path=config["rejects_path"],
-        max_rejects=config["max_rejects"],
-        report_path=config.get("report_path"),
-        shutdown_grace=float(config["shutdown_grace"]),
-    )
+def secret_texts(config: MappingABC[str, Any], schema: Schema) -> Iterator[str]:
+    """Find all texts of the settings that the schema marks as secret."""
+    for name, described in schema["properties"].items():
+        if described.get("secret"):
+            yield from _texts(config.get(name))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, (dict, list)):
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _texts(part)
+
+
+# Reading
+
+
+def read_lenient_json(text: str, source: str) -> dict[str, Any]:
+    """Read a JSON object as people write it: with trailing commas, comments, a misplaced colon.
+
+    Args:
+        text: The text.
+        source: Where it came from, for the message.
+
+    Raises:
+        InvalidSettingsError: It can't be read. The message names the line, never the text: it
+            may hold a key.
+    """
+    value = _decode(text, source)
+    if not isinstance(value, dict):
+        raise InvalidSettingsError([f"{source} must be a JSON object of settings."])
+    return value
+
+
+def _decode(text: str, source: str) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    import json5  # noqa: PLC0415 - takes a while, and is hardly ever needed
+
+    # Didomi's published example has `"private_api_key:" "KEY"`.
+    text = re.sub(r'"(\w+):"(\s*)(?=["\[{\w-])', r'"\1":\2', text)
+    try:
+        return json5.loads(text)
+    except (ValueError, RecursionError) as error:
+        place = re.search(r"<string>:(\d+)", str(error))
+        where = f" (line {place[1]})" if place else ""
+        raise InvalidSettingsError(
+            [f"{source} is not valid JSON{where}. It must be an object of settings."]
+        ) from None
+
+
+def read_config_files(names: Iterable[str]) -> dict[str, Any]:
+    """Read configuration files, later ones over earlier ones.
+
+    Raises:
+        InvalidSettingsError: A file can't be read.
+    """
+    config: dict[str, Any] = {}
+    for name in names:
+        try:
+            content = Path(name).read_bytes()  # which may be a pipe: --config <(...)
+        except FileNotFoundError:
+            raise InvalidSettingsError([f"--config: there is no file {name}."]) from None
+        except OSError as error:
+            raise InvalidSettingsError(
+                [f"--config: {name} can't be read: {error.strerror}."]
+            ) from None
+        try:
+            text = content.decode(json.detect_encoding(content))
+        except UnicodeDecodeError:
+            raise InvalidSettingsError([f"--config {name} must be text in UTF-8."]) from None
+        config |= read_lenient_json(text, f"--config {name}")
+    return config
+
+
+def read_environment(schema: Schema, prefix: str) -> dict[str, Any]:
+    """Read settings from the environment and from `.env` in the working folder.
+
+    A text that can't be read as what its setting must be is kept, for the check to report. Empty
+    ones count as not set.
+
+    Args:
+        schema: The settings.
+        prefix: What the names of variables begin with, such as `TARGET_ACTITO_`.
+
+    Raises:
+        InvalidSettingsError: `.env` is not text in UTF-8.
+    """
+    try:
+        load_dotenv(Path.cwd() / ".env")
+    except UnicodeDecodeError:
+        raise InvalidSettingsError([".env must be text in UTF-8."]) from None
+    names = {variable_of(name, prefix): name for name in [*schema["properties"], *REFUSED]}
+    config = {}
+    for variable, text in os.environ.items():
+        if text and (name := names.get(variable)):
+            config[name] = read_text(text, schema["properties"].get(name, {}))
+    return config
+
+
+def variable_of(name: str, prefix: str) -> str:
+    """Return the environment variable of a setting."""
+    return prefix + name.upper().replace("-", "_")
+
+
+_YES, _NO = frozenset({"true", "1", "yes", "on"}), frozenset({"false", "0", "no", "off"})
+
+
+def read_text(text: str, schema: Schema) -> Any:
+    """Read a text as what a setting must be.
+
+    Returns:
+        The value; the text itself where it can't be read.
+    """
+    kinds = schema.get("type", "string")
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    if "boolean" in kinds:
+        return text.lower() in _YES if text.lower() in _YES | _NO else text
+    if "integer" in kinds or "number" in kinds:
+        return _number(text, whole="integer" in kinds)
+    if "array" in kinds or "object" in kinds:
+        if schema.get("items") == {"type": "string"} and not text.lstrip().startswith("["):
+            return [part.strip() for part in text.split(",")]
+        try:
+            return _decode(text, "")
+        except InvalidSettingsError:
+            return text
+    return text
+
+
+def _number(text: str, *, whole: bool) -> Any:
+    try:
+        number = float(text)
+    except ValueError:
+        return text
+    if not whole:
+        return number
+    return int(number) if number.is_integer() else text
+
+
+# Checking
+
+REFUSED = (
+    "flattening_enabled",
+    "flattening_max_depth",
+    "flattening_max_key_length",
+    "flattening_separator",
+)
+"""Settings of the SDK that would hide opt-outs from a target."""
+_EXPECTED = {
+    "array": "a list",
+    "boolean": "true or false",
+    "integer": "a whole number",
+    "number": "a number",
+    "object": "an object",
+    "string": "a string",
+}
+_FOUND = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer"}
+
+
+def normalise(config: MappingABC[str, Any], schema: Schema) -> dict[str, Any]:
+    """Bring values to the form that the check and the types expect, and fill in defaults.
+
+    Numbers with decimals may be texts (Meltano passes them so), whole ones may be written `5.0`,
+    and null, also inside of an object, is the same as not set.
+    """
+    properties = schema["properties"]
+    result = {n: d["default"] for n, d in properties.items() if d.get("default") is not None}
+    for name, value in config.items():
+        described = schema["properties"].get(name, {})
+        if isinstance(value, str) and described.get("type") == "number":
+            value = _number(value, whole=False)  # noqa: PLW2901
+        if isinstance(value, float) and described.get("type") == "integer" and value.is_integer():
+            value = int(value)  # noqa: PLW2901
+        if value is not None:
+            result[name] = _without_nulls(value, described)
+    return result
+
+
+def _without_nulls(value: Any, schema: Any) -> Any:
+    if isinstance(value, list) and "items" in schema:
+        return [_without_nulls(item, schema["items"]) for item in value]
+    if isinstance(value, dict) and (known := schema.get("properties")):
+        return {
+            key: _without_nulls(part, known.get(key, {}))
+            for key, part in value.items()
+            if part is not None
+        }
+    return value
+
+
+def find_refused(config: MappingABC[str, Any]) -> list[str]:
+    """Return one line per setting that must not be used with these plugins."""
+    return [
+        f"{name}: flattened records would hide opt-outs, so they can't be flattened. Remove this "
+        "setting."
+        for name in REFUSED
+        if name in config
+    ]
+
+
+def find_unknown(config: MappingABC[str, Any], schema: Schema) -> list[str]:
+    """Return one line per setting that does not exist, with the one that may be meant."""
+    known = list(schema["properties"])
+    lines = []
+    for name in config:
+        if name not in known and name not in REFUSED:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" Did you mean {close[0]!r}?" if close else ""
+            lines.append(f"Unknown setting {name!r} ignored.{hint}")
+    return lines
+
+
+def find_invalid(
+    config: MappingABC[str, Any], errors: Iterable[Any], prefix: str | None
+) -> list[str]:
+    """Return one line per value that does not fit the schema; values are never shown.
+
+    Args:
+        config: The settings.
+        errors: What the JSON-schema validator found.
+        prefix: What the names of environment variables begin with; None where none were read.
+    """
+    lines = [
+        f"{name}: must be a number."
+        for name, value in config.items()
+        if isinstance(value, (int, float)) and not _is_finite(value)
+    ]
+    for error in errors:
+        where = ".".join(str(part) for part in error.absolute_path) or "settings"
+        variable = variable_of(where, prefix) if prefix else ""
+        from_text = isinstance(error.instance, str) and variable in os.environ
+        if from_text:
+            where = f"{where} (environment variable {variable})"
+        lines.append(f"{where}: {expectation(error, from_text=from_text)}")
+    return lines
+
+
+def _is_finite(value: float) -> bool:
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
+def expectation(error: Any, *, from_text: bool = False) -> str:
+    """Return what a JSON-schema validator expected, without the value it found.
+
+    Args:
+        error: What it found.
+        from_text: Whether the value is a text of the environment that could not be read.
+    """
+    kind, expected = error.validator, error.validator_value
+    if kind == "type":
+        return _expected_type(_listed(expected), error.instance, from_text=from_text)
+    if kind == "enum":
+        return f"must be one of {', '.join(map(str, expected))}."
+    if kind == "required":
+        return f"{', '.join(name for name in expected if name not in error.instance)} missing."
+    if kind == "additionalProperties":
+        known = error.schema.get("properties", {})
+        unknown = ", ".join(sorted(set(error.instance) - set(known)))
+        return f"unknown part {unknown}. Known: {', '.join(known)}."
+    words = {
+        "minimum": f"must be at least {expected}.",
+        "maximum": f"must be at most {expected}.",
+        "exclusiveMinimum": f"must be more than {expected}.",
+        "minLength": "must not be empty.",
+        "minItems": "must not be empty.",
+    }
+    return words.get(kind, f"does not fit the rule {kind}: {expected}.")
+
+
+def _expected_type(kinds: list[str], found: Any, *, from_text: bool) -> str:
+    must = "must be " + " or ".join(_EXPECTED[kind] for kind in kinds if kind != "null")
+    if not from_text:
+        kind = _FOUND.get(type(found), type(found).__name__)
+        return f"{must}, found {_EXPECTED.get(kind, kind)}."
+    structured = {"array", "object"} & set(kinds)
+    return f"{must} in JSON; the text is not valid JSON." if structured else f"{must}."
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

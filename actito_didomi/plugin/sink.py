@@ -12,7 +12,7 @@ from singer_sdk.sinks import Sink
 from actito_didomi import codes
 from actito_didomi.consent.records import shape_of
 from actito_didomi.errors import SettingsError
-from actito_didomi.plugin.base import expectation
+from actito_didomi.plugin.config import expectation
 
 if TYPE_CHECKING:
     import jsonschema_rs

@@ -43,7 +43,6 @@ class BaseTap(BasePlugin, Tap):
         TapCapabilities.DISCOVER,
         PluginCapabilities.ABOUT,
         PluginCapabilities.STREAM_MAPS,
-        PluginCapabilities.FLATTENING,
         PluginCapabilities.STRUCTURED_LOGGING,
     ]
 
@@ -169,16 +168,9 @@ class CheckpointStream(Stream):
             sys.stdout.buffer.flush()
 
     def _needs_looking_into(self) -> bool:
-        maps = self.config.get("stream_maps") or self.config.get("flattening_enabled")
+        maps = self.config.get("stream_maps")
         limited = self.ABORT_AT_RECORD_COUNT is not None
         return bool(maps) or limited or not all(self.mask.values())
-
-
-def texts_of(value: Any) -> list[str]:
-    """Collect all texts of a setting that is secret as a whole."""
-    if isinstance(value, dict):
-        return [text for part in value.values() for text in texts_of(part)]
-    return [value] if isinstance(value, str) else []
 
 
 def _load(file: IO[str] | None, option: str) -> dict[str, Any] | None:

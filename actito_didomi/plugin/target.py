@@ -22,7 +22,6 @@ from actito_didomi import codes, privacy
 from actito_didomi.consent import records
 from actito_didomi.errors import BadInputError, OptOutsRejectedError, StoppedError, code_of
 from actito_didomi.plugin.base import BasePlugin
-from actito_didomi.plugin.config import read_target_settings
 from actito_didomi.plugin.reader import SafeReader
 from actito_didomi.plugin.rejects import Reject, RejectStore
 from actito_didomi.plugin.sink import ConsentSink
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
 
     from actito_didomi.codes import Code
     from actito_didomi.http import ApiSession
+    from actito_didomi.plugin.config import HasTargetSettings
 
 _EXAMPLES = 5
 _BROKEN_INPUT = (
@@ -62,18 +62,17 @@ class ConsentTarget(BasePlugin, Target):
     system: ClassVar[str]
     """The system written to, as people call it."""
     summary_class: ClassVar[type[Summary]]
+    settings: HasTargetSettings
     capabilities: ClassVar[list[CapabilitiesEnum]] = [
         PluginCapabilities.ABOUT,
         PluginCapabilities.STREAM_MAPS,
-        PluginCapabilities.FLATTENING,
         PluginCapabilities.STRUCTURED_LOGGING,
         TargetCapabilities.VALIDATE_RECORDS,
     ]
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.common = read_target_settings(self._config)
-        self.shutdown.grace = self.common.shutdown_grace
+        self.shutdown.grace = self.settings.target.shutdown_grace
         self.summary = self.summary_class()
         self._barriers = StateBarriers()
         self._unsettled = Unsettled([])
@@ -140,7 +139,7 @@ class ConsentTarget(BasePlugin, Target):
     # Settings
 
     @classmethod
-    def append_builtin_config(cls, config_jsonschema: dict[str, Any]) -> None:
+    def append_sdk_config(cls, config_jsonschema: dict[str, Any]) -> None:
         """Add the SDK's settings that have a meaning here.
 
         Those about loading rows into a table (`load_method`, `add_record_metadata`,
@@ -206,7 +205,7 @@ class ConsentTarget(BasePlugin, Target):
         """See whether it is time to write."""
         if self._waiting_since is None and self.waiting:
             self._waiting_since = time.monotonic()
-        if self.waiting >= self.common.max_buffered_people:
+        if self.waiting >= self.settings.target.max_buffered_people:
             self.logger.info("Changes of %d people are gathered.", self.waiting)
             self.flush()
 
@@ -329,7 +328,8 @@ class ConsentTarget(BasePlugin, Target):
     def connect(self) -> RejectStore:
         """Open what is needed for writing, once; give where rejects are kept."""
         if self._rejects is None:
-            rejects = RejectStore(self.common.rejects_path, self.common.max_rejects)
+            target = self.settings.target
+            rejects = RejectStore(target.rejects_path, target.max_rejects)
             self._session = self.open()
             self._rejects = rejects
         return self._rejects
@@ -376,7 +376,7 @@ class ConsentTarget(BasePlugin, Target):
     def _on_idle(self) -> None:
         self.shutdown.check()
         since = self._waiting_since
-        if since is not None and time.monotonic() - since >= self.common.flush_interval:
+        if since is not None and time.monotonic() - since >= self.settings.target.flush_interval:
             self.flush()
 
     # The end
@@ -403,9 +403,9 @@ class ConsentTarget(BasePlugin, Target):
                 ", ".join(self._unmatched_examples),
             )
         self.logger.info("%s", summary.to_text(), extra={"summary": summary.to_dict()})
-        if self.common.report_path:
+        if self.settings.target.report_path:
             try:
-                write_report(summary, self.common.report_path)
+                write_report(summary, self.settings.target.report_path)
             except OSError as error:
                 self.logger.error(  # noqa: TRY400
                     "report_path: the report can't be written: %s", error.strerror

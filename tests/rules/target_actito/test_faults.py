@@ -10,9 +10,10 @@ from typing import Any
 import pytest
 from support import Actito, event, listen, report, run_target, stream_of, tap_config, target_config
 
+from actito_didomi.actito.config import ActitoSettings
 from actito_didomi.actito.session import open_session
 from actito_didomi.errors import ApiError, AuthenticationError, UnavailableError
-from actito_didomi.http import Action, RetryPolicy, _retry_after, action_for
+from actito_didomi.http import Action, ClientSettings, _retry_after, action_for
 from actito_didomi.plugin.shutdown import Shutdown
 from actito_didomi.runtime import Runtime
 from actito_didomi.sandbox.options import SandboxOptions
@@ -189,13 +190,13 @@ def test_no_more_calls_a_minute_than_allowed(
     actito.create_many(PEOPLE)
     actito.steer("reset", {})
     stop = Shutdown(Runtime(), 30)
+    settings = ActitoSettings(
+        api_key=config["api_key"], api_url=config["api_url"], calls_per_minute=10
+    )
     session = open_session(
-        config["api_key"],
-        base_url=config["api_url"],
-        calls_per_minute=10,
+        settings,
+        ClientSettings(request_timeout=5),
         max_concurrency=5,
-        timeout=5,
-        retry=RetryPolicy(),
         stop=stop.requested,
         runtime=Runtime(),
     )

@@ -19,7 +19,7 @@ from support import (
     stream_of,
 )
 
-from target_actito.config import unfold_connector
+from actito_didomi.plugin.connector import unfold_connector
 
 NEW_FORM = {
     "type_id": "actito",
@@ -85,7 +85,10 @@ def test_trailing_commas_are_read(actito: Actito, config: dict[str, Any], tmp_pa
 
 def test_flat_names_win_over_a_connector() -> None:
     """Whatever is set by its own name counts."""
-    flat = unfold_connector({"connector": NEW_FORM, "table_name": "Contacts", "upsert_mode": True})
+    known = {"table_name", "upsert_mode", "entity_id"}
+    given = {"connector": NEW_FORM, "table_name": "Contacts", "upsert_mode": True}
+    flat, problems = unfold_connector(given, known)
+    assert problems == []
     assert flat["table_name"] == "Contacts"
     assert flat["upsert_mode"] is True
     assert flat["entity_id"] == "demo"
@@ -122,15 +125,24 @@ def test_settings_come_from_the_environment(
         ({"mappings": None}, "mappings is missing"),
         ({"mappings": []}, "mappings is missing"),
         ({"mappings": [{"id": "A"}]}, "mappings.0: value missing"),
-        ({"mappings": "Newsletter"}, "mappings: expected array, found string"),
+        ({"mappings": "Newsletter"}, "mappings: must be a list, found a string"),
+        ({"mappings": ["x"]}, "mappings.0: must be an object, found a string"),
+        ({"mappings": [{"id": "A", "value": ""}]}, "mappings.0.value: must not be empty"),
+        ({"mappings": [{**MAPPINGS[0], "typ": "x"}]}, "mappings.0: unknown part typ. Known: id"),
+        (
+            {"mappings": [{**MAPPINGS[0], "type": "segment"}]},
+            "mappings.0.type: must be one of attribute, subscription",
+        ),
+        ({"mappings": [{**MAPPINGS[0], "path": "a.b"}]}, "mappings.0.path: must be a list"),
+        ({"mappings": [{**MAPPINGS[0], "invert": "no"}]}, "mappings.0.invert: must be true or f"),
         ({"mappings": [MAPPINGS[0], MAPPINGS[0]]}, "'Newsletter' occurs 2 times"),
-        ({"environment": "env2"}, "environment: expected one of env0, env1, env3, preprod"),
-        ({"calls_per_minute": 0}, "calls_per_minute: expected at least 1"),
-        ({"upsert_mode": "yes"}, "upsert_mode: expected boolean, found string"),
-        ({"time_zone": "Mars/Olympus"}, "time_zone: 'Mars/Olympus' is no IANA time zone"),
+        ({"environment": "env2"}, "environment: must be one of env0, env1, env3, preprod"),
+        ({"calls_per_minute": 0}, "calls_per_minute: must be at least 1"),
+        ({"upsert_mode": "yes"}, "upsert_mode: must be true or false, found a string"),
+        ({"time_zone": "Mars/Olympus"}, "time_zone: 'Mars/Olympus' is not an IANA time zone"),
         ({"api_url": "api.actito.com"}, "api_url must begin with https://"),
         ({"type_id": "hubspot"}, "for another system"),
-        ({"mapings": []}, "There is no setting 'mapings'; it is ignored. Did you mean 'mappings'"),
+        ({"mapings": []}, "Unknown setting 'mapings' ignored. Did you mean 'mappings'?"),
     ],
 )
 def test_a_wrong_setting_says_which_and_what_to_do(
