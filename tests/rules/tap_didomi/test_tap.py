@@ -406,7 +406,7 @@ def test_a_cursor_that_is_no_longer_taken_starts_the_scan_anew(
         ({"api_secret": "wrong-secret"}, "refuses api_key and api_secret"),
         ({"organization_id": "other"}, "status 403"),
         ({"api_key": None}, "api_key missing"),
-        ({"on_bad_line": "ignore"}, "on_bad_line: expected one of fail, skip"),
+        ({"on_bad_line": "ignore"}, "on_bad_line: must be one of fail, skip"),
     ],
 )
 def test_wrong_settings_say_what_to_do(
