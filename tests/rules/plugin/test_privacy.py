@@ -149,7 +149,7 @@ def test_wrong_settings_are_told_without_their_values(
     key = "123456789012"
     run = run_target({**config, "api_key": int(key)}, tmp_path, [], LOGLEVEL="DEBUG")
     assert run.exit_code == 1
-    assert "api_key: expected string" in run.err
+    assert "api_key: must be a string" in run.err
     assert_clean(run, key)
     text = '{"api_key": "' + config["api_key"] + '", "entity_id": }'
     run = run_plugin("target-actito", text, tmp_path, LOGLEVEL="DEBUG")
