@@ -255,8 +255,8 @@ def test_schemas_are_checked_when_asked_for(config, actito, tmp_path, validate) 
     assert [r["reason"] for r in rejects(config)] == (
         [
             (
-                "The record does not fit its stream's schema: domain: must be a whole number, found a "
-                "string."
+                "The record does not fit its stream's schema: domain: must be a whole number, "
+                "found a string."
             )
         ]
         if validate
