@@ -1,18 +1,8 @@
 """The codes of errors, rejects and skips: one table.
 
 Programs go by the name (in reports, rejects and settings), people search for the number. Texts may
-change; numbers, names and their meaning never do. A code that is retired keeps its number: add new
-ones at the end of their hundred.
-
-====== ==========================================================
-AD1xx  configuration: settings, mappings, accounts, paths
-AD2xx  input: messages, files, records
-AD3xx  Actito refuses
-AD4xx  Didomi refuses
-AD5xx  requests: rights, availability, quota, unexpected responses
-AD6xx  skips
-AD7xx  runs
-====== ==========================================================
+change; numbers, names and their meaning never do. The hundred of a number is its group (`GROUPS`):
+a new code gets the next free number of its group, and a retired one keeps its own.
 
 `docs/reference/codes.md` is generated from this table.
 """
@@ -20,9 +10,23 @@ AD7xx  runs
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 Kind = Literal["error", "reject", "skip"]
+
+GROUPS: Mapping[int, str] = {
+    1: "configuration: settings, mappings, accounts, paths",
+    2: "input: messages, files, records",
+    3: "changes that Actito refuses",
+    4: "events that Didomi refuses",
+    5: "requests: rights, availability, quota, unexpected responses",
+    6: "skips",
+    7: "runs",
+}
+"""Titles of the groups, by the hundred of their numbers."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +34,7 @@ class Code:
     """One kind of error, reject or skip.
 
     Attributes:
-        number: Unique; its hundred is the group.
+        number: Unique; its hundred is the key of its group.
         name: Unique; snake_case, the same as the constant's name in lower case.
         kind: `error` ends the run; `reject` concerns one record or change, which is kept with its
             reason (a tap, which keeps no rejects, ends with it); `skip` is left out on purpose.

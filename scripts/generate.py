@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from code_reference import codes_page
 
 from tap_actito import config as actito_settings
 from tap_actito.tap import TapActito
@@ -247,6 +248,7 @@ def made() -> dict[Path, str]:
         ROOT / "meltano.yml": meltano_yml(),
         ROOT / ".env.example": env_example(),
         readme_path: readme(readme_path.read_text(encoding="utf-8")),
+        ROOT / "docs" / "reference" / "codes.md": codes_page(),
     }
 
 
