@@ -245,7 +245,7 @@ class TargetActito(ConsentTarget):
                         "subscriptions": change.subscriptions,
                     },
                     status=outcome.status,
-                    answer=outcome.body,
+                    response=outcome.body,
                 ),
             )
         elif outcome is Written.UPDATED:

@@ -169,7 +169,7 @@ class TargetDidomi(ConsentTarget):
                     opt_out=outcome.refused_opt_out,
                     record=incoming.record,
                     status=refused.status if refused else None,
-                    answer=refused.body if refused else None,
+                    response=refused.body if refused else None,
                 )
             )
             return

@@ -31,7 +31,7 @@ class Reject:
         change: What was to be written: `attributes` and `subscriptions`.
         record: The record itself, where no change could be made of it.
         status: HTTP status, where an API refused it.
-        answer: The API's answer, as it came.
+        response: The API's response, as it came.
     """
 
     code: Code
@@ -41,7 +41,7 @@ class Reject:
     change: dict[str, Any] | None = None
     record: Any = None
     status: int | None = None
-    answer: str | None = None
+    response: str | None = None
 
 
 class RejectStore:
@@ -84,7 +84,7 @@ class RejectStore:
             "status": reject.status,
             "code": reject.code.name,
             "reason": reject.reason,
-            "answer": reject.answer,
+            "response": reject.response,
             "record": reject.record,
         }
         self._append(msgspec.json.encode(line, enc_hook=str) + b"\n")
