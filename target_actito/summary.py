@@ -1,4 +1,4 @@
-"""What a run of target-actito did."""
+"""The counts of a run of target-actito."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ class ActitoSummary(Summary):
     """Counts of one run.
 
     Attributes:
-        updated: Profiles changed. Of people whose change was spread over several imports, how many
-            are updated and how many unmatched is reckoned from what the imports count.
+        updated: Profiles changed. If a person's change was spread over several imports, the
+            numbers of updated and unmatched people are estimated from the imports' counts.
         created: Profiles created.
-        imported: People in imports of which Actito doesn't tell how many were updated.
-        deferred: Changes that wait for the next run, for want of imports.
+        imported: People in imports for which Actito does not report the number of updates.
+        deferred: Changes that wait for the next run, because no import is left.
         imports: Bulk imports that were carried out.
-        newer: Choices left out for newer ones that people made in Actito, as tap-actito found.
+        newer: Choices superseded by people's newer ones in Actito, as tap-actito found.
     """
 
     updated: int = 0
@@ -29,17 +29,17 @@ class ActitoSummary(Summary):
     newer: int = 0
 
     def outcome(self) -> list[Line]:
-        """Give the lines about what became of the people."""
+        """Return the lines about the people and their choices."""
         return [
             Line("  updated", self.updated),
             Line("  created", self.created),
             Line("  unmatched", self.unmatched),
-            Line("  unchanged", self.unchanged, "nothing but null or unmapped choices"),
-            Line("  imported", self.imported, "Actito doesn't tell what became of them", rare=True),
-            Line("choices left", self.newer, "people's own in Actito are newer", rare=True),
-            Line("  deferred", self.deferred, "the next run writes them", rare=True),
+            Line("  unchanged", self.unchanged, "only null or unmapped choices"),
+            Line("  imported", self.imported, "result not reported by Actito", rare=True),
+            Line("  superseded", self.newer, "choices; newer ones in Actito", rare=True),
+            Line("  deferred", self.deferred, "for the next run", rare=True),
         ]
 
     def effort(self) -> list[Line]:
-        """Give the lines about what it took."""
+        """Return the lines about requests and imports."""
         return [*super().effort(), Line("imports", self.imports, rare=True)]

@@ -1,4 +1,4 @@
-"""What a run did, as lines for a person and as JSON for a program."""
+"""The counts of a run, as text for people and as JSON for programs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Line(NamedTuple):
 
     Attributes:
         name: What is counted.
-        number: How many.
-        note: What to know of it, or nothing.
-        rare: Whether it is left out where nothing was counted.
+        number: The count.
+        note: A remark, or nothing.
+        rare: Whether the line is left out if the count is 0.
     """
 
     name: str
@@ -38,13 +38,13 @@ class Summary:
     Attributes:
         records: Records read, of all streams.
         people: People seen in records that were not skipped, or only as by a skipped delegate.
-        unmatched: People whom the other side doesn't know, left alone.
+        unmatched: People unknown to the other side, who are left alone.
         unchanged: People for whom there was nothing to write.
-        rejected: What could not be written; it stands in the rejects file.
-        rejected_opt_outs: How many of these hold an opt-out.
+        rejected: Changes and records that could not be written; they are in the rejects file.
+        rejected_opt_outs: How many of these contain an opt-out.
         skipped: Records skipped, by the name of the code.
-        calls: Requests to the API, tries and token calls included.
-        retries: How many of these were tries of the same call again.
+        calls: Requests to the API, including repeated attempts and requests for tokens.
+        retries: How many of these repeated an earlier attempt.
         seconds: Time from start to end.
         status: `success`, `opt-outs rejected`, `stopped by SIGTERM` (or SIGINT) or `failed`.
         code: Name of the code of the error that ended the run; None after a success.
@@ -68,15 +68,15 @@ class Summary:
         self.skipped[code.name] += 1
 
     def outcome(self) -> list[Line]:
-        """Give the lines about what became of the people."""
+        """Return the lines about the people and their choices."""
         raise NotImplementedError
 
     def effort(self) -> list[Line]:
-        """Give the lines about what it took."""
-        return [Line("calls", self.calls, f"{self.retries:,} of them repeated")]
+        """Return the lines about requests."""
+        return [Line("requests", self.calls, f"{self.retries:,} repeated")]
 
     def to_dict(self) -> dict[str, Any]:
-        """Give the counts as plain data, ready for JSON."""
+        """Return the counts as plain data, ready for JSON."""
         return {
             **vars(self),
             "skipped": dict(sorted(self.skipped.items())),
@@ -84,7 +84,7 @@ class Summary:
         }
 
     def to_text(self) -> str:
-        """Word the counts for the end of a log."""
+        """Return the counts as text, for the end of a log."""
         skipped = ", ".join(
             f"{n:,} {name.replace('_', ' ')}" for name, n in sorted(self.skipped.items())
         )
@@ -111,7 +111,7 @@ class Summary:
 
 
 def write_report(summary: Summary, path: str) -> None:
-    """Write the counts as JSON; the file is whole or not there.
+    """Write the counts as JSON; the file is complete or absent.
 
     Raises:
         OSError: The file can't be written.
