@@ -1,7 +1,7 @@
-"""One HTTP session for both APIs: a call budget, retries, and what to do with each answer.
+"""One HTTP session for both APIs: a request budget, retries, and an action for each status.
 
-What to do with a status is a table (`ACTIONS`), not a chain of conditions. The path of a call may
-name a person, so only its `route` (the path with placeholders) is ever printed.
+The action for a status stands in a table (`ACTIONS`), not in a chain of conditions. The path of a
+request may name a person, so only its `route` (the path with placeholders) is ever printed.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ logger = logging.getLogger(__name__)
 
 _BODY_LIMIT = 2_000
 _PATIENCE = 60.0
-"""Seconds that `Retry-After` may ask for in any case; beyond, no more than all tries may take."""
+"""Seconds that `Retry-After` may always ask for; a longer wait must fit into `retry_seconds`."""
 _WINDOW_MS = 60_500
-"""A minute and a little: the server's clock starts when a call arrives, ours when it leaves."""
+"""A little over a minute: the server counts a request on arrival, we count it when it is sent."""
 
 
 class Action(enum.Enum):
-    """What to do with an answer."""
+    """What to do with a response."""
 
     SUCCESS = enum.auto()
     REAUTHENTICATE = enum.auto()
@@ -60,14 +60,14 @@ ACTIONS: Mapping[int, Action] = {
     425: Action.RETRY,
     429: Action.RETRY,
 }
-"""By status; beyond these any 2xx is a success, any 5xx is tried again, all else is final.
+"""By status. Any other 2xx is a success, any 5xx but 501 is retried, everything else is final.
 
-501 is final: it says that the server doesn't know the method.
+501 is final since the server doesn't support the method.
 """
 
 
 def action_for(status: int) -> Action:
-    """Look up what to do with an HTTP status."""
+    """Return what to do with an HTTP status."""
     if known := ACTIONS.get(status):
         return known
     if 200 <= status < 300:  # noqa: PLR2004
@@ -122,7 +122,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Response:
-    """A successful answer.
+    """A successful response.
 
     Attributes:
         status: HTTP status, 2xx.
@@ -134,7 +134,7 @@ class Response:
 
 
 @dataclass
-class CallCount:
+class RequestCount:
     """How many requests were sent, and how many of them repeated an earlier one."""
 
     calls: int = 0
@@ -163,17 +163,17 @@ class Authenticator(abc.ABC):
 
     @abc.abstractmethod
     def fetch(self, session: ApiSession) -> tuple[object, float]:
-        """Fetch a token by a call of the session.
+        """Request a token.
 
         Returns:
-            The token, and the seconds for which to use it.
+            The token, and for how many seconds to use it.
         """
 
     def headers(self, session: ApiSession) -> dict[str, str]:
-        """Give the headers of the next call, with a new token where one is needed.
+        """Return the headers of the next request; renew the token if needed.
 
         Raises:
-            AuthenticationError: The answer holds no token.
+            AuthenticationError: The response holds no token.
         """
         with self._lock:
             if self._token is None or self._runtime.monotonic() >= self._renew_at:
@@ -181,14 +181,14 @@ class Authenticator(abc.ABC):
                 token, use_for = self.fetch(session)
                 if not isinstance(token, str) or not token:
                     raise AuthenticationError(
-                        f"The answer of {session.api} holds no token. Check `api_url`."
+                        f"The response of {session.api} holds no token. Check `api_url`."
                     )
                 privacy.protect([token])
                 self._token, self._renew_at = token, asked_at + use_for
             return {"Authorization": f"Bearer {self._token}"}
 
     def expire(self, headers: dict[str, str]) -> None:
-        """Forget the token in these headers: the server refused it."""
+        """Discard the token in these headers, which the server refused."""
         with self._lock:
             # Another thread may have renewed it already: its new token must stay.
             if headers.get("Authorization") == f"Bearer {self._token}":
@@ -196,7 +196,7 @@ class Authenticator(abc.ABC):
 
 
 class _RetryError(Exception):
-    """A try that failed in a way worth trying again."""
+    """An attempt that failed and is worth repeating."""
 
     def __init__(
         self, reason: str, retry_after: float | None = None, status: int | None = None
@@ -208,14 +208,14 @@ class _RetryError(Exception):
 
 
 class ApiSession:
-    """Calls to one API, from any number of threads.
+    """Requests to one API, from any number of threads.
 
     Args:
         base_url: Address that paths are appended to.
-        authenticator: Supplies the headers of calls.
+        authenticator: Supplies the headers of requests.
         api: Name of the API for messages.
-        max_concurrency: Connections kept open; callers keep to it by their number of threads.
-        calls_per_minute: Requests in any minute, tries included; None for no limit.
+        max_concurrency: Connections kept open; callers limit their number of threads to it.
+        calls_per_minute: Maximum requests in any minute, retries included; None for no limit.
         client: Timeout and retries. Actito slows down rather than refuse, hence a long timeout.
         stop: Set to end all waiting at once.
         runtime: Clock and transport.
@@ -235,7 +235,7 @@ class ApiSession:
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.api = api
-        self.count = CallCount()
+        self.count = RequestCount()
         self._authenticator = authenticator
         self._client = client
         self._stop = stop
@@ -264,35 +264,35 @@ class ApiSession:
         headers: dict[str, str] | None = None,
         once: bool = False,
     ) -> Response:
-        """Make a call, and try again as long as that makes sense.
+        """Send a request, and retry while that makes sense.
 
         Args:
             method: HTTP method.
             path: Path below `base_url`, percent-encoded.
-            route: The same for messages: placeholders stand for whatever names a person.
+            route: The same for messages, with placeholders for what identifies a person.
             params: Query parameters.
             json: Body.
-            parts: Makes the parts of a `multipart/form-data` body, anew for each try: by name what
-                `requests` takes as a file. Open files are streamed.
+            parts: Makes the parts of a `multipart/form-data` body for each attempt: by name, what
+                `requests` accepts as a file. Open files are streamed.
             headers: Headers in place of the authenticator's.
-            once: Don't repeat it when it is unclear whether it was carried out, or refused for now;
-                only a refused token is renewed.
+            once: Do not retry if it may have been carried out or was refused temporarily; only a
+                refused token is renewed.
 
         Raises:
             AuthenticationError: The credentials are refused, twice.
-            RequestRejectedError: This call is refused for good.
-            UnavailableError: No usable answer, after all retries.
+            RequestRejectedError: This request is refused for good.
+            UnavailableError: No usable response after all attempts.
             StoppedError: The process is shutting down.
         """
         call = f"{method} {route}"
         renewed = False
-        tries = 0
+        attempts = 0
 
         def attempt() -> Response:
-            nonlocal renewed, tries
+            nonlocal renewed, attempts
             while True:
                 own = headers if headers is not None else self._authenticator.headers(self)
-                tries += 1
+                attempts += 1
                 response = self._send(
                     method,
                     path,
@@ -301,7 +301,7 @@ class ApiSession:
                     json=json,
                     parts=parts() if parts else None,
                     headers=own,
-                    retry=tries > 1,
+                    retry=attempts > 1,
                 )
                 action = action_for(response.status_code)
                 if action is Action.SUCCESS:
@@ -315,7 +315,7 @@ class ApiSession:
                 if action is Action.REAUTHENTICATE:
                     if headers is not None or renewed:
                         raise AuthenticationError(
-                            f"{self.api} refuses the credentials ({call} answered 401). "
+                            f"{self.api} refuses the credentials ({call}: status 401). "
                             "Check the key and its access rights."
                         )
                     renewed = True
@@ -332,13 +332,13 @@ class ApiSession:
         except _RetryError as error:
             self._check_stop()
             raise UnavailableError(
-                f"{self.api}: {call} failed after {tries} attempts: {error.reason}. Nothing is "
+                f"{self.api}: {call} failed after {attempts} attempts: {error.reason}. Nothing is "
                 "lost: run again when the API is available.",
                 status=error.status,
             ) from None
 
     def _retrying(self, call: str) -> tenacity.Retrying:
-        """Assemble the retry rules; a pause ends at once when the process is told to stop."""
+        """Return the retry rules; a pause ends at once when the process is to stop."""
         client = self._client
         started = self._runtime.monotonic()
         backoff = tenacity.wait_exponential_jitter(
@@ -449,7 +449,7 @@ class ApiSession:
 
 def _retry_error(state: tenacity.RetryCallState) -> _RetryError:
     error = state.outcome.exception() if state.outcome else None
-    return error if isinstance(error, _RetryError) else _RetryError("nothing")
+    return error if isinstance(error, _RetryError) else _RetryError("no response")
 
 
 def _decode(response: requests.Response, call: str) -> Any:

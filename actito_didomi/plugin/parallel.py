@@ -8,10 +8,9 @@ from actito_didomi.errors import StoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from concurrent.futures import Future
 
     from actito_didomi.plugin.shutdown import Shutdown
-    from actito_didomi.runtime import Runtime
+    from actito_didomi.runtime import Future, Runtime
 
 _TICK = 0.2
 _PROGRESS_INTERVAL = 10.0
