@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from requests.adapters import BaseAdapter
 
+__all__ = ["Event", "Future", "Pool", "Runtime", "ThreadPool"]
+
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
