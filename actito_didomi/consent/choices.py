@@ -1,4 +1,4 @@
-"""The choices in consents: read from any of their forms, and written as an event holds them. Pure.
+"""The choices in consents: read from any of their forms, written in the form of an event. Pure.
 
 A choice has a path, as mappings name it: `("consents", "channels", "email", "enabled")`, or
 `("consents", "purposes", PURPOSE, "values", PREFERENCE, VALUE)` for a value of a preference.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Path = tuple[str, ...]
 Answer = tuple[str, ...]
-"""The values of a preference that are chosen, in the order given."""
+"""The values of a preference that are chosen, in their order in the record."""
 
 _NODES = ("channels", "purposes", "preferences")
 _VENDORS = (
@@ -44,19 +44,19 @@ class ConsentChoices:
     answers: Mapping[Path, Answer] = field(default_factory=dict)
 
     def says(self, path: Path) -> bool | None:
-        """Give the choice at a path; None where there is none."""
+        """Return the choice at a path; None where there is none."""
         if path in self.single:
             return self.single[path]
         answer = self.answers.get(path[:-1])
         return None if answer is None else path[-1] in answer
 
     def after(self, later: ConsentChoices) -> ConsentChoices:
-        """Give what holds once later choices were made, too."""
+        """Return what counts after later choices."""
         return ConsentChoices({**self.single, **later.single}, {**self.answers, **later.answers})
 
 
 def is_value(path: Path) -> bool:
-    """Tell whether a path leads to a value of a preference."""
+    """Return whether a path leads to a value of a preference."""
     return len(path) == _VALUE_PARTS and path[3] == "values"
 
 
@@ -72,7 +72,7 @@ def read_choices(consents: Mapping[str, Any]) -> ConsentChoices:
     comma-separated texts), or below a preference as a list of `{id, enabled}`.
 
     Raises:
-        BadInputError: They are not of Didomi's form. The text holds no value of them.
+        BadInputError: They are not of Didomi's form. The message holds no value of them.
     """
     single: dict[Path, bool] = {}
     answers: dict[Path, Answer] = {}
@@ -96,7 +96,7 @@ def _walk(node: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, bool | An
         if choice is not None:
             if not isinstance(choice, bool):
                 raise BadInputError(
-                    codes.INVALID_RECORD, f"`{name}` of a choice is neither true, false nor null."
+                    codes.INVALID_RECORD, f"`{name}` of a choice must be true, false or null."
                 )
             yield (*path, name), choice
     for name in _NODES:
@@ -123,7 +123,7 @@ def _nodes(node: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
     found = _list(node, name)
     if not all(isinstance(below, dict) and isinstance(below.get("id"), str) for below in found):
         raise BadInputError(
-            codes.INVALID_RECORD, f"`{name}` of consents holds something without an `id`."
+            codes.INVALID_RECORD, f"`{name}` of consents must hold only objects with an `id`."
         )
     return found
 
@@ -133,7 +133,7 @@ def _list(node: Mapping[str, Any], name: str) -> list[Any]:
     if found is None:
         return []
     if not isinstance(found, list):
-        raise BadInputError(codes.INVALID_RECORD, f"`{name}` of consents is no list.")
+        raise BadInputError(codes.INVALID_RECORD, f"`{name}` of consents must be a list.")
     return found
 
 
@@ -142,14 +142,14 @@ def _object(node: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     if found is None:
         return {}
     if not isinstance(found, dict):
-        raise BadInputError(codes.INVALID_RECORD, f"`{name}` of consents is no object.")
+        raise BadInputError(codes.INVALID_RECORD, f"`{name}` of consents must be an object.")
     return found
 
 
 def to_consents(
     choices: Iterable[tuple[Path, bool]], answers: Iterable[tuple[Path, Answer]] = ()
 ) -> dict[str, Any]:
-    """Make the consents of an event.
+    """Return the consents of an event.
 
     Args:
         choices: Choices by their paths, each once. A value of a preference is put among the
@@ -173,7 +173,7 @@ def to_consents(
 
 
 def _node_at(consents: dict[str, Any], steps: Iterable[str]) -> dict[str, Any]:
-    """Give the node that names and ids in turn lead to, made where it isn't there."""
+    """Return the node that names and ids in turn lead to; it is added if it is missing."""
     node, steps = consents, list(steps)
     for name, key in zip(steps[::2], steps[1::2], strict=True):
         nodes = node.setdefault(name, [])
