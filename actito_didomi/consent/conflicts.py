@@ -143,11 +143,8 @@ def newest(known: Act | None, act: Act) -> Act:
     newer = act if prevails(act, known, timedelta(0)) else known
     if known.value is not act.value or "baseline" in (known.source, act.source):
         return newer
-    return structs.replace(
-        newer,
-        earliest=max(known.earliest, act.earliest),
-        latest=max(known.latest, act.latest),
-    )
+    # `newer` is the one that ends later.
+    return structs.replace(newer, earliest=max(known.earliest, act.earliest))
 
 
 def winner(
