@@ -428,18 +428,23 @@ def find_invalid(
         errors: What the JSON-schema validator found.
         prefix: What the names of environment variables begin with; None where none were read.
     """
+    variables = {name: variable_of(name, prefix) for name in config} if prefix else {}
+    given = {name: v for name, v in variables.items() if v in os.environ}
+
+    def named(setting: str, where: str) -> str:
+        variable = given.get(setting)
+        return f"{where} (environment variable {variable})" if variable else where
+
     lines = [
-        f"{name}: must be a number."
+        f"{named(name, name)}: must be a number."
         for name, value in config.items()
         if isinstance(value, (int, float)) and not _is_finite(value)
     ]
     for error in errors:
-        where = ".".join(str(part) for part in error.absolute_path) or "settings"
-        variable = variable_of(where, prefix) if prefix else ""
-        from_text = isinstance(error.instance, str) and variable in os.environ
-        if from_text:
-            where = f"{where} (environment variable {variable})"
-        lines.append(f"{where}: {expectation(error, from_text=from_text)}")
+        path = [str(part) for part in error.absolute_path] or ["settings"]
+        from_text = isinstance(error.instance, str) and len(path) == 1 and path[0] in given
+        problem = expectation(error, from_text=from_text)
+        lines.append(f"{named(path[0], '.'.join(path))}: {problem}")
     return lines
 
 

@@ -65,9 +65,9 @@ def _read(pasted: Any) -> dict[str, Any]:
     """Read the setting `connector`."""
     if isinstance(pasted, dict):
         return pasted
-    if pasted is None or (isinstance(pasted, str) and not pasted.strip()):
-        return {}
-    return read_lenient_json(pasted if isinstance(pasted, str) else "", "connector")
+    if not isinstance(pasted, (str, type(None))):
+        raise InvalidSettingsError(["connector must be an object, or its text."])
+    return read_lenient_json(pasted, "connector") if pasted and pasted.strip() else {}
 
 
 def _settings_of(source: dict[str, Any]) -> dict[str, Any]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from singer_sdk.typing import DEFAULT_JSONSCHEMA_VALIDATOR
 from support import (
     BIN,
     MAPPINGS,
@@ -19,7 +23,19 @@ from support import (
     stream_of,
 )
 
+from actito_didomi.errors import InvalidSettingsError
+from actito_didomi.plugin.config import (
+    find_invalid,
+    normalise,
+    read_config_files,
+    read_settings,
+    read_text,
+    schema_of,
+    secret_texts,
+)
 from actito_didomi.plugin.connector import unfold_connector
+from tap_actito.config import Settings as TapSettings
+from target_actito.config import Settings
 
 NEW_FORM = {
     "type_id": "actito",
@@ -44,6 +60,19 @@ OLD_FORM = {
         "properties": MAPPINGS,
     },
 }
+
+
+PUBLISHED = """{
+  "type_id": "actito", // as it stands in Didomi's documentation
+  "authentication": {"private_api_key:" "sandbox-actito-key"},
+  "properties": {
+    "entity_id": "demo", "table_name": "Profiles", "user_unique_key": "customerId",
+  },
+  "mappings": [{"id": "Newsletter", "value": "consents_channels_email_enabled"}],
+  "upsert_mode": false,
+}"""
+SCHEMA = schema_of(Settings)
+PREFIX = "TARGET_ACTITO_"
 
 
 def rest(config: dict[str, Any]) -> dict[str, Any]:
@@ -92,6 +121,56 @@ def test_flat_names_win_over_a_connector() -> None:
     assert flat["table_name"] == "Contacts"
     assert flat["upsert_mode"] is True
     assert flat["entity_id"] == "demo"
+
+
+def test_the_published_example_is_read() -> None:
+    """Comments, trailing commas and its misplaced colon."""
+    flat, problems = unfold_connector({"connector": PUBLISHED}, SCHEMA["properties"])
+    assert problems == []
+    assert flat == {
+        "api_key": "sandbox-actito-key",
+        "entity_id": "demo",
+        "table_name": "Profiles",
+        "user_unique_key": "customerId",
+        "mappings": [MAPPINGS[0]],
+        "upsert_mode": False,
+    }
+
+
+def test_tap_actito_takes_the_connector_object(url: str, tmp_path: Path) -> None:
+    """As it is; what concerns targets only is left out without a word."""
+    settings = {"api_url": f"{url}/actito"}
+    text = PUBLISHED.replace('"type_id"', f'"api_url": "{settings["api_url"]}", "type_id"')
+    for config in (text, json.dumps({**settings, "connector": NEW_FORM})):
+        run = run_plugin("tap-actito", config, tmp_path, "--discover")
+        assert run.exit_code == 0, run.err
+        assert "Unknown setting" not in run.err
+        assert "consent_events" in run.out
+
+
+@pytest.mark.parametrize(
+    ("connector", "words"),
+    [
+        ([1], "connector must be an object, or its text"),
+        ("{x", "connector is not valid JSON (line 1)"),
+        ("[]", "connector must be a JSON object of settings"),
+        ({"type_id": "hubspot"}, "type_id must be 'actito'"),
+    ],
+)
+def test_a_wrong_connector_says_so(connector: Any, words: str) -> None:
+    """By one line, without its content."""
+    _, problems = unfold_connector({"connector": connector}, SCHEMA["properties"])
+    assert len(problems) == 1
+    assert words in problems[0]
+
+
+def test_parts_of_the_connector_are_no_settings() -> None:
+    """They are unfolded before the check."""
+    parts = {"type_id", "authentication", "properties", "config", "enable_webhooks"}
+    for settings in (Settings, TapSettings):
+        assert not parts & set(schema_of(settings)["properties"])
+    flat, _ = unfold_connector(NEW_FORM, SCHEMA["properties"])
+    assert not parts & set(flat)
 
 
 def test_settings_come_from_the_environment(
@@ -153,6 +232,159 @@ def test_a_wrong_setting_says_which_and_what_to_do(
     assert words in run.err
     assert run.exit_code == (0 if "mapings" in changes else 1)
     assert "Traceback" not in run.err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("calls_per_minute", "50", 50),
+        ("calls_per_minute", "100.0", 100),
+        ("calls_per_minute", "100.5", "100.5"),
+        ("calls_per_minute", "abc", "abc"),
+        ("retry_seconds", "1.5", 1.5),
+        ("retry_seconds", "soon", "soon"),
+        ("upsert_mode", "TRUE", True),
+        ("upsert_mode", "off", False),
+        ("upsert_mode", "ja", "ja"),
+        ("skip_delegates", '["a", "b"]', ["a", "b"]),
+        ("skip_delegates", "a, b", ["a", "b"]),
+        ("mappings", '[{"id": "A", "value": "v",}]', [{"id": "A", "value": "v"}]),
+        ("mappings", "[{", "[{"),
+        ("storage_options", '{"key": "k"}', {"key": "k"}),
+        ("table_name", "12", "12"),
+    ],
+)
+def test_texts_of_the_environment_are_read_as_the_schema_says(
+    name: str, text: str, value: Any
+) -> None:
+    """What can't be read stays as it is, for the check to report."""
+    read = read_text(text, SCHEMA["properties"][name])
+    assert (read, type(read)) == (value, type(value))
+
+
+def test_wrong_texts_of_the_environment_name_setting_and_variable(tmp_path: Path) -> None:
+    """And what was expected, all at once and last, but never the value."""
+    texts = {
+        "CALLS_PER_MINUTE": "abc-value",
+        "RETRY_SECONDS": "nan",
+        "UPSERT_MODE": "ja-value",
+        "MAPPINGS": "[{value",
+        "STORAGE_OPTIONS": "value",
+        "WRITE_MODE": "value",
+        "FLATTENING_ENABLED": "true",
+    }
+    environment = {PREFIX + name: text for name, text in texts.items()}
+    run = run_plugin("target-actito", {}, tmp_path, "--config", "ENV", **environment)
+    assert run.exit_code == 1
+    before, reasons = run.err.split("Config validation failed")
+    for words in (
+        f"calls_per_minute (environment variable {PREFIX}CALLS_PER_MINUTE): must be a whole number",
+        f"retry_seconds (environment variable {PREFIX}RETRY_SECONDS): must be a number",
+        f"upsert_mode (environment variable {PREFIX}UPSERT_MODE): must be true or false",
+        f"mappings (environment variable {PREFIX}MAPPINGS): must be a list in JSON",
+        f"storage_options (environment variable {PREFIX}STORAGE_OPTIONS): must be an object in J",
+        f"write_mode (environment variable {PREFIX}WRITE_MODE): must be one of auto, bulk, single",
+        "flattening_enabled: flattened records would hide opt-outs",
+    ):
+        assert words in reasons
+    assert "value" not in before + reasons.replace("enabled (", "")
+
+
+def test_env_is_read_from_the_working_folder(tmp_path: Path) -> None:
+    """`.env` counts with `--config ENV`; variables that are set win; empty ones are not set."""
+    (tmp_path / ".env").write_text(
+        f'{PREFIX}API_URL=api.file\n{PREFIX}TIME_ZONE=Mars/File\n{PREFIX}ENVIRONMENT=""\n'
+    )
+    environment = {f"{PREFIX}TIME_ZONE": "Mars/Shell", f"{PREFIX}RETRY_TRIES": ""}
+    run = run_plugin("target-actito", {}, tmp_path, "--config", "ENV", **environment)
+    assert "api_url must begin with" in run.err
+    assert "'Mars/Shell' is not an IANA time zone" in run.err
+    assert "environment:" not in run.err
+    assert "retry_tries" not in run.err
+
+
+@pytest.mark.parametrize("plugin", ["target-actito", "target-didomi", "tap-actito", "tap-didomi"])
+def test_flattening_is_refused(tmp_path: Path, plugin: str) -> None:
+    """It would hide opt-outs: even where it is switched off, its place is not here."""
+    run = run_plugin(plugin, {"flattening_enabled": True}, tmp_path)
+    assert run.exit_code == 1
+    assert "flattening_enabled: flattened records would hide opt-outs" in run.err
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "1e999"])
+def test_a_number_is_finite(tmp_path: Path, number: str) -> None:
+    """Whatever a lenient reader takes for one."""
+    run = run_plugin("tap-didomi", f'{{"retry_seconds": {number}}}', tmp_path)
+    assert run.exit_code == 1
+    assert "retry_seconds: must be a number" in run.err
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32-le"])
+def test_a_file_is_read_in_any_unicode(tmp_path: Path, encoding: str) -> None:
+    """As Windows writes them, too."""
+    path = tmp_path / "config.json"
+    path.write_bytes('{"entity_id": "Société"}'.encode(encoding))
+    assert read_config_files([str(path)]) == {"entity_id": "Société"}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfe\xd8", "must be text in UTF-8"),
+        (b"{", "is not valid JSON (line 1)"),
+        (b"[" * 100_000, "is not valid JSON"),
+        (b"3", "must be a JSON object of settings"),
+    ],
+)
+def test_a_file_that_cannot_be_read_says_so(tmp_path: Path, content: bytes, words: str) -> None:
+    """By its name, without its content."""
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(InvalidSettingsError) as caught:
+        read_config_files([str(path)])
+    assert words in caught.value.errors[0]
+    assert "config.json" in caught.value.errors[0]
+
+
+def test_a_file_may_be_a_pipe(tmp_path: Path) -> None:
+    """As of `--config <(...)`."""
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    import threading
+
+    threading.Thread(target=path.write_text, args=('{"entity_id": "x"}',)).start()
+    assert read_config_files([str(path)]) == {"entity_id": "x"}
+
+
+def test_every_text_of_a_secret_setting_is_secret() -> None:
+    """Also inside of objects and lists."""
+    config = {
+        "api_key": "the-key",
+        "entity_id": "demo",
+        "storage_options": {"key": "access", "client": {"secrets": ["inner", 5]}},
+        "snapshot_url": "postgresql://user:password@host/db",
+    }
+    assert set(secret_texts(config, SCHEMA)) == {
+        "the-key",
+        "access",
+        "inner",
+        "postgresql://user:password@host/db",
+    }
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda part: st.lists(part) | st.dictionaries(st.text(), part),
+)
+
+
+@given(st.sampled_from(sorted(SCHEMA["properties"])), JSON)
+def test_any_value_is_typed_or_reported(name: str, value: Any) -> None:
+    """What passes the check has a type; nothing ends in an unexpected error."""
+    config = normalise({name: value}, SCHEMA)
+    found = DEFAULT_JSONSCHEMA_VALIDATOR(SCHEMA).iter_errors(config)
+    if not find_invalid(config, found, None):
+        assert isinstance(read_settings(Settings, config), Settings)
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
