@@ -298,7 +298,7 @@ API_UNAVAILABLE = Code(
     504,
     "api_unavailable",
     "error",
-    "The API gave no usable response, after all attempts.",
+    "The API returned no usable response, after all attempts.",
     "Nothing is lost: run again when the API is back.",
 )
 UNEXPECTED_RESPONSE = Code(
@@ -395,7 +395,7 @@ STOPPED = Code(
     703,
     "stopped",
     "error",
-    "The process was told to stop; exit status 143 or 130.",
+    "The process was asked to stop; exit status 143 or 130.",
     "Nothing is lost: run again.",
 )
 OUTPUT_CLOSED = Code(

@@ -1,4 +1,4 @@
-"""Reads gzip, by Intel's library: half the time of the standard one."""
+"""Read gzip with Intel's library, in half the time of the standard one."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import IO, cast
 from isal import igzip, isal_zlib
 
 BROKEN = (EOFError, BadGzipFile, cast("type[Exception]", isal_zlib.error))
-"""Raised on reading a file that breaks off or is damaged."""
+"""Raised on reading a file that is truncated or damaged."""
 
 
 def open_gzip(raw: IO[bytes]) -> IO[bytes]:
-    """Read what a file holds, compressed, as a stream.
+    """Open a compressed file as a stream of its contents.
 
     Raises (on reading):
-        EOFError: The file breaks off.
-        BadGzipFile: It is no gzip, or damaged.
+        EOFError: The file is truncated.
+        BadGzipFile: It is not a gzip file, or is damaged.
         isal_zlib.error: It is damaged.
     """
     return cast("IO[bytes]", igzip.open(raw))  # type: ignore[no-untyped-call]

@@ -163,11 +163,11 @@ CHANGE_COLUMNS = {
     "timestamp": "timestamp",
     "source": "source",
 }
-"""Columns of the "Profile changes" export, besides the key attribute. None of them was seen."""
+"""Columns of the "Profile changes" export, except the key attribute. None of them was seen."""
 
 
 def is_subscription_event(event: str) -> bool:
-    """Tell whether a line of that export is about a subscription.
+    """Return whether a line of that export is about a subscription.
 
     The export also holds changes of marketing consent and segments, and deletions (documented); its
     words for them were not seen. Webhooks say `UPDATED_SUBSCRIPTION`.
@@ -195,11 +195,11 @@ _BY_VALUE_TYPE = {
 
 
 def value_type(attribute: dict[str, Any]) -> ValueType:
-    """Tell the type of an attribute.
+    """Return the type of an attribute.
 
     `INTEGER`, `TIMESTAMP` and `STRING` were seen; the other words are guesses, and an unknown one
     counts as text. `marketingConsent` is documented as a predefined boolean attribute; the word of
-    its semantic type was not seen, so it is told by its name.
+    its semantic type was not seen, so its name decides.
     """
     if attribute.get("name") == "marketingConsent":
         return ValueType.BOOLEAN
@@ -227,7 +227,7 @@ ONE_SHOT_DEFINITION: Mapping[str, Any] = {
     "fileFormat": {"separator": ";", "quote": '"', "encoding": "UTF-8", "compression": "ZIP"},
     "columns": "$columns",
 }
-"""Template of a one-shot definition (a guess: only what it must hold is told by the prose).
+"""Template of a one-shot definition (a guess: only its contents are documented).
 
 `$table`, `$key` and `$mode` are replaced, and `$columns` by a list of `{"column", "field"}`.
 """
@@ -264,7 +264,7 @@ def fill_definition(
 
 
 def mode_of(etl: Any) -> str | None:
-    """Tell the import mode of a predefined ETL, wherever its definition names one (a guess)."""
+    """Return the import mode of a predefined ETL, wherever its definition names one (a guess)."""
     if isinstance(etl, dict):
         for name, value in etl.items():
             if isinstance(value, str) and "mode" in name.lower() and value.upper() in _KNOWN_MODES:
@@ -292,27 +292,27 @@ def executions_of(body: Any) -> list[dict[str, Any]]:
 
 
 def is_failed(execution: Mapping[str, Any]) -> bool:
-    """Tell whether an execution has failed as a whole."""
+    """Return whether an execution has failed as a whole."""
     status = str(execution.get("status", "")).upper()
-    # An unknown word beside a timestamp of its end can't be taken for a success.
+    # An unknown word together with an end timestamp can't be taken for a success.
     return status in _FAILED or (status not in _FINISHED and bool(execution.get("endMoment")))
 
 
 def is_finished(execution: Mapping[str, Any]) -> bool:
-    """Tell whether an execution has ended; unknown words count as running."""
+    """Return whether an execution has ended; unknown words count as running."""
     status = str(execution.get("status", "")).upper()
     return status in _FINISHED or is_failed(execution)
 
 
 def has_errors(execution: Mapping[str, Any]) -> bool:
-    """Tell whether rows of a finished execution are in error."""
+    """Return whether rows of a finished execution are in error."""
     return str(execution.get("status")).upper() == "WITH_ERROR" or bool(
         execution.get("rowsInError")
     )
 
 
 def row_counts(execution: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Read how many rows were created and updated; None where the answer doesn't tell."""
+    """Read how many rows were created and updated; None if the response does not say."""
     created, updated = execution.get("rowsCreated"), execution.get("rowsUpdated")
     if isinstance(created, int) and isinstance(updated, int):
         return created, updated

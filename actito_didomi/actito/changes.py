@@ -79,7 +79,7 @@ class ChangeFile:
         self._subscriptions = frozenset(subscriptions)
         self._known = ", ".join(subscriptions)
         self._zone = zone
-        self._moments: dict[str, datetime] = {}
+        self._parsed: dict[str, datetime] = {}
         self._states: dict[str, bool] = {}
         self._about: dict[str, bool] = {}
         self.other_lines = 0
@@ -91,7 +91,7 @@ class ChangeFile:
 
         Raises:
             SettingsError: The columns aren't those that the settings name.
-            BadInputError: The file is damaged or breaks off.
+            BadInputError: The file is damaged or truncated.
         """
         number = 1
         try:
@@ -123,13 +123,13 @@ class ChangeFile:
         except UnicodeDecodeError:
             raise BadInputError(
                 codes.DAMAGED_FILE,
-                f"{self._name}, behind line {number}: no UTF-8. Set the export's encoding to "
+                f"{self._name}, after line {number}: not valid UTF-8. Set the export's encoding to "
                 "UTF-8.",
             ) from None
         except (zipfile.BadZipFile, zlib.error, *BROKEN):
             raise BadInputError(
                 codes.DAMAGED_FILE,
-                f"{self._name}, behind line {number}: the archive breaks off or is damaged. Have "
+                f"{self._name}, after line {number}: the archive is truncated or damaged. Have "
                 "the file made again, or upload it again.",
             ) from None
 
@@ -145,7 +145,7 @@ class ChangeFile:
             if column in header:
                 places[part] = header.index(column)
             elif part in _OPTIONAL:
-                places[part] = -1  # behind the last cell
+                places[part] = -1  # after the last cell
             else:
                 raise SettingsError(
                     codes.UNEXPECTED_COLUMNS,
@@ -180,7 +180,7 @@ class ChangeFile:
                 return self._broken(number, "whether it is a subscription can't be read")
             self._states[state] = subscribed
         text = row[places["timestamp"]]
-        timestamp = self._moments.get(text) or self._timestamp(text)
+        timestamp = self._parsed.get(text) or self._timestamp(text)
         if timestamp is None:
             return self._broken(number, "the timestamp is none, such as 2026-11-23 08:00:00")
         profile_id = row[places["profile_id"]]
@@ -202,16 +202,16 @@ class ChangeFile:
         if found.tzinfo is None:
             found = found.replace(tzinfo=self._zone)
         found = found.astimezone(timezone.utc)
-        if len(self._moments) > _MOST_MOMENTS:
-            self._moments.clear()
-        self._moments[text] = found
+        if len(self._parsed) > _MAX_PARSED:
+            self._parsed.clear()
+        self._parsed[text] = found
         return found
 
     def _broken(self, number: int, problem: str) -> BadInputError:
         return BadInputError(codes.INVALID_LINE, f"{self._name}, line {number}: {problem}.")
 
 
-_MOST_MOMENTS = 10_000
+_MAX_PARSED = 10_000
 
 
 @contextmanager

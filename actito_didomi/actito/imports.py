@@ -1,7 +1,7 @@
 """Bulk imports: a file, started as an ETL execution and followed to its end.
 
-Documented: the calls that start an execution, multipart bodies, 24 executions a day, 100 MB a file,
-CSV without a byte order mark. What the answers look like is inferred; see `_wire`.
+Documented: the requests that start an execution, multipart bodies, 24 executions per day, 100 MB
+per file, CSV without a byte order mark. The form of the responses is inferred; see `_wire`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class RowError:
     """A row that was not loaded.
 
     Attributes:
-        key: Value of the key attribute; None where only the line is told.
+        key: Value of the key attribute; None if only the line is known.
         line: Number of the row, the first below the header being 1; None where only the key is.
         reason: Actito's words. They may hold personal data.
     """
@@ -57,7 +57,7 @@ class Execution:
         finished: Whether it has ended.
         failure: Why it failed as a whole; None where it didn't.
         has_errors: Whether rows are in error.
-        counts: Rows created and updated; None where Actito doesn't tell.
+        counts: Rows created and updated; None if Actito does not report them.
     """
 
     id: str
@@ -105,7 +105,7 @@ class Imports:
                 nothing is said.
 
         Raises:
-            SettingsError: There is no such ETL, it has another mode, or nobody tells its mode.
+            SettingsError: There is no such ETL, it has another mode, or its mode is unknown.
         """
         if self._etl_id is None:
             return
@@ -125,7 +125,7 @@ class Imports:
         if mode is None and told_mode is None:
             raise SettingsError(
                 codes.UNSUITABLE_ETL,
-                f"bulk_etl_id: Actito doesn't tell whether ETL {self._etl_id} creates profiles. "
+                f"bulk_etl_id: Actito does not report whether ETL {self._etl_id} creates profiles. "
                 "Look it up in Actito, and set bulk_etl_mode to update or create_update.",
             )
         if (mode or told_mode) != self._mode:
@@ -139,7 +139,7 @@ class Imports:
         """Start an import; the call is made once, and not repeated.
 
         Args:
-            file: The zipped CSV. Its name tells the execution from others.
+            file: The zipped CSV. Its name identifies the execution.
             columns: Names of its columns.
 
         Returns:
@@ -147,8 +147,8 @@ class Imports:
 
         Raises:
             RequestRejectedError: The file or the definition is refused for good.
-            UnavailableError: No usable answer; with status 429 it was refused for now, else it may
-                have been started.
+            UnavailableError: No usable response; with status 429 it was refused for now, else it
+                may have been started.
         """
         parts: Parts = {}
         if self._etl_id is None:
@@ -204,7 +204,7 @@ class Imports:
         )
 
     def errors(self, execution_id: str) -> list[RowError] | None:
-        """Read the rows in error; None where Actito doesn't tell which they are.
+        """Read the rows in error; None if Actito does not report which they are.
 
         Raises:
             ApiError: As `ApiSession.request`.
@@ -262,7 +262,7 @@ class Imports:
 
 
 def check_definition(definition: Any) -> str | None:
-    """Tell what is wrong with a user's definition; None when nothing is.
+    """Return what is wrong with a user's definition, or None.
 
     Any JSON object will do, as long as table, key and mode come from the settings: a mode written
     out could create profiles that nobody asked for.
@@ -280,7 +280,7 @@ def check_definition(definition: Any) -> str | None:
 
 
 def cell(value: Any) -> str:
-    """Give a value as a cell of a CSV file (documented forms; the values are converted already)."""
+    """Return a value as a cell of a CSV file (documented forms; values are converted already)."""
     if value is True:
         return "Y"
     if value is False:
@@ -291,10 +291,10 @@ def cell(value: Any) -> str:
 
 
 def row_bytes(cells: Iterable[str]) -> int:
-    """Give the most bytes that a row may take in a file."""
+    """Return the maximum number of bytes of a row in a file."""
     total = 2
     for text in cells:
-        # Two quotes, each quote in it doubled, and the separator behind.
+        # Two quotes, each quote in it doubled, and the separator after it.
         total += (len(text) if text.isascii() else len(text.encode())) + text.count('"') + 3
     return total
 

@@ -54,12 +54,12 @@ class ProfilePage:
 def list_profiles(
     session: ApiSession, structure: TableStructure, page_size: int, since: str | None = None
 ) -> Iterator[ProfilePage]:
-    """Read all profiles of a table; a call a page.
+    """Read all profiles of a table; one request per page.
 
     Args:
         session: Session with Actito.
         structure: The table.
-        page_size: Profiles a page.
+        page_size: Profiles per page.
         since: Only those updated since, in Actito's form, where Actito can filter so.
 
     Raises:
@@ -90,7 +90,7 @@ def list_profiles(
 
 
 def _tells_more(body: Any, number: int, found: int) -> bool:
-    """Tell whether a page that is shorter than asked for isn't the last one."""
+    """Return whether a page that is shorter than requested is not the last one."""
     total = body.get("total") if isinstance(body, dict) else None
     return isinstance(total, int) and (number + 1) * found < total
 

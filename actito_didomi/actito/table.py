@@ -190,8 +190,8 @@ def parse_structure(entity: str, body: Any) -> TableStructure:
     if not isinstance(body, dict) or "attributes" not in body:
         raise SettingsError(
             codes.UNEXPECTED_RESPONSE,
-            "table_name: Actito's answer about the table holds no attributes. Check `api_url`, and "
-            "that the key may read the structure of tables.",
+            "table_name: Actito's response about the table holds no attributes. Check `api_url`, "
+            "and that the key may read the structure of tables.",
         )
     attributes = {
         a["name"]: Attribute(

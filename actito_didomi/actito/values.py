@@ -80,7 +80,7 @@ def parse_timestamp(text: str) -> datetime:
     try:
         timestamp = msgspec.convert(text, datetime)
     except msgspec.ValidationError:
-        raise ConversionError("a text that is no date or timestamp in ISO 8601 form") from None
+        raise ConversionError("a text that must be a date or timestamp in ISO 8601 form") from None
     return timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=timezone.utc)
 
 
@@ -103,11 +103,11 @@ def _boolean(value: Any) -> bool:
 
 def _number(value: Any, *, whole: bool) -> int | float:
     if isinstance(value, bool):
-        raise ConversionError("a boolean is no number")
+        raise ConversionError("a boolean where a number must be")
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise ConversionError("a text that is no number") from None
+        raise ConversionError("a text where a number must be") from None
     if not math.isfinite(number):
         raise ConversionError("not a finite number")
     if number.is_integer():
@@ -122,4 +122,4 @@ def _date(text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise ConversionError("a text that is no date") from None
+        raise ConversionError("a text where a date must be") from None

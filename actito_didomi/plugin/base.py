@@ -62,7 +62,7 @@ def read_config_arguments(
 
 
 def write_whole_messages() -> None:
-    """See to it that a write to stdout is carried out to its end.
+    """Make every write to stdout complete.
 
     With `PYTHONUNBUFFERED`, as is usual in containers, Python writes to the pipe only once and
     leaves out what a signal cut off: half a message.
@@ -128,7 +128,7 @@ class BasePlugin(PluginBase):
         runtime: Clock, threads, transport and streams; another one runs the plugin under test.
         settings_class: Declares the settings; a field of another struct is a group of them.
         settings: The settings, checked and typed.
-        shutdown: Tells all parts of the plugin when to stop.
+        shutdown: The request to stop, seen by all parts of the plugin.
     """
 
     cb_config = staticmethod(read_config_arguments)
@@ -169,7 +169,7 @@ class BasePlugin(PluginBase):
         raise NotImplementedError
 
     def _handle_termination(self, signum: int, frame: FrameType | None) -> None:
-        """Take note of SIGTERM or SIGINT, and do nothing else in the handler.
+        """Record SIGTERM or SIGINT, and do nothing else in the handler.
 
         The SDK's handlers may write into the middle of a line or drain again what is being
         drained, print STATE for what was never written, and exit with 0.

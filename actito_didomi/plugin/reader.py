@@ -26,7 +26,7 @@ _TICK = 0.2
 class SafeReader(GenericSingerReader[str]):
     """A message reader whose errors name the line by its number and never show it.
 
-    `on_idle` is called before lines are handed on, and several times a second while none comes; it
+    `on_idle` is called before lines are processed, and several times a second while none comes; it
     may end the reading by raising. `on_lines` gets the whole lines of one read together, without
     the end of the last, and may hand each to `process_line`.
     """
@@ -50,14 +50,14 @@ class SafeReader(GenericSingerReader[str]):
         file_input: IO[str] | None,
         callbacks: dict[str, Callable[[dict[str, Any]], None]],
     ) -> Counter[str]:
-        """Hand each message to the callback of its type.
+        """Pass each message to the callback of its type.
 
         Returns:
             How many messages of each type came; those that `on_lines` takes aren't counted.
 
         Raises:
-            InvalidInputLine: A line is no JSON object, or lacks a key; the number of the line says
-                which.
+            InvalidInputLine: A line is not a JSON object, or lacks a key; the message names the
+                number of the line.
             ValueError: A message is of an unknown type.
         """
         self._callbacks = callbacks
@@ -67,13 +67,13 @@ class SafeReader(GenericSingerReader[str]):
         return self._stats
 
     def process_each(self, block: bytes) -> None:
-        """Hand lines on one by one; what `on_lines` does unless it is replaced."""
+        """Process lines one by one; what `on_lines` does unless it is replaced."""
         for line in block.split(b"\n"):
             self.on_idle()
             self.process_line(line)
 
     def process_line(self, line: bytes) -> None:
-        """Hand one message to the callback of its type.
+        """Pass one message to the callback of its type.
 
         Raises:
             InvalidInputLine: As `process_lines`.
@@ -96,15 +96,15 @@ class SafeReader(GenericSingerReader[str]):
         """Decode a line.
 
         Raises:
-            InvalidInputLine: It is no JSON object with a `type`.
+            InvalidInputLine: It is not a JSON object with a `type`.
         """
         try:
             message = self._decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError):
             raise InvalidInputLine(
-                f"Line {self.line_number} of the input is no JSON. Singer messages are one JSON "
-                "object a line; something else writes to the tap's standard output, or the tap was "
-                "cut off."
+                f"Line {self.line_number} of the input is not valid JSON. Singer messages are one "
+                "JSON object per line; something else writes to the tap's standard output, or the "
+                "tap was cut off."
             ) from None
         if not isinstance(message, dict) or not isinstance(message.get("type"), str):
             raise InvalidInputLine(
@@ -133,7 +133,7 @@ class SafeReader(GenericSingerReader[str]):
 
 
 def _blocks(source: IO[str], on_idle: Callable[[], None]) -> Iterator[bytes]:
-    """Give the lines of a source, many at a time."""
+    """Yield the lines of a source, many at a time."""
     handle = _pipe_handle(source)
     if handle is not None:
         return whole_lines(_chunks_of_pipe(handle, on_idle))
@@ -159,7 +159,7 @@ def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _pipe_handle(source: IO[str]) -> int | None:
-    """Give the file descriptor of a source that can keep us waiting; None for files and texts."""
+    """Return the file descriptor of a source that can block; None for files and texts."""
     try:
         handle = source.fileno()
         mode = os.fstat(handle).st_mode
@@ -169,7 +169,7 @@ def _pipe_handle(source: IO[str]) -> int | None:
 
 
 def _chunks_of_pipe(handle: int, on_idle: Callable[[], None]) -> Iterator[bytes]:
-    """Give what a pipe gives, as it comes.
+    """Yield what a pipe delivers, as it arrives.
 
     Reading through `select` matters: Python resumes a blocked read after a signal, so a handler
     that sets a flag would not be seen before the tap writes again.

@@ -45,7 +45,7 @@ class ConsentSink(Sink):
         return self._validator is not None
 
     def accepts(self, record: dict[str, Any]) -> bool:
-        """Tell whether a record fits the schema; the full way says what is wrong with one."""
+        """Return whether a record fits the schema, without what is wrong with it."""
         return self._compiled is not None and self._compiled.is_valid(record)
 
     @property
@@ -54,7 +54,7 @@ class ConsentSink(Sink):
         return False
 
     def process_record(self, record: dict[str, Any], context: dict[str, Any]) -> None:
-        """Hand a record on, with what is wrong with it, if anything."""
+        """Pass a record to the target, with what is wrong with it, if anything."""
         del context
         self.target.collect(self, record, self._invalid)
 

@@ -19,7 +19,7 @@ class StateBarriers:
         self._waiting: deque[tuple[int, Any]] = deque()
 
     def add(self, state: Any, after: int) -> None:
-        """Take in a state.
+        """Record a state.
 
         Args:
             state: Value of the STATE message.
@@ -28,7 +28,7 @@ class StateBarriers:
         self._waiting.append((after, state))
 
     def release(self, oldest_unsettled: int | None) -> list[Any]:
-        """Give the states that are due, in order; each is given once.
+        """Return the states that are due, in order; each is returned once.
 
         Args:
             oldest_unsettled: Number of the first record that isn't settled; None when all are.
@@ -56,7 +56,7 @@ class Unsettled:
         self._settled: Counter[int] = Counter()
 
     def settle(self, first_record: int) -> None:
-        """Take note that one change with this number is settled."""
+        """Record that one change with this number is settled."""
         self._settled[first_record] += 1
         while self._order and self._settled[self._order[0]]:
             self._settled[self._order.popleft()] -= 1

@@ -1,4 +1,4 @@
-"""A target for consent records: it reads, rejects, and lets STATE out behind what is done."""
+"""A target for consent records: it reads, rejects, and emits STATE after what is done."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ class ConsentTarget(BasePlugin, Target):
         raise NotImplementedError
 
     def may_opt_out(self, part: dict[str, Any]) -> bool:
-        """Tell whether a record, or event of one, that could not be read may hold an opt-out."""
+        """Return whether a record, or event of one, that could not be read may hold an opt-out."""
         raise NotImplementedError
 
     @property
@@ -260,7 +260,7 @@ class ConsentTarget(BasePlugin, Target):
     def collect(
         self, sink: ConsentSink, record: dict[str, Any], invalid: tuple[Code, str] | None
     ) -> None:
-        """Take in one record of a stream.
+        """Collect one record of a stream.
 
         Args:
             sink: The stream's sink.
@@ -337,7 +337,7 @@ class ConsentTarget(BasePlugin, Target):
     # Writing
 
     def flush(self) -> None:
-        """Write all that is gathered, and let out the STATE that is due.
+        """Write all that is gathered, and emit the STATE that is due.
 
         Raises:
             StoppedError: The process is to stop.
@@ -351,7 +351,7 @@ class ConsentTarget(BasePlugin, Target):
         self._release()
 
     def expect(self, first_records: Iterable[int]) -> None:
-        """Take note of what is about to be written.
+        """Record what is about to be written.
 
         Args:
             first_records: For each part the number of the earliest record it holds something of.
@@ -359,7 +359,7 @@ class ConsentTarget(BasePlugin, Target):
         self._unsettled = Unsettled(first_records)
 
     def settle(self, *first_records: int) -> None:
-        """Take note that parts are written or rejected, and let out the STATE that is due."""
+        """Record that parts are written or rejected, and emit the STATE that is due."""
         for first_record in first_records:
             self._unsettled.settle(first_record)
         self._release()
@@ -413,7 +413,7 @@ class ConsentTarget(BasePlugin, Target):
 
 
 def _parts_of(record: Any) -> list[dict[str, Any]]:
-    """Give a record that could not be read, and the events in it."""
+    """Return a record that could not be read, and the events in it."""
     if not isinstance(record, dict):
         return []
     events = record.get("events")

@@ -147,7 +147,7 @@ def test_what_came_before_broken_input_is_written(
     messages = [*stream_of(event("ann", channels={"email": True})), '{"type": "RECORD", "stre']
     run = run_target(config, tmp_path, messages)
     assert run.exit_code == 1
-    assert "Line 4 of the input is no JSON" in run.err
+    assert "Line 4 of the input is not valid JSON" in run.err
     assert run.states == [{"read": 1}]
     assert actito.subscriptions("ann")["Newsletter"]
 
