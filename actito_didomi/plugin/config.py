@@ -72,9 +72,10 @@ SnapshotUrl = Annotated[
     setting(
         "Snapshot",
         "Database where tap-actito keeps its snapshot, as a URL of SQLAlchemy such as "
-        "`postgresql+psycopg://...`. Set the same address in target-actito: both record there "
-        "what they wrote or found, so that neither overwrites a newer choice of the other side. "
-        "One snapshot per pipeline.",
+        "`postgresql+psycopg://...`. With `change_source: api`, tap-actito uses "
+        "`sqlite:///actito-snapshot.db` if it is not set. Set the same address in target-actito: "
+        "both record there what they wrote or found, so that neither overwrites a newer choice of "
+        "the other side. One snapshot per pipeline.",
         secret=True,
     ),
 ]
