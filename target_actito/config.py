@@ -38,7 +38,7 @@ class BulkSettings(msgspec.Struct, frozen=True, kw_only=True):
         WriteMode,
         setting(
             "Write mode",
-            "`auto` plans the fewest requests: bulk imports for many changes, single calls for "
+            "`auto` plans as few requests as it can: bulk imports for many changes, single requests for "
             "few. `single` never imports, `bulk` imports as long as the day allows.",
         ),
     ] = "auto"
@@ -46,7 +46,7 @@ class BulkSettings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         setting(
             "Bulk threshold",
-            "Use a bulk import for more changes than this; fewer are written by single calls.",
+            "Use a bulk import for more changes than this; fewer are written by single requests.",
             advanced=True,
             ge=1,
         ),
@@ -127,7 +127,7 @@ class BulkSettings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         setting(
             "Maximum time without imports (min)",
-            "Maximum time that single calls may take when no import is left, in minutes; opt-outs "
+            "Maximum time that single requests may take when no import is left, in minutes; opt-outs "
             "are written in any case. Beyond it the run ends with an error, and the next one "
             "writes the rest.",
             advanced=True,

@@ -76,7 +76,7 @@ PREFIX = "TARGET_ACTITO_"
 
 
 def rest(config: dict[str, Any]) -> dict[str, Any]:
-    """Give the settings that a connector object doesn't hold."""
+    """Return the settings that a connector object doesn't hold."""
     return {k: config[k] for k in ("api_url", "rejects_path", "report_path", "calls_per_minute")}
 
 
@@ -388,7 +388,7 @@ def test_any_value_is_typed_or_reported(name: str, value: Any) -> None:
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
-    """Not one a run."""
+    """Not only the first one."""
     run = run_target({}, tmp_path, [])
     for name in ("api_key", "entity_id", "table_name", "user_unique_key", "mappings"):
         assert f"{name} is missing" in run.err
