@@ -38,8 +38,8 @@ class BulkSettings(msgspec.Struct, frozen=True, kw_only=True):
         WriteMode,
         setting(
             "Write mode",
-            "`auto` plans as few requests as it can: bulk imports for many changes, single requests for "
-            "few. `single` never imports, `bulk` imports as long as the day allows.",
+            "`auto` plans as few requests as it can: bulk imports for many changes, single "
+            "requests for few. `single` never imports, `bulk` imports as long as the day allows.",
         ),
     ] = "auto"
     bulk_threshold: Annotated[
@@ -127,8 +127,8 @@ class BulkSettings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         setting(
             "Maximum time without imports (min)",
-            "Maximum time that single requests may take when no import is left, in minutes; opt-outs "
-            "are written in any case. Beyond it the run ends with an error, and the next one "
+            "Maximum time that single requests may take when no import is left, in minutes; "
+            "opt-outs are written in any case. Beyond it the run ends with an error, and the next one "
             "writes the rest.",
             advanced=True,
             ge=0,
