@@ -128,8 +128,8 @@ class BulkSettings(msgspec.Struct, frozen=True, kw_only=True):
         setting(
             "Maximum time without imports (min)",
             "Maximum time that single requests may take when no import is left, in minutes; "
-            "opt-outs are written in any case. Beyond it the run ends with an error, and the next one "
-            "writes the rest.",
+            "opt-outs are written in any case. Beyond it the run ends with an error, and the next "
+            "one writes the rest.",
             advanced=True,
             ge=0,
         ),
