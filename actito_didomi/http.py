@@ -11,6 +11,7 @@ import enum
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import msgspec
 import requests
@@ -207,6 +208,15 @@ class _RetryError(Exception):
         self.status = status
 
 
+def fill_route(route: str, values: Mapping[str, str]) -> str:
+    """Return the path of a route: each value is percent-encoded as a whole, `/` included.
+
+    Raises:
+        KeyError: A placeholder has no value.
+    """
+    return route.format_map({name: quote(value, safe="") for name, value in values.items()})
+
+
 class ApiSession:
     """Requests to one API, from any number of threads.
 
@@ -255,9 +265,9 @@ class ApiSession:
     def request(
         self,
         method: str,
-        path: str,
-        *,
         route: str,
+        values: Mapping[str, str] | None = None,
+        *,
         params: Mapping[str, Any] | None = None,
         json: Any = None,
         parts: Callable[[], Parts] | None = None,
@@ -268,8 +278,9 @@ class ApiSession:
 
         Args:
             method: HTTP method.
-            path: Path below `base_url`, percent-encoded.
-            route: The same for messages, with placeholders for what identifies a person.
+            route: Path below `base_url`, with placeholders such as `{table}`. Messages show it as
+                it is, so whatever names a person must be a placeholder.
+            values: Values of the placeholders; percent-encoded here.
             params: Query parameters.
             json: Body.
             parts: Makes the parts of a `multipart/form-data` body for each attempt: by name, what
@@ -285,6 +296,7 @@ class ApiSession:
             StoppedError: The process is shutting down.
         """
         call = f"{method} {route}"
+        path = fill_route(route, values or {})
         renewed = False
         attempts = 0
 

@@ -7,7 +7,6 @@ guess turns out wrong, this is the module to change; the sandbox has a switch fo
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from actito_didomi.actito.values import ValueType
 
@@ -16,39 +15,38 @@ if TYPE_CHECKING:
 
 ENTITIES = "/entities/v5/entities"
 """Documented."""
+TABLES = "/profile-table-structure/v5/entities/{entity}/profile-tables"
+"""Structures of an entity's profile tables (documented)."""
+TABLE = f"{TABLES}/{{table}}"
+"""Structure of one table, by its id (documented)."""
+PROFILES = "/profiles/v5/entities/{entity}/profile-tables/{table}/profiles"
+"""A table's profiles (seen in a client; the prefix is documented).
+
+Tables are addressed by id, as documented for V5; names work too in clients that were seen.
+"""
+PROFILE = f"{PROFILES}/{{attribute}}={{value}}"
+"""One profile, by a unique attribute.
+
+`attribute=value` is documented for V4 and shares its placeholder with V5. That each part is
+percent-encoded as a whole is inferred: otherwise no `/`, `+` or `%` would get through.
+"""
+_IMPORTS = "/mass-imports/v5/entities/{entity}"
+ETL = f"{_IMPORTS}/etls/{{etl}}"
+"""A predefined ETL (documented)."""
+ETL_EXECUTION = f"{ETL}/trigger-execution"
+"""Starts an execution of a predefined ETL (documented)."""
+EXECUTIONS = f"{_IMPORTS}/etl-executions"
+"""One-shot executions (documented); that GET lists all executions is inferred."""
+EXECUTION = f"{EXECUTIONS}/{{execution}}"
+"""State of one execution (documented)."""
+EXECUTION_ERRORS = f"{EXECUTION}/errors"
+"""Rows of an execution that failed (inferred)."""
 
 CREATED = 201
 """Inferred: PUT answers 201 when it created, 200 or 204 when it updated."""
 
 METHOD_UNKNOWN = frozenset({405, 501})
 """Documented as general statuses; that a server without PATCH answers so is inferred."""
-
-
-def profile_tables(entity: str) -> str:
-    """Path of the structures of an entity's profile tables (documented)."""
-    name = quote(entity, safe="")
-    return f"/profile-table-structure/v5/entities/{name}/profile-tables"
-
-
-def profiles(entity: str, table_id: str) -> str:
-    """Path of a table's profiles (seen in a client; the prefix is documented).
-
-    Tables are addressed by id, as documented for V5; names work too in clients that were seen.
-    """
-    return (
-        f"/profiles/v5/entities/{quote(entity, safe='')}/profile-tables/{quote(table_id, safe='')}"
-        "/profiles"
-    )
-
-
-def profile(entity: str, table_id: str, attribute: str, value: str) -> str:
-    """Path of one profile, by a unique attribute.
-
-    `attribute=value` is documented for V4 and shares its placeholder with V5. That the value is
-    percent-encoded as a whole is inferred: without that no `/`, `+` or `%` would get through.
-    """
-    key = f"{quote(attribute, safe='')}={quote(value, safe='')}"
-    return f"{profiles(entity, table_id)}/{key}"
 
 
 def patch_body(attributes: dict[str, Any], subscriptions: dict[str, bool]) -> dict[str, Any]:
@@ -234,11 +232,6 @@ ONE_SHOT_DEFINITION: Mapping[str, Any] = {
 
 _FAILED = frozenset({"FAILURE", "FAILED", "ERROR", "CANCELLED", "CANCELED", "ABORTED", "REJECTED"})
 _FINISHED = frozenset({"SUCCESS", "WITH_ERROR"})
-
-
-def imports(entity: str) -> str:
-    """Path of an entity's bulk imports (documented)."""
-    return f"/mass-imports/v5/entities/{quote(entity, safe='')}"
 
 
 def fill_definition(

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from actito_didomi.actito.table import TableStructure
     from actito_didomi.http import ApiSession, Parts, Response
 
-_ROUTE = "/mass-imports/v5/entities/{entity}"
 _NOT_THERE = frozenset({403, 404, 405, 501})
 _PLACEHOLDERS = ("$table", "$key", "$mode")
 ZIP_OVERHEAD = 1_000
@@ -95,7 +94,7 @@ class Imports:
         self._mode = _wire.MODES[create]
         self._etl_id = etl_id
         self._definition = definition or _wire.ONE_SHOT_DEFINITION
-        self._base = _wire.imports(structure.entity)
+        self._entity = {"entity": structure.entity}
 
     def check(self, *, told_mode: str | None) -> None:
         """Check that a predefined ETL exists and does with missing people what the settings say.
@@ -111,7 +110,7 @@ class Imports:
             return
         try:
             body = self._session.request(
-                "GET", f"{self._base}/etls/{self._etl_id}", route=f"{_ROUTE}/etls/{{etl}}"
+                "GET", _wire.ETL, {**self._entity, "etl": self._etl_id}
             ).body
         except RequestRejectedError as error:
             if error.status not in _NOT_THERE or (told_mode and error.status != 404):  # noqa: PLR2004
@@ -152,8 +151,7 @@ class Imports:
         """
         parts: Parts = {}
         if self._etl_id is None:
-            path = f"{self._base}/etl-executions"
-            route = f"{_ROUTE}/etl-executions"
+            route, values = _wire.EXECUTIONS, self._entity
             definition = _wire.fill_definition(
                 self._definition, self._structure.id, self._key, self._mode, columns
             )
@@ -165,15 +163,14 @@ class Imports:
                 )
             }
         else:
-            path = f"{self._base}/etls/{self._etl_id}/trigger-execution"
-            route = f"{_ROUTE}/etls/{{etl}}/trigger-execution"
+            route, values = _wire.ETL_EXECUTION, {**self._entity, "etl": self._etl_id}
         with file.open("rb") as content:
 
             def make() -> Parts:
                 content.seek(0)
                 return {_wire.DATA_PART: (file.name, content, "application/zip"), **parts}
 
-            body = self._session.request("POST", path, route=route, parts=make, once=True).body
+            body = self._session.request("POST", route, values, parts=make, once=True).body
         found = _wire.execution_id(body)
         if found is None:
             raise SettingsError(
@@ -190,9 +187,7 @@ class Imports:
             ApiError: As `ApiSession.request`.
         """
         body = self._session.request(
-            "GET",
-            f"{self._base}/etl-executions/{execution_id}",
-            route=f"{_ROUTE}/etl-executions/{{id}}",
+            "GET", _wire.EXECUTION, {**self._entity, "execution": execution_id}
         ).body
         found = body if isinstance(body, dict) else {}
         return Execution(
@@ -209,7 +204,7 @@ class Imports:
         Raises:
             ApiError: As `ApiSession.request`.
         """
-        answer = self._get_executions(f"/{execution_id}/errors", "/{id}/errors")
+        answer = self._get_if_offered(_wire.EXECUTION_ERRORS, execution=execution_id)
         if answer is None:
             return None
         return [
@@ -238,7 +233,7 @@ class Imports:
         return found[0] if found else None
 
     def _find(self, name: re.Pattern[str], *, finished: bool) -> list[str] | None:
-        answer = self._get_executions()
+        answer = self._get_if_offered(_wire.EXECUTIONS)
         if answer is None:
             return None
         return [
@@ -249,12 +244,10 @@ class Imports:
             and name.search(msgspec.json.encode(execution).decode())
         ]
 
-    def _get_executions(self, path: str = "", route: str = "") -> Response | None:
-        """Read something of executions; None where Actito has no such call."""
+    def _get_if_offered(self, route: str, **values: str) -> Response | None:
+        """Read something about executions; return None if Actito has no such request."""
         try:
-            return self._session.request(
-                "GET", f"{self._base}/etl-executions{path}", route=f"{_ROUTE}/etl-executions{route}"
-            )
+            return self._session.request("GET", route, {**self._entity, **values})
         except RequestRejectedError as error:
             if error.status in _NOT_THERE:
                 return None

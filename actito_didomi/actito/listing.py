@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from actito_didomi.actito.table import TableStructure
     from actito_didomi.http import ApiSession
 
-_ROUTE = "/profiles/v5/entities/{entity}/profile-tables/{table}/profiles"
-
 
 @dataclass(frozen=True)
 class Profile:
@@ -66,12 +64,11 @@ def list_profiles(
         BadInputError: The answers are no pages of profiles.
         ApiError: As `ApiSession.request`.
     """
-    path = _wire.profiles(structure.entity, structure.id)
     number, first = 0, None
     while True:
         query = _wire.page_query(number, page_size, since)
         asked_at = datetime.now(timezone.utc)
-        body = session.request("GET", path, route=_ROUTE, params=query).body
+        body = session.request("GET", _wire.PROFILES, structure.key, params=query).body
         read_at = datetime.now(timezone.utc)
         found = [_read(body) for body in _wire.profiles_of(body)]
         if not found:

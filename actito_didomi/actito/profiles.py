@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from actito_didomi.actito.table import TableStructure
     from actito_didomi.http import ApiSession
 
-_ROUTE = "/profiles/v5/entities/{entity}/profile-tables/{table}/profiles"
-_KEY_ROUTE = f"{_ROUTE}/{{profileKey}}"
 _NOT_FOUND = 404
 
 
@@ -71,8 +69,8 @@ class ProfileTable:
             try:
                 self._session.request(
                     "PATCH",
-                    self._path(self._key, person),
-                    route=_KEY_ROUTE,
+                    _wire.PROFILE,
+                    self._key_of(person),
                     json=_wire.patch_body(attributes, subscriptions),
                 )
             except RequestRejectedError as error:
@@ -89,17 +87,16 @@ class ProfileTable:
     def read(self, person: str) -> dict[str, Any] | None:
         """Read one person's profile as Actito gives it; None when there is none."""
         try:
-            body = self._session.request(
-                "GET", self._path(self._key, person), route=_KEY_ROUTE
-            ).body
+            body = self._session.request("GET", _wire.PROFILE, self._key_of(person)).body
         except RequestRejectedError as error:
             if error.status == _NOT_FOUND:
                 return None
             raise
         return body if isinstance(body, dict) else {}
 
-    def _path(self, attribute: str, value: str) -> str:
-        return _wire.profile(self.structure.entity, self.structure.id, attribute, value)
+    def _key_of(self, person: str) -> dict[str, str]:
+        """Return what the route of a profile needs."""
+        return {**self.structure.key, "attribute": self._key, "value": person}
 
     def _missing(
         self,
@@ -164,5 +161,4 @@ class ProfileTable:
         return Written.UPDATED
 
     def _put(self, body: dict[str, Any]) -> int:
-        path = _wire.profiles(self.structure.entity, self.structure.id)
-        return self._session.request("PUT", path, route=_ROUTE, json=body).status
+        return self._session.request("PUT", _wire.PROFILES, self.structure.key, json=body).status

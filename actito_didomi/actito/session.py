@@ -25,9 +25,7 @@ class _KeyAuthenticator(Authenticator):
         self._api_key = api_key
 
     def fetch(self, session: ApiSession) -> tuple[object, float]:
-        answer = session.request(
-            "GET", "/auth/token", route="/auth/token", headers={"Authorization": self._api_key}
-        )
+        answer = session.request("GET", "/auth/token", headers={"Authorization": self._api_key})
         body = answer.body if isinstance(answer.body, dict) else {}
         lifetime = read_lifetime(body.get("expiresIn"))
         return body.get("accessToken"), lifetime - min(_EARLY, lifetime / 5)

@@ -30,7 +30,6 @@ TECHNICAL_ATTRIBUTES = frozenset(
 """Attributes that Actito keeps itself (documented); they are never written."""
 
 _NOT_FOUND = 404
-_TABLES_ROUTE = "/profile-table-structure/v5/entities/{entity}/profile-tables"
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,11 @@ class TableStructure:
     attributes: dict[str, Attribute]
     subscriptions: tuple[str, ...]
     segmentations: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> dict[str, str]:
+        """Values of the placeholders in routes that lead to this table."""
+        return {"entity": self.entity, "table": self.id}
 
 
 def read_table(session: ApiSession, entity: str, table: str, key: str) -> TableStructure:
@@ -159,22 +163,18 @@ def find_only_table(session: ApiSession, entity: str | None, table: str | None) 
 
 
 def _tables(session: ApiSession, entity: str) -> list[dict[str, Any]]:
-    return _wire.tables_of(
-        session.request("GET", _wire.profile_tables(entity), route=_TABLES_ROUTE).body
-    )
+    return _wire.tables_of(session.request("GET", _wire.TABLES, {"entity": entity}).body)
 
 
 def _structure(session: ApiSession, entity: str, table: dict[str, Any]) -> TableStructure:
-    path = f"{_wire.profile_tables(entity)}/{table['id']}"
-    return parse_structure(
-        entity, session.request("GET", path, route=f"{_TABLES_ROUTE}/{{id}}").body
-    )
+    values = {"entity": entity, "table": str(table["id"])}
+    return parse_structure(entity, session.request("GET", _wire.TABLE, values).body)
 
 
 def _entities(session: ApiSession) -> list[str]:
     """List the entities' names; empty when the key may not see them."""
     try:
-        body = session.request("GET", _wire.ENTITIES, route=_wire.ENTITIES).body
+        body = session.request("GET", _wire.ENTITIES).body
     except RequestRejectedError:
         return []
     found = body.get("entities", []) if isinstance(body, dict) else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 from actito_didomi import codes
 from actito_didomi.didomi.lists import pages, read_page
@@ -20,6 +19,10 @@ logger = logging.getLogger(__name__)
 
 MOST_EVENTS = 100
 """Events in one call (documented)."""
+_USERS = "/consents/users"
+_EVENTS = "/consents/events"
+_EVENT = "/consents/events/{event}"
+_TREES = "/config-trees"
 _FORBIDDEN, _NOT_FOUND, _CONFLICT, _BAD_REQUEST = 403, 404, 409, 400
 _NO_TREE = frozenset({_BAD_REQUEST, _FORBIDDEN, _NOT_FOUND})
 _SAYS_IT_EXISTS = ("exist", "duplicate", "already")
@@ -47,7 +50,7 @@ class ConsentApi:
         Raises:
             ApiError: They can't be read.
         """
-        return self._list("/consents/users", person)
+        return self._list(_USERS, person)
 
     def events(self, person: str) -> list[dict[str, Any]]:
         """Give the confirmed events of a person, of all users who stand for them.
@@ -55,7 +58,7 @@ class ConsentApi:
         Raises:
             ApiError: They can't be read.
         """
-        return self._list("/consents/events", person)
+        return self._list(_EVENTS, person)
 
     def post(self, events: list[dict[str, Any]]) -> None:
         """Store events, without telling the organisation's integrations.
@@ -72,8 +75,7 @@ class ConsentApi:
         try:
             self._session.request(
                 "POST",
-                "/consents/events",
-                route="/consents/events",
+                _EVENTS,
                 params={**self._own, "$disable_integrations": "true"},
                 json=body if len(body) > 1 else body[0],
             )
@@ -91,8 +93,8 @@ class ConsentApi:
         try:
             self._session.request(
                 "GET",
-                f"/consents/events/{quote(event_id, safe='')}",
-                route="/consents/events/{id}",
+                _EVENT,
+                {"event": event_id},
                 params={**self._own, "organization_user_id": person},
             )
         except RequestRejectedError as error:
@@ -115,8 +117,7 @@ class ConsentApi:
         try:
             answer = self._session.request(
                 "GET",
-                "/config-trees",
-                route="/config-trees",
+                _TREES,
                 params=self._own,
             )
         except RequestRejectedError as error:
@@ -131,7 +132,7 @@ class ConsentApi:
             return frozenset()
         body = answer.body
         if isinstance(body, (list, dict)) and "selected_purposes" not in body:
-            body = read_page(body, "/config-trees").items
+            body = read_page(body, _TREES).items
         return frozenset(_single_choice_in(body))
 
     def _list(self, path: str, person: str) -> list[dict[str, Any]]:

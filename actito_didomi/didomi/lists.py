@@ -72,7 +72,7 @@ def pages(
     """
     here = dict(start or {})
     while True:
-        answer = session.request("GET", path, route=path, params={**params, **here})
+        answer = session.request("GET", path, params={**params, **here})
         page = read_page(answer.body, path, here.get("$skip", 0))
         yield page
         if page.next is None or page.next == here:

@@ -26,9 +26,7 @@ class _SecretAuthenticator(Authenticator):
 
     def fetch(self, session: ApiSession) -> tuple[object, float]:
         try:
-            answer = session.request(
-                "POST", "/sessions", route="/sessions", json=self._credentials, headers={}
-            )
+            answer = session.request("POST", "/sessions", json=self._credentials, headers={})
         except RequestRejectedError as error:
             if error.status != _BAD_REQUEST:
                 raise
