@@ -48,7 +48,8 @@ def run(command: list[str], log: Path, *, stdin: Path | None = None) -> Cost:
         started = time.monotonic()
         process = subprocess.Popen(
             command, stdin=source, stdout=subprocess.DEVNULL, stderr=err, cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(log.parent)},
+            env={**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(log.parent),
+                 "XDG_STATE_HOME": str(log.parent)},
         )  # fmt: skip
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -230,7 +230,7 @@ def show_summary(report: dict[str, Any]) -> None:
         f"  {report['updated']} profiles updated, {report['created']} created, "
         f"{report['unmatched']} people without a profile, {report['unchanged']} with nothing to "
         f"write, {report['rejected']} rejected\n"
-        f"  {report['calls']} requests to Actito in {report['seconds']:.0f} s, "
+        f"  {report['requests']} requests to Actito in {report['seconds']:.0f} s, "
         f"{report['imports']} of them for bulk imports"
     )
 

@@ -1,18 +1,15 @@
-"""Carries out a write plan: single calls, imports, and what is done when an import fails.
+"""Carry out a write plan: single requests, imports, and what is done when an import fails.
 
 Opt-outs come first everywhere. A file that fails is cut in two until the rows at fault are found;
-when no import is left, single calls take over as far as they may.
+when no import is left, single requests take over as far as they may.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-import secrets
-import time
 from collections import deque
 from dataclasses import dataclass, replace
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from actito_didomi import codes
@@ -23,16 +20,18 @@ from actito_didomi.errors import (
     RequestRejectedError,
     UnavailableError,
 )
-from target_actito.plan import File, WritePlan, minutes_for, plan_writes
-from target_actito.single import Result, Writer
+from target_actito.plan import ImportFile, WritePlan, minutes_for, plan_writes
+from target_actito.single import Writer, WriteResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
+    from datetime import datetime
     from pathlib import Path
 
     from actito_didomi.actito import Execution, Imports
     from actito_didomi.consent.coalesce import ProfileChange
     from actito_didomi.plugin.shutdown import Shutdown
+    from actito_didomi.runtime import Runtime
     from target_actito.config import Settings
     from target_actito.plan import Columns
     from target_actito.workspace import Workspace
@@ -40,23 +39,23 @@ if TYPE_CHECKING:
 logger = logging.getLogger("target-actito")
 
 _FILE_NAME = re.compile(r"actito-didomi-\d{8}T\d{6}-[0-9a-f]{12}")
-_NOT_ALLOWED = frozenset({403, 404, 405, 501})
-"""Refusals of an import that speak of the key or the API, not of the file."""
+_IMPORTS_REFUSED = frozenset({403, 404, 405, 501})
+"""HTTP statuses that refuse imports as such, because of the key or the API, not the file."""
 _PAUSES = (5.0, 20.0, 60.0)
-"""Seconds between tries of a call that starts an import."""
-_LONGEST_POLL = 30.0
+"""Seconds between attempts to start an import."""
+_MAX_POLL_INTERVAL = 30.0
 _POLL_GROWTH = 1.5
-_ANNOUNCE = 30.0
+_ANNOUNCE_INTERVAL = 30.0
 
 
 @dataclass(frozen=True)
-class Imported:
-    """Rows that an import has settled.
+class ImportResult:
+    """Rows that an import has written or found without a profile.
 
     Attributes:
         changes: The rows that were not refused; people without a profile among them.
-        counts: Profiles created and updated; None where Actito doesn't tell.
-        began: When the import was begun.
+        counts: Profiles created and updated; None if Actito doesn't report them.
+        began: When the import began, by our clock.
     """
 
     changes: Sequence[ProfileChange]
@@ -65,7 +64,7 @@ class Imported:
 
 
 class _ImportFailed(Exception):  # noqa: N818 - what happened to a file, not an error of ours
-    """An import failed as a whole, or Actito doesn't tell which of its rows did."""
+    """An import failed as a whole, or Actito doesn't report which of its rows did."""
 
 
 class _ImportsUnavailable(Exception):  # noqa: N818 - as above
@@ -73,14 +72,15 @@ class _ImportsUnavailable(Exception):  # noqa: N818 - as above
 
 
 class BulkWriter:
-    """Writes changes by the cheapest means that the limits allow.
+    """Write changes by the cheapest means that the limits allow.
 
     Args:
         imports: Bulk imports into the table.
-        writer: Single calls.
+        writer: Single requests.
         workspace: Where files are made.
         settings: Limits of plans, and how imports are made.
-        shutdown: Seen while waiting.
+        shutdown: Checked while waiting.
+        runtime: Clock and random names.
     """
 
     def __init__(
@@ -89,16 +89,19 @@ class BulkWriter:
         writer: Writer,
         workspace: Workspace,
         settings: Settings,
+        *,
         shutdown: Shutdown,
+        runtime: Runtime,
     ) -> None:
         self._imports = imports
         self._writer = writer
         self._workspace = workspace
         self._settings = settings
         self._shutdown = shutdown
+        self._runtime = runtime
         self._waited = False
         self._no_imports: str | None = None
-        self._later: list[ProfileChange] = []
+        self._others: list[ProfileChange] = []
 
     def plan(self, changes: Sequence[ProfileChange]) -> WritePlan:
         """Plan how to write changes, with the imports that are left today."""
@@ -111,108 +114,110 @@ class BulkWriter:
     def write(
         self,
         plan: WritePlan,
-        on_result: Callable[[Result], None],
-        on_imported: Callable[[Imported], None],
+        on_result: Callable[[WriteResult], None],
+        on_import: Callable[[ImportResult], None],
     ) -> None:
         """Carry out a plan.
 
         Args:
             plan: The plan.
-            on_result: Called for each change that is settled by a single call, or refused.
-            on_imported: Called for the rows of an import that are settled.
+            on_result: Called for each change that was handled by a single request, or rejected.
+            on_import: Called for the rows that an import has handled.
 
         Raises:
-            StoppedError: The process is to stop; what is not settled was or wasn't written.
-            ImportQuotaExceededError: No import is left and single calls would take too long.
+            StoppedError: The process is to stop; a change without a result may be written or not.
+            ImportQuotaExceededError: No import is left and single requests would take too long.
                 Opt-outs are written.
             ApiError: The API can't be used.
         """
         self._wait_for_earlier_imports()
-        self._later = list(plan.later)
-        written = _Tally(on_result, on_imported)
-        self._writer.write(plan.urgent, written.result)
+        self._others = list(plan.other_singles)
+        written = _Results(on_result, on_import)
+        self._writer.write(plan.opt_out_singles, written.on_result)
         for file in plan.files:
             self._load(file, written)
         deferred = list(plan.deferred)
         limits = self._settings.limits
-        if not self._no_imports or limits.affords_singles(len(self._later)):
-            self._writer.write(self._later, written.result)
+        if not self._no_imports or limits.affords_singles(len(self._others)):
+            self._writer.write(self._others, written.on_result)
         else:
-            deferred += self._later
+            deferred += self._others
         if deferred:
-            reason = self._no_imports or "The day's bulk imports are used up."
+            reason = self._no_imports or "All bulk imports of the day are used."
             raise ImportQuotaExceededError(
-                f"{reason} {written.count:,} change(s) are written, all opt-outs among them. "
-                f"{len(deferred):,} without an opt-out are not: by single calls they would take "
+                f"{reason} {written.count:,} change(s) are written, including all opt-outs. "
+                f"{len(deferred):,} without an opt-out are deferred: single requests would take "
                 f"{minutes_for(len(deferred), limits.calls_per_minute)} minutes, and "
-                f"max_single_minutes is {limits.max_single_minutes:g}. Nothing is lost: STATE "
-                "stays behind them, and the next run writes them, by an import as soon as Actito "
-                "takes one. Raise max_single_minutes to have them written at once.",
+                f"max_single_minutes is {limits.max_single_minutes:g}. Nothing is lost: STATE does "
+                "not pass them, and the next run writes them, by an import as soon as Actito "
+                "accepts one. Raise max_single_minutes to write them at once.",
                 deferred=len(deferred),
             )
 
     # One file, and its parts
 
-    def _load(self, file: File, written: _Tally) -> None:
-        """Load a file; where it fails, its halves, until the rows at fault are found."""
+    def _load(self, file: ImportFile, written: _Results) -> None:
+        """Import a file; if it fails, its halves, until the faulty rows are found."""
         limits = self._settings.limits
         waiting = deque([file.changes])
         while waiting:
             rows = waiting.popleft()
             if self._no_imports:
-                self._by_single_calls(rows, written)
+                self._write_opt_outs_first(rows, written)
                 continue
             try:
                 self._import(file.columns, rows, written)
             except _ImportsUnavailable as error:
                 self._no_imports = str(error)
-                logger.error("%s Single calls take over, opt-outs first.", error)  # noqa: TRY400
-                self._by_single_calls(rows, written)
+                logger.error("%s Continuing with single requests, opt-outs first.", error)  # noqa: TRY400
+                self._write_opt_outs_first(rows, written)
             except _ImportFailed as error:
                 if len(rows) == 1:
-                    written.result(
-                        Result(
+                    written.on_result(
+                        WriteResult(
                             rows[0],
                             RequestRejectedError(str(error), status=None, body=str(error)),
-                            datetime.now(timezone.utc),
+                            self._runtime.now(),
                         )
                     )
                 elif limits.mode == "auto" and len(rows) <= limits.threshold:
-                    self._find_bad_rows(rows, written, str(error))
+                    self._find_faulty_rows(rows, written, str(error))
                 else:
                     logger.warning(
-                        "An import of %d rows failed: %s It is tried again in two halves, to find "
-                        "the rows at fault.",
+                        "An import of %d rows failed: %s Importing its halves, to find the faulty "
+                        "rows.",
                         len(rows),
                         error,
                     )
                     half = len(rows) // 2
                     waiting.extendleft([rows[half:], rows[:half]])
 
-    def _find_bad_rows(self, rows: Sequence[ProfileChange], written: _Tally, reason: str) -> None:
-        """Write the rows of a failed import by single calls, each of which says what is wrong.
+    def _find_faulty_rows(
+        self, rows: Sequence[ProfileChange], written: _Results, reason: str
+    ) -> None:
+        """Write the rows of a failed import by single requests, each of which shows its fault.
 
-        Should none be wrong, the fault isn't in the rows, and there is no use in more imports.
+        If none is faulty, the import failed for another reason, and more imports would fail too.
         """
         logger.warning(
-            "An import of %d rows failed: %s They go by single calls.", len(rows), reason
+            "An import of %d rows failed: %s Writing them by single requests.", len(rows), reason
         )
         before = written.refused
-        self._writer.write(rows, written.result)
+        self._writer.write(rows, written.on_result)
         if written.refused == before:
             self._no_imports = (
-                f"Imports fail although their rows are right: {reason} Look at "
+                f"Imports fail although their rows are valid: {reason} Check "
                 "bulk_definition or bulk_etl_id."
             )
             logger.error("%s", self._no_imports)
 
-    def _by_single_calls(self, rows: Sequence[ProfileChange], written: _Tally) -> None:
-        """Write the opt-outs at once; the rest waits until it is known how much it is."""
-        self._writer.write([change for change in rows if change.opt_out], written.result)
-        self._later += [change for change in rows if not change.opt_out]
+    def _write_opt_outs_first(self, rows: Sequence[ProfileChange], written: _Results) -> None:
+        """Write the opt-outs now; defer the others until their number is known."""
+        self._writer.write([change for change in rows if change.opt_out], written.on_result)
+        self._others += [change for change in rows if not change.opt_out]
 
-    def _import(self, columns: Columns, rows: Sequence[ProfileChange], written: _Tally) -> None:
-        """Make a file of rows, send it, and follow the execution to its end.
+    def _import(self, columns: Columns, rows: Sequence[ProfileChange], written: _Results) -> None:
+        """Make a file of rows, send it, and follow its execution to the end.
 
         Raises:
             _ImportsUnavailable: No import can be made for now.
@@ -221,12 +226,12 @@ class BulkWriter:
         limits, workspace = self._settings.limits, self._workspace
         if workspace.started_today() >= limits.imports_left:
             raise _ImportsUnavailable(
-                f"The {limits.imports_left} bulk imports of a day (bulk_calls_per_day) are used up."
+                f"All {limits.imports_left} bulk imports of the day (bulk_calls_per_day) are used."
             )
-        began = datetime.now(timezone.utc)
+        began = self._runtime.now()
         stamp = began.strftime("%Y%m%dT%H%M%S")
-        path = workspace.folder / f"actito-didomi-{stamp}-{secrets.token_hex(6)}.zip"
-        names = [self._settings.actito.user_unique_key, *(target.name for target in columns)]
+        path = workspace.folder / f"actito-didomi-{stamp}-{self._runtime.token(6)}.zip"
+        names = [self._settings.actito.user_unique_key, *(column.name for column in columns)]
         try:
             write_file(path, names, file_rows(columns, rows))
             logger.info(
@@ -238,10 +243,10 @@ class BulkWriter:
             execution_id = self._start(path, names)
         finally:
             path.unlink(missing_ok=True)
-        workspace.note(execution_id)
+        workspace.record_execution(execution_id)
         execution = self._follow(execution_id)
-        self._settle(execution, rows, written, began)
-        workspace.settled()
+        self._handle_rows(execution, rows, written, began)
+        workspace.clear_executions()
 
     def _start(self, path: Path, columns: Sequence[str]) -> str:
         pauses = iter(_PAUSES)
@@ -249,10 +254,10 @@ class BulkWriter:
             try:
                 found = self._imports.start(path, columns)
             except RequestRejectedError as error:
-                if error.status in _NOT_ALLOWED:
+                if error.status in _IMPORTS_REFUSED:
                     raise _ImportsUnavailable(
-                        f"Actito refuses imports with status {error.status}: the key may not "
-                        "import, or the API is another one."
+                        f"Actito refuses imports with status {error.status}: the key may lack the "
+                        "right, or this API isn't the expected one."
                     ) from None
                 raise _ImportFailed(
                     f"Actito refuses the file with status {error.status}."
@@ -261,7 +266,7 @@ class BulkWriter:
                 refused = error.status == 429  # noqa: PLR2004 - too many a day, or at once
                 started = None if refused else self._imports.find_by_file(path.name)
                 if started is not None:
-                    logger.info("The import was started all the same; it is followed.")
+                    logger.info("The import has started although the request failed; following it.")
                     self._workspace.count_start()
                     return started
                 pause = next(pauses, None)
@@ -269,7 +274,7 @@ class BulkWriter:
                     if not refused:
                         raise
                     raise _ImportsUnavailable(
-                        "Actito takes no more imports today (status 429 each time)."
+                        "Actito accepts no more imports today (status 429 each time)."
                     ) from None
                 pause = min(pause, self._settings.client.retry_max_wait)
                 logger.warning("%s Next attempt in %g s.", error, pause)
@@ -279,40 +284,40 @@ class BulkWriter:
                 return found
 
     def _follow(self, execution_id: str) -> Execution:
-        """Look at an execution until it has ended.
+        """Poll an execution until it has ended.
 
         Raises:
-            UnavailableError: It hasn't within the timeout.
+            _ImportsUnavailable: It hasn't ended within `bulk_timeout`.
         """
-        pause, started = self._settings.bulk.bulk_poll_interval, time.monotonic()
+        pause, started = self._settings.bulk.bulk_poll_interval, self._runtime.monotonic()
         announced = started
         while True:
             self._sleep(pause)
             execution = self._imports.get_execution(execution_id)
             if execution.finished:
                 return execution
-            now = time.monotonic()
+            now = self._runtime.monotonic()
             if now - started > self._settings.bulk.bulk_timeout:
                 raise _ImportsUnavailable(
                     f"Import {execution_id} has not ended within bulk_timeout "
                     f"({self._settings.bulk.bulk_timeout:g} s)."
                 )
-            if now - announced > _ANNOUNCE:
+            if now - announced > _ANNOUNCE_INTERVAL:
                 announced = now
-                logger.info("Import %s is under way for %.0f s.", execution_id, now - started)
-            pause = min(pause * _POLL_GROWTH, _LONGEST_POLL)
+                logger.info("Import %s has been running for %.0f s.", execution_id, now - started)
+            pause = min(pause * _POLL_GROWTH, _MAX_POLL_INTERVAL)
 
-    def _settle(
+    def _handle_rows(
         self,
         execution: Execution,
         rows: Sequence[ProfileChange],
-        written: _Tally,
+        written: _Results,
         began: datetime,
     ) -> None:
-        """Take note of what became of each row.
+        """Handle the result of each row.
 
         Raises:
-            _ImportFailed: The file failed as a whole, or nobody tells which rows did.
+            _ImportFailed: The file failed as a whole, or Actito doesn't report which rows did.
         """
         if execution.failure is not None:
             raise _ImportFailed(f"{execution.failure.rstrip('.')}.")
@@ -324,15 +329,15 @@ class BulkWriter:
                 if at is None and error.line is not None and 0 < error.line <= len(rows):
                     at = error.line - 1
                 if at is None:
-                    raise _ImportFailed("Rows are in error, and Actito doesn't tell which.")
+                    raise _ImportFailed("Some rows failed, but Actito did not report which.")
                 refused[at] = error.reason
             if not refused:
-                raise _ImportFailed("Rows are in error, and Actito doesn't tell which.")
+                raise _ImportFailed("Some rows failed, but Actito did not report which.")
         logger.info(
-            "Import %s has ended: %d rows, %d in error.", execution.id, len(rows), len(refused)
+            "Import %s has ended: %d rows, %d rejected.", execution.id, len(rows), len(refused)
         )
-        written.imported(
-            Imported(
+        written.on_import(
+            ImportResult(
                 [change for at, change in enumerate(rows) if at not in refused],
                 execution.counts,
                 began,
@@ -340,9 +345,9 @@ class BulkWriter:
         )
         for at, reason in refused.items():
             refusal = RequestRejectedError(
-                "Actito refuses the row of an import.", status=None, body=reason
+                "Actito rejected this row of an import.", status=None, body=reason
             )
-            written.result(Result(rows[at], refusal, began))
+            written.on_result(WriteResult(rows[at], refusal, began))
 
     # Waiting
 
@@ -358,19 +363,19 @@ class BulkWriter:
             self._imports.find_running(_FILE_NAME) or []
         )
         for execution_id in sorted(running):
-            logger.info("Import %s of an earlier run is awaited first.", execution_id)
+            logger.info("Waiting for import %s from an earlier run.", execution_id)
             try:
                 self._follow(execution_id)
             except RequestRejectedError:
-                continue  # long gone
+                continue  # it ended long ago
             except _ImportsUnavailable as error:
                 raise ApiError(
                     codes.IMPORT_UNFINISHED,
-                    f"{error} It belongs to an earlier run and could overwrite newer choices with "
-                    "older ones, so nothing is written before it ends. Look it up in Actito, stop "
-                    "it there if it hangs, and run again.",
+                    f"{error} It belongs to an earlier run and could overwrite newer choices, so "
+                    "nothing is written before it ends. Look it up in Actito, stop it there if it "
+                    "hangs, and run again.",
                 ) from None
-        self._workspace.forget_left_behind()
+        self._workspace.clear_left_behind()
         self._waited = True
 
     def _sleep(self, seconds: float) -> None:
@@ -378,31 +383,31 @@ class BulkWriter:
         self._shutdown.check()
 
 
-class _Tally:
-    """Hands results on, and counts them."""
+class _Results:
+    """Pass results on, and count them."""
 
     def __init__(
-        self, on_result: Callable[[Result], None], on_imported: Callable[[Imported], None]
+        self, on_result: Callable[[WriteResult], None], on_import: Callable[[ImportResult], None]
     ) -> None:
         self._on_result = on_result
-        self._on_imported = on_imported
+        self._on_import = on_import
         self.count = 0
         self.refused = 0
 
-    def result(self, result: Result) -> None:
+    def on_result(self, result: WriteResult) -> None:
         if isinstance(result.outcome, RequestRejectedError):
             self.refused += 1
         else:
             self.count += 1
         self._on_result(result)
 
-    def imported(self, imported: Imported) -> None:
-        self.count += len(imported.changes)
-        self._on_imported(imported)
+    def on_import(self, result: ImportResult) -> None:
+        self.count += len(result.changes)
+        self._on_import(result)
 
 
 def file_rows(columns: Columns, changes: Sequence[ProfileChange]) -> Iterator[list[str]]:
-    """Give the rows of a file, without its header."""
+    """Yield the rows of a file, without its header: the key, then a cell per column."""
     for change in changes:
         if change.fields == columns:
             yield [change.person, *[cell(value.value) for value in change.values]]
@@ -410,5 +415,5 @@ def file_rows(columns: Columns, changes: Sequence[ProfileChange]) -> Iterator[li
             values = dict(zip(change.fields, change.values, strict=True))
             yield [
                 change.person,
-                *[cell(values[target].value) if target in values else "" for target in columns],
+                *[cell(values[column].value) if column in values else "" for column in columns],
             ]

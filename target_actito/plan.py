@@ -1,9 +1,9 @@
-"""Write planning: which changes go by bulk import and which by single calls.
+"""Plan writes: which changes go by bulk import and which by single requests.
 
-Pure: no clock, no I/O. The rule is one of costs. An import is worth `threshold` single calls, since
-there are so few of them a day; the cheapest plan is taken that keeps to the limits. Actito's empty
-cells may clear values, so a file holds rows of one set of columns. Where changes come in many sets,
-it is cheaper to spread each change over a file a column than to send a file a set.
+Pure: no clock, no I/O. The rule is one of costs. An import costs as much as `threshold` single
+requests, since a day has few imports; the cheapest plan within the limits wins. Empty cells may
+clear values in Actito, so a file holds rows with one set of columns. If changes come in many sets,
+one file per column is cheaper than one file per set: each change is then spread over several files.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     Columns = tuple[Field, ...]
 
 WriteMode = Literal["auto", "single", "bulk"]
-SECONDS_AN_IMPORT = 60
-"""How long an import takes, for the estimate (a guess; nobody tells)."""
-_CALLS_AN_IMPORT = 2
-"""The call that starts it, and one for its rows in error; without looks at how it stands."""
+SECONDS_PER_IMPORT = 60
+"""How long an import takes, for the estimate (a guess; undocumented)."""
+_REQUESTS_PER_IMPORT = 2
+"""The request that starts it, and one for its failed rows; polling not counted."""
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Limits:
     """What a plan must keep to.
 
     Attributes:
-        mode: `auto`; `single` for no import; `bulk` for imports wherever one is left.
-        threshold: Single calls that an import is worth.
-        calls_per_minute: Most calls in a minute.
+        mode: `auto`; `single` for no import; `bulk` for imports as long as one is left.
+        threshold: Number of single requests that one import must save.
+        calls_per_minute: Maximum requests per minute.
         imports_left: Imports left for today.
-        max_bytes: Largest file.
-        mixed_columns: Whether an empty cell is known to leave a value as it is.
-        may_create: Whether rows may create profiles; such a change stays in one piece.
-        max_single_minutes: How long single calls may take where no import is left.
+        max_bytes: Maximum size of a file, in bytes.
+        mixed_columns: Whether an empty cell is known to leave a value unchanged.
+        may_create: Whether rows may create profiles; such a change is never spread.
+        max_single_minutes: How long single requests may take if no import is left, in minutes.
     """
 
     mode: WriteMode = "auto"
@@ -54,22 +54,22 @@ class Limits:
 
     @property
     def price(self) -> int:
-        """Single calls that an import must save."""
+        """Single requests that an import must save."""
         return 0 if self.mode == "bulk" else self.threshold
 
     def affords_singles(self, count: int) -> bool:
-        """Tell whether so many changes may go by single calls for want of an import."""
+        """Return whether this many changes may go by single requests if no import is left."""
         return count <= self.max_single_minutes * self.calls_per_minute
 
 
 @dataclass(frozen=True)
-class File:
-    """What goes into one import.
+class ImportFile:
+    """The file of one import.
 
     Attributes:
-        columns: What its columns are, besides the key.
+        columns: The fields in its columns, without the key.
         changes: Its rows, those with an opt-out first.
-        opt_out: Whether one holds an opt-out.
+        opt_out: Whether a row holds an opt-out.
     """
 
     columns: Columns
@@ -79,46 +79,46 @@ class File:
 
 @dataclass(frozen=True)
 class WritePlan:
-    """Where each value goes. Lists are in the order in which they are to be written.
+    """Where each value goes. Lists are in the order of writing.
 
     Attributes:
-        urgent: Changes with an opt-out, by single calls, before anything else.
+        opt_out_singles: Changes with an opt-out, by single requests, before anything else.
         files: Imports, those with an opt-out first.
-        later: Changes without one, by single calls, after the imports.
-        deferred: Changes that can't be written today: no import is left, and single calls would
+        other_singles: Changes without an opt-out, by single requests, after the imports.
+        deferred: Changes that can't be written today: no import is left, and single requests would
             take longer than is allowed. None holds an opt-out.
-        calls_per_minute: What the estimate reckons with.
+        calls_per_minute: Requests per minute, for the estimate.
     """
 
-    urgent: Sequence[ProfileChange] = ()
-    files: Sequence[File] = ()
-    later: Sequence[ProfileChange] = ()
+    opt_out_singles: Sequence[ProfileChange] = ()
+    files: Sequence[ImportFile] = ()
+    other_singles: Sequence[ProfileChange] = ()
     deferred: Sequence[ProfileChange] = ()
     calls_per_minute: int = 100
 
     @property
     def singles(self) -> int:
-        """How many changes go by single calls."""
-        return len(self.urgent) + len(self.later)
+        """Number of changes by single requests."""
+        return len(self.opt_out_singles) + len(self.other_singles)
 
     @property
     def rows(self) -> int:
-        """How many rows the files hold."""
+        """Number of rows in the files."""
         return sum(len(file.changes) for file in self.files)
 
     @property
-    def calls(self) -> int:
-        """How many calls that takes, without looks at how imports stand."""
-        return self.singles + _CALLS_AN_IMPORT * len(self.files)
+    def requests(self) -> int:
+        """Number of requests, polling not counted."""
+        return self.singles + _REQUESTS_PER_IMPORT * len(self.files)
 
     @property
     def seconds(self) -> float:
-        """About how long that takes."""
-        beyond = max(0, self.calls - self.calls_per_minute)
-        return beyond * 60 / self.calls_per_minute + SECONDS_AN_IMPORT * len(self.files)
+        """Estimated duration, in seconds."""
+        beyond = max(0, self.requests - self.calls_per_minute)
+        return beyond * 60 / self.calls_per_minute + SECONDS_PER_IMPORT * len(self.files)
 
     def to_text(self) -> str:
-        """Word the plan for the log."""
+        """Describe the plan for the log."""
         parts = []
         if self.files:
             sets = ", ".join(
@@ -127,20 +127,28 @@ class WritePlan:
             parts.append(f"{len(self.files)} import(s) with {self.rows:,} rows ({sets})")
         if self.singles:
             parts.append(
-                f"{self.singles:,} single call(s), {len(self.urgent):,} of them with an opt-out"
+                f"{self.singles:,} single request(s), {len(self.opt_out_singles):,} of them with "
+                "an opt-out"
             )
         if self.deferred:
             parts.append(f"{len(self.deferred):,} deferred: no import is left today")
         minutes = self.seconds / 60
         return (
-            f"Write plan: {'; '.join(parts) or 'nothing'}. {self.calls:,} calls, "
-            f"about {f'{minutes:.0f} min' if minutes >= 1 else 'a minute at most'}."
+            f"Write plan: {'; '.join(parts) or 'nothing'}. {self.requests:,} requests, "
+            f"about {f'{minutes:.0f} min' if minutes >= 1 else 'up to a minute'}."
         )
 
 
 @dataclass
-class _Choice:
-    """A way to distribute sets of columns: files, and what is left for single calls."""
+class _Distribution:
+    """A way to distribute sets of columns over files and single requests.
+
+    Attributes:
+        whole: Sets with a file of their own.
+        by_column: Columns with a file of their own, for the sets in `spread`.
+        spread: Sets whose changes are spread over the files of `by_column`.
+        single: Sets whose changes go by single requests.
+    """
 
     whole: list[Columns] = field(default_factory=list)
     by_column: list[Field] = field(default_factory=list)
@@ -156,8 +164,8 @@ def plan_writes(changes: Sequence[ProfileChange], limits: Limits) -> WritePlan:
     """Plan how to write changes.
 
     Args:
-        changes: One a person, in the order in which they are to be written.
-        limits: What to keep to.
+        changes: One per person, in the order of writing.
+        limits: Limits of the plan.
 
     Returns:
         A plan in which each value of each change stands in exactly one place.
@@ -168,10 +176,10 @@ def plan_writes(changes: Sequence[ProfileChange], limits: Limits) -> WritePlan:
     singles: list[ProfileChange] = []
     for change in changes:
         if any([value.value == "" for value in change.values]):  # noqa: C419 - a hot loop
-            singles.append(change)  # an empty text can't be told from an empty cell
+            singles.append(change)  # an empty string looks like an empty cell
         else:
             importable[change.fields].append(change)
-    files: list[File] = []
+    files: list[ImportFile] = []
     if limits.mixed_columns:
         single = {id(change) for change in singles}
         rows = [change for change in changes if change.fields and id(change) not in single]
@@ -180,46 +188,50 @@ def plan_writes(changes: Sequence[ProfileChange], limits: Limits) -> WritePlan:
         else:
             singles += rows
     else:
-        choice = _cheapest({columns: len(found) for columns, found in importable.items()}, limits)
-        for columns in choice.whole:
+        distribution = _cheapest(
+            {columns: len(found) for columns, found in importable.items()}, limits
+        )
+        for columns in distribution.whole:
             files += _cut(columns, importable[columns], limits)
-        files += _spread(choice, importable, limits)
-        singles += [change for columns in choice.single for change in importable[columns]]
+        files += _spread(distribution, importable, limits)
+        singles += [change for columns in distribution.single for change in importable[columns]]
     files.sort(key=lambda file: (not file.opt_out, -len(file.changes)))
     for file in files[limits.imports_left :]:
         singles += file.changes
     return _finish(singles, files[: limits.imports_left], limits)
 
 
-def _finish(singles: Sequence[ProfileChange], files: Sequence[File], limits: Limits) -> WritePlan:
-    urgent = [change for change in singles if change.opt_out]
-    later = [change for change in singles if not change.opt_out]
+def _finish(
+    singles: Sequence[ProfileChange], files: Sequence[ImportFile], limits: Limits
+) -> WritePlan:
+    opt_out_singles = [change for change in singles if change.opt_out]
+    other_singles = [change for change in singles if not change.opt_out]
     short_of_imports = limits.mode != "single" and len(files) >= limits.imports_left
     deferred: list[ProfileChange] = []
-    if short_of_imports and not limits.affords_singles(len(later)):
-        later, deferred = [], later
-    return WritePlan(urgent, files, later, deferred, limits.calls_per_minute)
+    if short_of_imports and not limits.affords_singles(len(other_singles)):
+        other_singles, deferred = [], other_singles
+    return WritePlan(opt_out_singles, files, other_singles, deferred, limits.calls_per_minute)
 
 
-def _cheapest(sizes: dict[Columns, int], limits: Limits) -> _Choice:
-    """Choose the cheapest way: the largest sets as files of their own, the others by column."""
+def _cheapest(sizes: dict[Columns, int], limits: Limits) -> _Distribution:
+    """Choose the cheapest distribution: whole files for the largest sets, others by column."""
     by_size = sorted(sizes, key=lambda columns: (-sizes[columns], columns))
     most = min(len(by_size), limits.imports_left)
-    found: tuple[tuple[float, ...], _Choice] | None = None
+    found: tuple[tuple[float, ...], _Distribution] | None = None
     for whole in range(most + 1):
         rest = by_size[whole:]
-        choice = _Choice(by_size[:whole], single=rest)
+        distribution = _Distribution(by_size[:whole], single=rest)
         if not limits.may_create:
-            choice = _drop_columns(
+            distribution = _drop_columns(
                 by_size[:whole], rest, sizes, limits.price, limits.imports_left - whole
             )
-        calls = sum(sizes[columns] for columns in choice.single)
-        rows = sum(sizes[columns] * len(columns) for columns in choice.spread)
-        # In bulk mode imports are free of cost, so what counts next is how many there are.
-        cost = (choice.files * limits.price + calls, choice.files, rows)
+        requests = sum(sizes[columns] for columns in distribution.single)
+        rows = sum(sizes[columns] * len(columns) for columns in distribution.spread)
+        # In bulk mode imports cost nothing, so their number counts next.
+        cost = (distribution.files * limits.price + requests, distribution.files, rows)
         if found is None or cost < found[0]:
-            found = cost, choice
-    return found[1] if found else _Choice()
+            found = cost, distribution
+    return found[1] if found else _Distribution()
 
 
 def _drop_columns(
@@ -228,56 +240,56 @@ def _drop_columns(
     sizes: dict[Columns, int],
     price: float,
     files_left: int,
-) -> _Choice:
-    """Spread sets over a file a column, but for columns that aren't worth one.
+) -> _Distribution:
+    """Spread sets over one file per column, except for columns that aren't worth a file.
 
-    A column's file is worth it when the sets that need it save more single calls than it costs.
+    A column is worth a file if the sets that need it save more single requests than the file costs.
     """
-    columns = sorted({target for found in rest for target in found})
+    columns = sorted({column for found in rest for column in found})
     spread = list(rest)
     single: list[Columns] = []
     while columns:
         saved = {
-            target: sum(sizes[found] for found in spread if target in found) for target in columns
+            column: sum(sizes[found] for found in spread if column in found) for column in columns
         }
-        least = min(columns, key=lambda target: (saved[target], target))
+        least = min(columns, key=lambda column: (saved[column], column))
         if len(columns) <= files_left and saved[least] > price:
             break
         columns.remove(least)
         single += [found for found in spread if least in found]
         spread = [found for found in spread if least not in found]
-    # What is left may be worth less than its files all the same: single calls then.
+    # The rest may still be worth less than its files.
     if sum(sizes[found] for found in spread) <= price * len(columns):
-        return _Choice(whole, single=rest)
-    return _Choice(whole, columns, spread, single)
+        return _Distribution(whole, single=rest)
+    return _Distribution(whole, columns, spread, single)
 
 
 def _spread(
-    choice: _Choice, importable: dict[Columns, list[ProfileChange]], limits: Limits
-) -> list[File]:
-    rows: dict[Field, list[ProfileChange]] = {target: [] for target in choice.by_column}
-    for columns in choice.spread:
+    distribution: _Distribution, importable: dict[Columns, list[ProfileChange]], limits: Limits
+) -> list[ImportFile]:
+    rows: dict[Field, list[ProfileChange]] = {column: [] for column in distribution.by_column}
+    for columns in distribution.spread:
         for change in importable[columns]:
             if len(columns) == 1:
                 rows[columns[0]].append(change)
                 continue
-            for target, value in zip(columns, change.values, strict=True):
+            for column, value in zip(columns, change.values, strict=True):
                 part = ProfileChange(
-                    change.person, change.first_record, (target,), (value,), value.opt_out
+                    change.person, change.first_record, (column,), (value,), value.opt_out
                 )
-                rows[target].append(part)
-    return [file for target, found in rows.items() for file in _cut((target,), found, limits)]
+                rows[column].append(part)
+    return [file for column, found in rows.items() for file in _cut((column,), found, limits)]
 
 
 def _union(sets: Iterable[Columns]) -> Columns:
-    return tuple(sorted({target for columns in sets for target in columns}))
+    return tuple(sorted({column for columns in sets for column in columns}))
 
 
-def _cut(columns: Columns, changes: Sequence[ProfileChange], limits: Limits) -> list[File]:
-    """Cut rows into files that are not too large, those with an opt-out first."""
+def _cut(columns: Columns, changes: Sequence[ProfileChange], limits: Limits) -> list[ImportFile]:
+    """Split rows into files of at most `max_bytes`, those with an opt-out first."""
     ordered = sorted(changes, key=lambda change: not change.opt_out)
-    most = limits.max_bytes - ZIP_OVERHEAD - row_bytes([target.name for target in columns]) - 255
-    files: list[File] = []
+    most = limits.max_bytes - ZIP_OVERHEAD - row_bytes([column.name for column in columns]) - 255
+    files: list[ImportFile] = []
     start, size = 0, 0
     for at, change in enumerate(ordered):
         row = row_bytes([change.person, *[cell(value.value) for value in change.values]])
@@ -291,10 +303,10 @@ def _cut(columns: Columns, changes: Sequence[ProfileChange], limits: Limits) -> 
     return files
 
 
-def _file(columns: Columns, changes: Sequence[ProfileChange]) -> File:
-    return File(columns, changes, opt_out=changes[0].opt_out)
+def _file(columns: Columns, changes: Sequence[ProfileChange]) -> ImportFile:
+    return ImportFile(columns, changes, opt_out=changes[0].opt_out)
 
 
 def minutes_for(singles: int, calls_per_minute: int) -> int:
-    """Give how many minutes so many single calls take, rounded up."""
+    """Return the minutes that this many single requests take, rounded up."""
     return math.ceil(singles / calls_per_minute)

@@ -1,4 +1,4 @@
-"""Writes profile changes, several calls at once, until all are done or the run is to stop."""
+"""Write profile changes by concurrent single requests."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ logger = logging.getLogger("target-actito")
 
 
 @dataclass(frozen=True)
-class Result:
-    """A change that is settled on Actito's side.
+class WriteResult:
+    """What became of a change that was written by a single request, or rejected.
 
     Attributes:
         change: The change.
-        outcome: What became of it, or why it was refused.
-        began: When the call began.
+        outcome: What became of it, or why it was rejected.
+        began: When the request began, by our clock.
     """
 
     change: ProfileChange
@@ -38,12 +38,12 @@ class Result:
 
 
 class Writer:
-    """Writes changes one profile a call.
+    """Write changes, one request per profile.
 
     Args:
         table: The profile table.
         create: Whether a missing profile may be created.
-        max_concurrency: Calls at once.
+        max_concurrency: Maximum number of concurrent requests.
         shutdown: Checked between requests; those in flight may finish within its grace period.
         runtime: Clock and threads.
     """
@@ -63,35 +63,37 @@ class Writer:
         self._shutdown = shutdown
         self._runtime = runtime
 
-    def write(self, changes: Sequence[ProfileChange], on_result: Callable[[Result], None]) -> None:
-        """Write changes in the order given, as far as calls at once allow.
+    def write(
+        self, changes: Sequence[ProfileChange], on_result: Callable[[WriteResult], None]
+    ) -> None:
+        """Write changes in the order given, as far as concurrent requests allow.
 
         Args:
             changes: What to write.
-            on_result: Called in this thread for each change that is settled.
+            on_result: Called in this thread for each change that is written or rejected.
 
         Raises:
-            StoppedError: The process is to stop; what is not settled was or wasn't written.
+            StoppedError: The process is to stop; a change without a result may be written or not.
             ApiError: The API can't be used; likewise.
         """
-        settled = 0
+        done = 0
 
-        def settle(result: Result) -> None:
-            nonlocal settled
-            settled += 1
+        def handle_result(result: WriteResult) -> None:
+            nonlocal done
+            done += 1
             on_result(result)
 
         run_parallel(
             changes,
             self._write_one,
-            settle,
+            handle_result,
             workers=self._max_concurrency,
             shutdown=self._shutdown,
             runtime=self._runtime,
-            on_progress=lambda: logger.info("Written so far: %d of %d.", settled, len(changes)),
+            on_progress=lambda: logger.info("Progress: %d of %d written.", done, len(changes)),
         )
 
-    def _write_one(self, change: ProfileChange) -> Result:
+    def _write_one(self, change: ProfileChange) -> WriteResult:
         began = self._runtime.now()
         try:
             written = self._table.write(
@@ -99,9 +101,9 @@ class Writer:
             )
         except RequestRejectedError as error:
             if error.is_record_level:
-                return Result(change, error, began)
+                return WriteResult(change, error, began)
             raise ApiError(
                 codes.ACCESS_REFUSED,
-                f"{error.message} This concerns all calls, so the run stops; nothing is lost.",
+                f"{error.message} This concerns all requests, so the run stops; nothing is lost.",
             ) from None
-        return Result(change, written, began)
+        return WriteResult(change, written, began)

@@ -25,7 +25,7 @@ from target_actito.fast import ShortWay
 from target_actito.intake import Intake
 from target_actito.known import OtherDirection
 from target_actito.plan import plan_writes
-from target_actito.single import Result, Writer
+from target_actito.single import Writer, WriteResult
 from target_actito.summary import ActitoSummary
 from target_actito.translate import Translator
 from target_actito.workspace import Workspace, account_name
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from actito_didomi.http import ApiSession
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.runtime import Runtime
-    from target_actito.bulk import Imported
+    from target_actito.bulk import ImportResult
 
 logger = logging.getLogger("target-actito")
 
@@ -183,7 +183,7 @@ class TargetActito(ConsentTarget):
         connected = self.connected
         if connected.other:
             changes, newer = connected.other.leave_out(changes)
-            self.summary.newer += newer
+            self.summary.superseded += newer
             if not changes:
                 return
         logger.info(
@@ -196,21 +196,23 @@ class TargetActito(ConsentTarget):
         else:
             plan = connected.bulk.plan(changes)
         logger.info("%s", plan.to_text())
-        parts = [*plan.urgent, *plan.later, *plan.deferred]
+        parts = [*plan.opt_out_singles, *plan.other_singles, *plan.deferred]
         parts += [change for file in plan.files for change in file.changes]
         self.expect(part.first_record for part in parts)
         self._counted.clear()
         if connected.bulk is None:
-            connected.writer.write([*plan.urgent, *plan.later], self._settle)
+            connected.writer.write(
+                [*plan.opt_out_singles, *plan.other_singles], self._handle_result
+            )
             return
         try:
-            connected.bulk.write(plan, self._settle, self._settle_import)
+            connected.bulk.write(plan, self._handle_result, self._handle_import)
         except ImportQuotaExceededError as error:
             self.summary.deferred = error.deferred
             raise
 
-    def _settle_import(self, imported: Imported) -> None:
-        """Take note of rows that an import has settled.
+    def _handle_import(self, imported: ImportResult) -> None:
+        """Record the rows that an import has written or found without a profile.
 
         Where a person's change was spread over several imports, they count in the first one.
         """
@@ -229,9 +231,9 @@ class TargetActito(ConsentTarget):
             summary.created += created
             summary.updated += updated
             summary.unmatched += new - created - updated
-        self.settle(*(change.first_record for change in imported.changes))
+        self.acknowledge(*(change.first_record for change in imported.changes))
 
-    def _settle(self, result: Result) -> None:
+    def _handle_result(self, result: WriteResult) -> None:
         summary, change, outcome = self.summary, result.change, result.outcome
         if isinstance(outcome, RequestRejectedError):
             self.reject(
@@ -256,7 +258,7 @@ class TargetActito(ConsentTarget):
             self._note([change], result.began)
         elif outcome is Written.UNMATCHED:
             self.note_unmatched(change.person)
-        self.settle(change.first_record)
+        self.acknowledge(change.first_record)
 
     def _note(self, changes: Sequence[ProfileChange], began: datetime) -> None:
         if other := self.connected.other:
@@ -322,5 +324,12 @@ class _Connected:
                 definition=settings.bulk.bulk_definition,
             )
             imports.check(told_mode=_ETL_MODES.get(settings.bulk.bulk_etl_mode or ""))
-            self.workspace = Workspace(account_name(*account))
-            self.bulk = BulkWriter(imports, self.writer, self.workspace, settings, shutdown)
+            self.workspace = Workspace(account_name(*account), runtime)
+            self.bulk = BulkWriter(
+                imports,
+                self.writer,
+                self.workspace,
+                settings,
+                shutdown=shutdown,
+                runtime=runtime,
+            )

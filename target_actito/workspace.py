@@ -2,120 +2,133 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
 import stat
-import tempfile
-import time
-from pathlib import Path
+import sys
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import msgspec
+import platformdirs
+from filelock import FileLock, Timeout
 
 from actito_didomi import codes
 from actito_didomi.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-_PRIVATE = 0o700
+    from actito_didomi.runtime import Runtime
+
+_PRIVATE_FOLDER = 0o700
+_PRIVATE_FILE = 0o600
 _DAY = 86_400
+"""Seconds."""
 _LOCK = "lock"
-_NOTE = "executions"
+_EXECUTIONS = "executions"
 
 
 class Workspace:
     """Import files lie here while they are made and sent; nobody else can read them.
 
     A run has a folder of its own, which is locked while the run lives. A folder that isn't locked
-    is what a killed run left: its files are removed at the next start, and the imports that it had
-    under way are told, since they may yet write what it read.
+    was left by a killed run: its files are removed at the next start, and the imports that it had
+    under way are in `left_behind`, since they may yet write older values.
 
     Args:
-        account: What tells one table of one licence from others; only its hash is stored.
-        root: Folder for all runs; None for one of this user's below the system's temporary folder.
+        account: What distinguishes one table of one licence from others; only its hash is stored.
+        runtime: Clock and random names.
+        root: Folder for all runs; None for the user's own folder for the state of applications.
+
+    Attributes:
+        folder: This run's folder.
+        left_behind: Ids of the imports that killed runs had under way.
 
     Raises:
         SettingsError: The folder belongs to somebody else, or can't be made.
     """
 
-    def __init__(self, account: str, root: Path | None = None) -> None:
+    def __init__(self, account: str, runtime: Runtime, root: Path | None = None) -> None:
         if root is None:
-            root = Path(tempfile.gettempdir()) / f"actito-didomi-{os.getuid()}"
+            root = platformdirs.user_state_path("actito-didomi", appauthor=False)
         account = hashlib.sha256(account.encode()).hexdigest()[:16]
         try:
-            root.mkdir(mode=_PRIVATE, exist_ok=True)
+            root.mkdir(mode=_PRIVATE_FOLDER, parents=True, exist_ok=True)
             found = root.lstat()
         except OSError as error:
             raise SettingsError(
                 codes.UNUSABLE_PATH,
                 f"The folder for import files, {root}, can't be made ({error.strerror}). Set "
-                "TMPDIR to a folder that can be written.",
+                "XDG_STATE_HOME to a folder that can be written.",
             ) from None
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        if not stat.S_ISDIR(found.st_mode) or not _is_own(found):
             raise SettingsError(
                 codes.UNUSABLE_PATH,
-                f"{root} belongs to somebody else. Set TMPDIR to a folder of your own.",
+                f"The folder for import files, {root}, belongs to another user. Set "
+                "XDG_STATE_HOME to a folder of your own.",
             )
-        root.chmod(_PRIVATE)
-        self._used = root / f"started-{account}"
-        self._prefix = f"run-{account}-"
+        root.chmod(_PRIVATE_FOLDER)
+        self._runtime = runtime
         self._root = root
+        self._starts = root / f"started-{account}"
+        self._prefix = f"run-{account}-"
         self.left_behind = self._clear_up()
-        self.folder = Path(tempfile.mkdtemp(prefix=self._prefix, dir=root))
-        self._lock = _lock(self.folder)
+        self.folder = root / f"{self._prefix}{runtime.token(8)}"
+        self.folder.mkdir(mode=_PRIVATE_FOLDER)
+        self._lock = _lock_of(self.folder)
+        self._lock.acquire()
 
-    def note(self, execution_id: str) -> None:
-        """Note durably that an import is under way."""
-        _append(self.folder / _NOTE, execution_id)
+    def record_execution(self, execution_id: str) -> None:
+        """Record durably that an import is under way."""
+        _append(self.folder / _EXECUTIONS, execution_id)
 
-    def settled(self) -> None:
-        """Forget the imports noted so far: their ends are known."""
-        (self.folder / _NOTE).unlink(missing_ok=True)
+    def clear_executions(self) -> None:
+        """Forget the imports recorded so far: their ends are known."""
+        (self.folder / _EXECUTIONS).unlink(missing_ok=True)
 
     def count_start(self) -> None:
-        """Note durably that one of the day's imports is used."""
-        _append(self._used, str(int(time.time())))
+        """Record durably that one of the day's imports is used."""
+        _append(self._starts, str(int(self._runtime.now().timestamp())))
 
     def started_today(self) -> int:
         """Count the imports that this user's runs started in the last 24 hours."""
-        if not self._used.exists():
+        if not self._starts.exists():
             return 0
-        since = time.time() - _DAY
-        recent = [n for n in self._used.read_text().split() if n.isdecimal() and int(n) > since]
-        return len(recent)
+        since = self._runtime.now().timestamp() - _DAY
+        starts = self._starts.read_text(encoding="utf-8").split()
+        return sum(start.isdecimal() and int(start) > since for start in starts)
 
     def close(self) -> None:
-        """Remove this run's folder; a note of imports whose end isn't known stays."""
-        if not (self.folder / _NOTE).exists():
+        """Remove this run's folder; the record of imports whose end isn't known stays."""
+        if not (self.folder / _EXECUTIONS).exists():
             shutil.rmtree(self.folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            os.close(self._lock)
+        self._lock.release()
 
     def _clear_up(self) -> list[str]:
-        """Remove what killed runs left, and give the imports that they had under way.
+        """Remove the files of killed runs, and return the imports that they had under way.
 
-        Their notes are kept, in a folder that counts as left behind until its imports are settled.
+        The records of these imports are kept, in a folder that counts as left behind until the
+        ends of its imports are known.
         """
         executions: list[str] = []
         for folder in sorted(self._root.glob(f"{self._prefix}*")):
             with _locked(folder) as free:
                 if not free:
                     continue
-                note = folder / _NOTE
-                if note.exists():
-                    executions += note.read_text().split()
+                record = folder / _EXECUTIONS
+                if record.exists():
+                    executions += record.read_text(encoding="utf-8").split()
                 for file in folder.iterdir():
-                    if file.name not in {_NOTE, _LOCK}:
+                    if file.name not in {_EXECUTIONS, _LOCK}:
                         file.unlink()
-                if not note.exists():
+                if not record.exists():
                     shutil.rmtree(folder, ignore_errors=True)
         return executions
 
-    def forget_left_behind(self) -> None:
+    def clear_left_behind(self) -> None:
         """Forget the imports of killed runs: their ends are known."""
         self.left_behind = []
         for folder in self._root.glob(f"{self._prefix}*"):
@@ -125,8 +138,13 @@ class Workspace:
                         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _is_own(found: os.stat_result) -> bool:
+    """Return whether a file belongs to this user; Windows keeps its folders apart by itself."""
+    return sys.platform == "win32" or found.st_uid == os.getuid()
+
+
 def _append(path: Path, line: str) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, _PRIVATE_FILE)
     try:
         os.write(handle, f"{line}\n".encode())
         os.fsync(handle)
@@ -134,26 +152,33 @@ def _append(path: Path, line: str) -> None:
         os.close(handle)
 
 
-def _lock(folder: Path) -> int:
-    handle = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    return handle
+def _lock_of(folder: Path) -> FileLock:
+    """Return the lock of a folder, which ends with its process, however that ends."""
+    return FileLock(
+        folder / _LOCK,
+        timeout=0,
+        mode=_PRIVATE_FILE,
+        thread_local=False,
+        # A lock that is a mere file would stay after a kill.
+        fallback_to_soft=False,
+    )
 
 
-@contextlib.contextmanager
+@contextmanager
 def _locked(folder: Path) -> Iterator[bool]:
-    """Hold the lock of a folder; gives False where a living run has it."""
+    """Hold the lock of a folder; yield False if a living run has it."""
+    lock = _lock_of(folder)
     try:
-        handle = _lock(folder)
-    except OSError:
+        lock.acquire()
+    except (Timeout, OSError):
         yield False
         return
     try:
         yield True
     finally:
-        os.close(handle)
+        lock.release()
 
 
 def account_name(base_url: str, entity: str, table: str) -> str:
-    """Name one table of one licence."""
+    """Return what distinguishes one table of one licence from others."""
     return msgspec.json.encode([base_url, entity, table]).decode()

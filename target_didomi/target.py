@@ -134,7 +134,7 @@ class TargetDidomi(ConsentTarget):
             for outcome in outcomes:
                 self._handle_result(outcome)
             done += len(outcomes)
-            self.settle(*(outcome.incoming.number for outcome in outcomes))
+            self.acknowledge(*(outcome.incoming.number for outcome in outcomes))
 
         run_parallel(
             _groups(sorted(events, key=_timestamp) for events in people.values()),

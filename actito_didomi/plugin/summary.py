@@ -37,13 +37,13 @@ class Summary:
 
     Attributes:
         records: Records read, of all streams.
-        people: People seen in records that were not skipped, or only as by a skipped delegate.
+        people: People seen in records that were not skipped, or skipped with `delegate`.
         unmatched: People unknown to the other side, who are left alone.
         unchanged: People for whom there was nothing to write.
         rejected: Changes and records that could not be written; they are in the rejects file.
         rejected_opt_outs: How many of these contain an opt-out.
         skipped: Records skipped, by the name of the code.
-        calls: Requests to the API, including repeated attempts and requests for tokens.
+        requests: Requests to the API, including repeated attempts and requests for tokens.
         retries: How many of these repeated an earlier attempt.
         seconds: Time from start to end.
         status: `success`, `opt-outs rejected`, `stopped by SIGTERM` (or SIGINT) or `failed`.
@@ -57,7 +57,7 @@ class Summary:
     rejected: int = 0
     rejected_opt_outs: int = 0
     skipped: Counter[str] = field(default_factory=Counter)
-    calls: int = 0
+    requests: int = 0
     retries: int = 0
     seconds: float = 0.0
     status: str = "success"
@@ -73,7 +73,7 @@ class Summary:
 
     def effort(self) -> list[Line]:
         """Return the lines about requests."""
-        return [Line("requests", self.calls, f"{self.retries:,} repeated")]
+        return [Line("requests", self.requests, f"{self.retries:,} repeated")]
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts as plain data, ready for JSON."""

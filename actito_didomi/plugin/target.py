@@ -25,7 +25,7 @@ from actito_didomi.plugin.base import BasePlugin
 from actito_didomi.plugin.reader import SafeReader
 from actito_didomi.plugin.rejects import Reject, RejectStore
 from actito_didomi.plugin.sink import ConsentSink
-from actito_didomi.plugin.state import StateBarriers, Unsettled
+from actito_didomi.plugin.state import StateBarriers, Unacknowledged
 from actito_didomi.plugin.summary import Summary, write_report
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ _BROKEN_INPUT = (
 class ConsentTarget(BasePlugin, Target):
     """What targets for consent records share; a plugin says how to gather and to write them.
 
-    A record is settled once what it says is written, rejected durably or skipped, and STATE leaves
-    only when all records before it are settled.
+    A record is acknowledged when what it says is written, rejected durably or skipped. STATE is
+    emitted only when all records before it are acknowledged.
 
     Attributes:
         summary: Counts of the run.
@@ -75,7 +75,7 @@ class ConsentTarget(BasePlugin, Target):
         self.shutdown.grace = self.settings.target.shutdown_grace
         self.summary = self.summary_class()
         self._barriers = StateBarriers()
-        self._unsettled = Unsettled([])
+        self._unacknowledged = Unacknowledged([])
         self._rejects: RejectStore | None = None
         self._session: ApiSession | None = None
         self._started = time.monotonic()
@@ -124,7 +124,7 @@ class ConsentTarget(BasePlugin, Target):
         raise NotImplementedError
 
     def write_gathered(self) -> None:
-        """Write what is gathered: `expect` it first, then `settle` each part.
+        """Write what is gathered: `expect` it first, then `acknowledge` each part.
 
         Raises:
             StoppedError: The process is to stop.
@@ -356,17 +356,17 @@ class ConsentTarget(BasePlugin, Target):
         Args:
             first_records: For each part the number of the earliest record it holds something of.
         """
-        self._unsettled = Unsettled(first_records)
+        self._unacknowledged = Unacknowledged(first_records)
 
-    def settle(self, *first_records: int) -> None:
-        """Record that parts are written or rejected, and emit the STATE that is due."""
+    def acknowledge(self, *first_records: int) -> None:
+        """Record that parts are written, rejected or skipped, and emit the STATE that is due."""
         for first_record in first_records:
-            self._unsettled.settle(first_record)
+            self._unacknowledged.acknowledge(first_record)
         self._release()
 
     def _release(self) -> None:
-        """Print the STATE messages before which everything is settled."""
-        waiting = [n for n in (self._unsettled.oldest, self.oldest_waiting) if n is not None]
+        """Emit the STATE messages before which everything is acknowledged."""
+        waiting = [n for n in (self._unacknowledged.oldest, self.oldest_waiting) if n is not None]
         for state in self._barriers.release(min(waiting, default=None)):
             sys.stdout.write(msgspec.json.encode(state).decode() + "\n")
             sys.stdout.flush()
@@ -391,7 +391,7 @@ class ConsentTarget(BasePlugin, Target):
         summary.code = code.name if code else None
         summary.seconds = time.monotonic() - self._started
         if self._session:
-            summary.calls = self._session.count.calls
+            summary.requests = self._session.count.calls
             summary.retries = self._session.count.retries
         self.close()
         if summary.unmatched:

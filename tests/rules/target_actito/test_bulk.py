@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import time
@@ -26,6 +25,7 @@ from support import (
     stream_of,
 )
 
+from actito_didomi.runtime import Runtime
 from actito_didomi.sandbox.actito_tables import TABLES
 from actito_didomi.sandbox.app import Sandbox
 from actito_didomi.sandbox.options import ACTITO_KEY, SandboxOptions
@@ -81,7 +81,7 @@ def test_many_changes_take_a_handful_of_calls(config, actito, tmp_path) -> None:
     assert "Write plan: 1 import(s) with 320 rows" in run.err
     stats = actito.stats()
     polls = stats["routes"]["execution"]["calls"]
-    assert counts["calls"] - polls <= 12
+    assert counts["requests"] - polls <= 12
     assert stats["routes"].get("patch_profile", {}).get("calls", 0) == 0
 
 
@@ -350,11 +350,11 @@ def test_a_definition_of_ones_own_is_checked_and_used(config, actito, tmp_path) 
 
 def test_files_are_private_and_removed(config, actito, tmp_path) -> None:
     """Nothing is left when the run has ended, nor after the start that follows a crash."""
-    folder = tmp_path / "temporary" / f"actito-didomi-{os.getuid()}"
-    left = Workspace("account", folder)
+    folder = tmp_path / "state" / "actito-didomi"
+    left = Workspace("account", Runtime(), folder)
     (left.folder / "actito-didomi-x.zip").write_bytes(b"personal data")
-    os.close(left._lock)  # the process is gone
-    again = Workspace("account", folder)
+    left._lock.release()  # the process is gone
+    again = Workspace("account", Runtime(), folder)
     assert not left.folder.exists()
     assert folder.stat().st_mode & 0o777 == 0o700
     assert again.folder.stat().st_mode & 0o777 == 0o700
@@ -366,9 +366,9 @@ def test_files_are_private_and_removed(config, actito, tmp_path) -> None:
 
 def test_a_living_runs_files_are_left_alone(tmp_path: Path) -> None:
     """Two runs at once keep out of each other's way."""
-    first = Workspace("account", tmp_path / "w")
+    first = Workspace("account", Runtime(), tmp_path / "w")
     (first.folder / "file.zip").write_bytes(b"x")
-    second = Workspace("account", tmp_path / "w")
+    second = Workspace("account", Runtime(), tmp_path / "w")
     assert (first.folder / "file.zip").exists()
     first.close()
     second.close()

@@ -130,7 +130,7 @@ def test_an_old_opt_in_is_not_written_over_a_new_opt_out(pipelines, actito) -> N
         said = pipelines.write(
             event("ann", format_timestamp(timestamp), channels={"email": True, "sms": True})
         )
-        assert said["newer"] == 1
+        assert said["superseded"] == 1
         assert actito.subscriptions("ann")["Newsletter"] is False
         assert actito.subscriptions("ann")["SmsAlerts"] is True
     pipelines.write(event("ann", format_timestamp(now()), channels={"email": True}))
@@ -177,7 +177,7 @@ def test_opt_outs_out_of_exports_are_known_as_well(pipelines, actito, tmp_path) 
     said = pipelines.write(
         event("ann", format_timestamp(noon - timedelta(hours=1)), channels={"email": True})
     )
-    assert said["newer"] == 1
+    assert said["superseded"] == 1
     assert actito.subscriptions("ann")["Newsletter"] is False
     pipelines.write(
         event("ann", format_timestamp(noon + timedelta(hours=1)), channels={"email": True}),

@@ -1,11 +1,11 @@
-"""State barriers, for any order in which records settle."""
+"""State barriers, for any order in which records are acknowledged."""
 
 from __future__ import annotations
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actito_didomi.plugin.state import StateBarriers, Unsettled
+from actito_didomi.plugin.state import StateBarriers, Unacknowledged
 
 
 @given(
@@ -13,7 +13,7 @@ from actito_didomi.plugin.state import StateBarriers, Unsettled
     st.randoms(use_true_random=False),
 )
 def test_each_state_leaves_once_in_order_and_only_after_its_records(script, rng) -> None:
-    """Whatever settles first, no STATE passes a record before it, and none is lost."""
+    """Whatever is acknowledged first, no STATE passes a record before it, and none is lost."""
     barriers, records = StateBarriers(), 0
     expected: dict[int, int] = {}
     for number, kind in enumerate(script):
@@ -24,26 +24,26 @@ def test_each_state_leaves_once_in_order_and_only_after_its_records(script, rng)
             expected[number] = records
     order = list(range(1, records + 1))
     rng.shuffle(order)
-    unsettled = Unsettled(range(1, records + 1))
-    settled: set[int] = set()
-    printed = barriers.release(unsettled.oldest)
+    unacknowledged = Unacknowledged(range(1, records + 1))
+    acknowledged: set[int] = set()
+    printed = barriers.release(unacknowledged.oldest)
     assert all(expected[s] == 0 for s in printed)
     for record in order:
-        unsettled.settle(record)
-        settled.add(record)
-        due = barriers.release(unsettled.oldest)
-        assert all(set(range(1, expected[s] + 1)) <= settled for s in due)
+        unacknowledged.acknowledge(record)
+        acknowledged.add(record)
+        due = barriers.release(unacknowledged.oldest)
+        assert all(set(range(1, expected[s] + 1)) <= acknowledged for s in due)
         printed += due
     assert printed == sorted(expected)
 
 
 @given(st.lists(st.integers(1, 5), min_size=1, max_size=10), st.randoms(use_true_random=False))
-def test_numbers_that_occur_twice_settle_twice(numbers, rng) -> None:
-    """Two changes may begin with the same record; both must settle."""
-    unsettled, left = Unsettled(numbers), sorted(numbers)
+def test_numbers_that_occur_twice_are_acknowledged_twice(numbers, rng) -> None:
+    """Two changes may begin with the same record; both must be acknowledged."""
+    unacknowledged, left = Unacknowledged(numbers), sorted(numbers)
     rng.shuffle(numbers)
     for number in numbers:
-        assert unsettled.oldest == left[0]
-        unsettled.settle(number)
+        assert unacknowledged.oldest == left[0]
+        unacknowledged.acknowledge(number)
         left.remove(number)
-    assert unsettled.oldest is None
+    assert unacknowledged.oldest is None

@@ -58,7 +58,7 @@ def places(parts) -> Counter[tuple[str, Field, Value]]:
 
 def parts(plan: WritePlan) -> list[ProfileChange]:
     rows = [c for file in plan.files for c in file.changes]
-    return [*plan.urgent, *rows, *plan.later, *plan.deferred]
+    return [*plan.opt_out_singles, *rows, *plan.other_singles, *plan.deferred]
 
 
 @given(changes, limits)
@@ -95,15 +95,15 @@ def test_no_plan_exceeds_the_limits(found, given_limits) -> None:
         assert size <= given_limits.max_bytes or len(file.changes) == 1
     if plan.deferred:
         assert len(plan.deferred) > given_limits.max_single_minutes * given_limits.calls_per_minute
-        assert not plan.later
+        assert not plan.other_singles
 
 
 @given(changes, limits)
 def test_opt_outs_never_wait_behind_others(found, given_limits) -> None:
     """Single calls with opt-outs go first, then files with opt-outs, and in a file their rows."""
     plan = plan_writes(found, given_limits)
-    assert all(c.opt_out for c in plan.urgent)
-    assert not any(c.opt_out for c in [*plan.later, *plan.deferred])
+    assert all(c.opt_out for c in plan.opt_out_singles)
+    assert not any(c.opt_out for c in [*plan.other_singles, *plan.deferred])
     flags = [file.opt_out for file in plan.files]
     assert flags == sorted(flags, reverse=True)
     for file in plan.files:
@@ -125,10 +125,12 @@ def test_rows_that_may_create_stay_in_one_piece(found, given_limits) -> None:
 def test_the_estimate_is_consistent(found, given_limits) -> None:
     """Calls are those of the plan, and more calls never take less time."""
     plan = plan_writes(found, given_limits)
-    assert plan.calls == len(plan.urgent) + len(plan.later) + 2 * len(plan.files)
-    assert plan.seconds >= (plan.calls - plan.calls_per_minute) * 60 / plan.calls_per_minute
-    assert (plan.seconds == 0) == (plan.calls <= plan.calls_per_minute and not plan.files)
-    assert f"{plan.calls:,} calls" in plan.to_text()
+    assert plan.requests == len(plan.opt_out_singles) + len(plan.other_singles) + 2 * len(
+        plan.files
+    )
+    assert plan.seconds >= (plan.requests - plan.calls_per_minute) * 60 / plan.calls_per_minute
+    assert (plan.seconds == 0) == (plan.requests <= plan.calls_per_minute and not plan.files)
+    assert f"{plan.requests:,} requests" in plan.to_text()
 
 
 @given(changes, limits)
@@ -162,7 +164,7 @@ def test_small_sets_of_columns_go_by_single_calls() -> None:
     found = [change(n, {SUBSCRIPTIONS[0]: True}) for n in range(5000)]
     found += [change(5000 + n, {NAME: "Ann", SUBSCRIPTIONS[1]: False}) for n in range(50)]
     plan = plan_writes(found, Limits())
-    assert ([len(f.changes) for f in plan.files], len(plan.urgent)) == ([5000], 50)
+    assert ([len(f.changes) for f in plan.files], len(plan.opt_out_singles)) == ([5000], 50)
 
 
 def test_a_plan_is_quick_for_many_sets() -> None:
