@@ -20,8 +20,6 @@ from target_didomi.summary import DidomiSummary
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
-GENERATED = {"settings.md", "codes.md"}
-"""Pages that `make generate` writes; another test holds them."""
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -43,7 +41,7 @@ def test_the_readme_is_short_and_has_no_relative_links() -> None:
     assert len(text.splitlines()) <= 120
     assert [t for t in LINK.findall(text) if not t.startswith("https://")] == []
     for path in re.findall(r"`((?:docs|benchmarks|examples)/[^`\s]+|[A-Z]+\.md|LICENSE)`", text):
-        assert (ROOT / path).exists() or Path(path).name in GENERATED, path
+        assert (ROOT / path).exists(), path
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(DOCS)))
@@ -54,8 +52,6 @@ def test_links_of_a_page_lead_somewhere(page: Path) -> None:
             continue
         name, _, anchor = target.partition("#")
         path = (page.parent / name).resolve() if name else page
-        if path.name in GENERATED:
-            continue
         assert path.is_file(), target
         assert not anchor or anchor in anchors(path), target
 
