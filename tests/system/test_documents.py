@@ -87,29 +87,23 @@ def test_every_command_of_make_is_explained() -> None:
     assert set(re.findall(r"^([a-z]+):.*## ", makefile, re.MULTILINE)) == set(phony.split())
 
 
-def test_the_tutorial_works_as_it_is_printed(tmp_path: Path) -> None:
-    """From the second step on, on a free port: every command works, and prints what is shown."""
-    steps = read(DOCS / "tutorial.md").partition("\n## 2. ")[2]
+def run_printed(commands: str, folder: Path) -> str:
+    """Run printed commands against a sandbox on a free port; return all that they print.
+
+    Args:
+        commands: The commands, which start the sandbox on its usual port.
+        folder: Where to run them: it is created, with the examples.
+    """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    blocks = [
-        (
-            kind,
-            text.replace("8700", port).replace(
-                "sandbox --people", f"sandbox --port {port} --people"
-            ),
-        )
-        for kind, text in BLOCK.findall(steps)
-    ]
-    folder = tmp_path / "tutorial"
     shutil.copytree(ROOT / "examples", folder)
     for path in folder.iterdir():
         path.write_text(path.read_text(encoding="utf-8").replace("8700", port), encoding="utf-8")
-    script = "set -eo pipefail -m\ntrap 'kill -INT %1 2> /dev/null || true' EXIT\n"
-    script += "\n".join(text for kind, text in blocks if kind == "bash")
+    commands = commands.replace("8700", port).replace("sandbox ", f"sandbox --port {port} ")
+    script = "set -eo pipefail -m\ntrap 'kill -INT %1 2> /dev/null || true' EXIT\n" + commands
     environment = {
-        "HOME": str(tmp_path),
+        "HOME": str(folder.parent),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}/usr/local/bin:/usr/bin:/bin",
     }
     done = subprocess.run(
@@ -123,8 +117,29 @@ def test_the_tutorial_works_as_it_is_printed(tmp_path: Path) -> None:
         timeout=240,
     )
     assert done.returncode == 0, done.stdout
+    return done.stdout.replace(port, "8700")
+
+
+def test_the_readme_works_as_it_is_printed(tmp_path: Path) -> None:
+    """The pipe of a tap and a target, after the lines that choose environment and folder."""
+    [block] = [
+        text for _, text in BLOCK.findall(read(ROOT / "README.md")) if "| target-actito" in text
+    ]
+    lines = block.splitlines()
+    assert lines[:2] == [". .venv/bin/activate", "cp -r examples /tmp/try && cd /tmp/try"]
+    folder = tmp_path / "try"
+    printed = run_printed("\n".join(lines[2:]), folder)
+    assert "Summary (success)" in printed
+    assert (folder / "state.json").read_text().startswith('{"bookmarks":')
+
+
+def test_the_tutorial_works_as_it_is_printed(tmp_path: Path) -> None:
+    """From the second step on: every command works, and prints what is shown."""
+    blocks = BLOCK.findall(read(DOCS / "tutorial.md").partition("\n## 2. ")[2])
+    folder = tmp_path / "tutorial"
+    printed = run_printed("\n".join(text for kind, text in blocks if kind == "bash"), folder)
     for kind, text in blocks:
         for line in text.splitlines() if kind == "text" else []:
             if not line.startswith(("  time ", "  people 200,")):
-                assert line in done.stdout, f"{line!r} is not in:\n{done.stdout}"
+                assert line in printed, f"{line!r} is not in:\n{printed}"
     assert not folder.exists()
