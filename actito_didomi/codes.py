@@ -162,6 +162,20 @@ MISSING_PACKAGE = Code(
     "A Python package that a setting needs is not installed.",
     "Install the extra or package that the message names.",
 )
+NOTHING_SELECTED = Code(
+    116,
+    "nothing_selected",
+    "error",
+    "The catalog selects no stream that the tap has, so nothing would be read.",
+    "Select one of the streams that the message lists, or run without a catalog.",
+)
+SNAPSHOT_IN_USE = Code(
+    117,
+    "snapshot_in_use",
+    "error",
+    "Another run has moved the same snapshot at the same time.",
+    "Nothing is lost: run again once it has ended, and run one job per snapshot at a time.",
+)
 
 # Group AD2xx, input
 

@@ -2,39 +2,49 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from collections import Counter, OrderedDict
-from datetime import datetime, timedelta, timezone
+from contextlib import ExitStack, closing
+from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from singer_sdk import typing as th
 from singer_sdk.helpers.types import Context  # noqa: TC002 - the SDK reads annotations
-from singer_sdk.singerlib.catalog import REPLICATION_INCREMENTAL
 
 from actito_didomi.actito import ValueType
+from actito_didomi.actito.changes import ChangeFolder
 from actito_didomi.actito.listing import list_profiles
 from actito_didomi.consent.choices import to_consents
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.records import format_timestamp
 from actito_didomi.errors import SettingsError
+from actito_didomi.plugin.source import PROGRESS_INTERVAL
 from actito_didomi.plugin.tap import CheckpointStream
-from tap_actito.config import missing_for_sync
-from tap_actito.sources import read_api, read_exports
+from tap_actito.config import DEFAULT_SNAPSHOT, missing_for_sync
+from tap_actito.snapshot import Snapshot
+from tap_actito.sources import ExportSource, SnapshotSource, TableAccess
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from zoneinfo import ZoneInfo
 
     from actito_didomi.actito import Attribute, TableStructure
     from actito_didomi.actito.changes import SubscriptionChange
-    from tap_actito.tap import TapActito
+    from actito_didomi.actito.listing import Profile
+    from actito_didomi.consent.reverse_mapping import ReverseMapping
+    from actito_didomi.http import ApiSession
+    from actito_didomi.plugin.shutdown import Shutdown
+    from actito_didomi.plugin.source import BrokenLines
+    from actito_didomi.runtime import Runtime
+    from tap_actito.config import Settings
+    from tap_actito.sources import ChangeSource
 
 _NAMESPACE = uuid.UUID("6f0c2b1e-7d0a-5d53-9a55-0f5c2f0f6b1d")
 """Of the ids of consent events; it never changes, or events would be posted twice."""
 _OVERLAP = timedelta(minutes=5)
-_MOST_OPEN = 10_000
+_MAX_OPEN_GROUPS = 10_000
 """Groups of changes of one person and timestamp that are kept open at a time."""
-_PROGRESS_INTERVAL = 30.0
 
 _TYPES: dict[ValueType, dict[str, Any]] = {
     ValueType.STRING: {"type": ["string", "null"]},
@@ -46,21 +56,54 @@ _TYPES: dict[ValueType, dict[str, Any]] = {
 }
 
 
+class ActitoTap(Protocol):
+    """What the streams need of the tap."""
+
+    settings: Settings
+    shutdown: Shutdown
+
+    @property
+    def runtime(self) -> Runtime:
+        """Clock and streams."""
+
+    @property
+    def broken_lines(self) -> BrokenLines:
+        """What to do about broken lines of exports."""
+
+    @property
+    def session(self) -> ApiSession:
+        """The session with Actito."""
+
+    @property
+    def structure(self) -> TableStructure:
+        """Structure of the profile table."""
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """Time zone of timestamps in Actito."""
+
+    @property
+    def account(self) -> Sequence[str]:
+        """What distinguishes this table from all others."""
+
+    @property
+    def reverse_mappings(self) -> Mapping[tuple[str, str], ReverseMapping]:
+        """The reverse mappings, checked against the table."""
+
+
 class ActitoStream(CheckpointStream):
     """A stream of tap-actito."""
 
-    raw = True
-
     @property
-    def actito(self) -> TapActito:
+    def actito(self) -> ActitoTap:
         """The tap."""
-        return cast("TapActito", self._tap)
+        return cast("ActitoTap", self._tap)
 
 
 class Profiles(ActitoStream):
-    """The profile table, a record a profile: attributes, subscriptions, segmentations.
+    """The profile table, one record per profile: attributes, subscriptions, segmentations.
 
-    Actito's list knows no order and no documented filter, so every run reads all profiles; those
+    Actito's list has no order and no documented filter, so every run reads all profiles; those
     whose `updateMoment` is older than the bookmark are left out.
     """
 
@@ -70,48 +113,50 @@ class Profiles(ActitoStream):
 
     @cached_property
     def schema(self) -> dict[str, Any]:
-        """The table as a JSON schema; an open one where it isn't known which table is meant."""
+        """The table as a JSON schema; an open one while the settings name no table."""
         try:
             return schema_of(self.actito.structure)
         except SettingsError as error:
             if not missing_for_sync(self.actito.settings):
                 raise
-            self.logger.warning("%s Until then its attributes are not listed.", error)
+            self.logger.warning("%s Until then the attributes are not listed.", error)
             properties = dict.fromkeys(("updateMoment",), _TYPES[ValueType.TIMESTAMP])
             properties["profileId"] = {"type": ["integer", "null"]}
             return {"type": "object", "properties": properties, "additionalProperties": True}
 
     def get_records(self, context: Context | None) -> Iterable[dict[str, Any]]:
-        """Give the profiles that were updated since the bookmark."""
-        since = self.get_starting_timestamp(context)
-        started = datetime.now(timezone.utc)
+        """Yield the profiles that were updated since the bookmark."""
+        del context
+        actito, runtime = self.actito, self.actito.runtime
+        bookmark = self.resume_state.get("replication_key_value")
+        since = _parse(bookmark) if bookmark else None
+        started = runtime.now()
         newest = since
-        structure, read, last = self.actito.structure, 0, time.monotonic()
-        pages = list_profiles(self.actito.session, structure, self.config["page_size"])
-        for page in pages:
+        structure, read, last = actito.structure, 0, runtime.monotonic()
+        for page in list_profiles(actito.session, structure, actito.settings.page_size, runtime):
             for profile in page.profiles:
-                self.actito.shutdown.check()
+                actito.shutdown.check()
                 record = self._record(structure, profile)
-                updated = record.get("updateMoment")
-                if updated:
-                    timestamp = datetime.fromisoformat(updated.replace("Z", "+00:00"))
+                if updated := record.get("updateMoment"):
+                    timestamp = _parse(updated)
                     if since and timestamp < since:
                         continue
                     newest = max(newest or timestamp, timestamp)
                 yield record
             read += len(page.profiles)
-            if time.monotonic() - last > _PROGRESS_INTERVAL:
-                last = time.monotonic()
+            if runtime.monotonic() - last > PROGRESS_INTERVAL:
+                last = runtime.monotonic()
                 self.logger.info("Profiles: %d read.", read)
+        state: dict[str, Any] = {}
         if newest:
-            # A profile that changes behind the scan is given by the next one.
-            bookmark = min(newest, started - _OVERLAP)
-            if since is None or bookmark > since:
-                self.stream_state["replication_key"] = self.replication_key
-                self.stream_state["replication_key_value"] = format_timestamp(bookmark)
-        self.emit_state()
+            # The next run reads again what changed during this scan, after its place was read.
+            reached = min(newest, started - _OVERLAP)
+            if since is None or reached > since:
+                state["replication_key"] = self.replication_key
+                state["replication_key_value"] = format_timestamp(reached)
+        self.checkpoint(state)
 
-    def _record(self, structure: TableStructure, profile: Any) -> dict[str, Any]:
+    def _record(self, structure: TableStructure, profile: Profile) -> dict[str, Any]:
         record: dict[str, Any] = {}
         for name, attribute in structure.attributes.items():
             if (value := profile.attributes.get(name)) is not None:
@@ -126,7 +171,7 @@ class Profiles(ActitoStream):
     def _value(self, attribute: Attribute, value: Any) -> Any:
         if attribute.type is ValueType.TIMESTAMP and isinstance(value, str):
             try:
-                timestamp = datetime.fromisoformat(value.replace("Z", "+00:00"))
+                timestamp = _parse(value)
             except ValueError:
                 return None
             if timestamp.tzinfo is None:
@@ -135,8 +180,12 @@ class Profiles(ActitoStream):
         return value
 
 
+def _parse(timestamp: str) -> datetime:
+    return datetime.fromisoformat(timestamp.replace("Z", "+00:00"))
+
+
 def schema_of(structure: TableStructure) -> dict[str, Any]:
-    """Make the JSON schema of a table's profiles."""
+    """Return the JSON schema of a table's profiles."""
     properties: dict[str, Any] = {
         name: {"type": ["array", "null"]} if attribute.multi_valued else _TYPES[attribute.type]
         for name, attribute in structure.attributes.items()
@@ -151,29 +200,67 @@ def schema_of(structure: TableStructure) -> dict[str, Any]:
 
 
 class ChangeStream(ActitoStream):
-    """Changes of subscriptions, from either source; what a record is, the streams say."""
+    """Changes of subscriptions, from either source; subclasses say what a record is."""
 
     @property
-    def replication_method(self) -> str:
-        """Incremental, by the source's own state; there is no replication key in the records."""
-        return REPLICATION_INCREMENTAL
-
-    def _write_starting_replication_value(self, context: Context | None) -> None:
-        """Write none: the state names files, or changes of the snapshot."""
+    def compared_attributes(self) -> Sequence[str]:
+        """Boolean attributes whose changes count as well."""
+        return ()
 
     def batches(self) -> Iterator[Iterable[SubscriptionChange]]:
-        """Give the changes, in batches between which the state moves."""
-        source = read_exports if self.config["change_source"] == "exports" else read_api
-        return source(self)
+        """Yield the changes in batches, and write STATE after each."""
+        with ExitStack() as resources:
+            yield from self.follow(self._open_source(resources).read(self.resume_state))
 
-    @property
-    def attributes_wanted(self) -> tuple[str, ...]:
-        """Attributes whose changes count as well."""
-        return ()
+    def _open_source(self, resources: ExitStack) -> ChangeSource:
+        actito, settings = self.actito, self.actito.settings
+        table = TableAccess(
+            session=actito.session,
+            structure=actito.structure,
+            key=settings.actito.user_unique_key,
+            zone=actito.zone,
+            shutdown=actito.shutdown,
+            runtime=actito.runtime,
+            logger=self.logger,
+        )
+        url = settings.snapshot_url
+        if settings.change_source == "exports":
+            if self.compared_attributes:
+                self.logger.info(
+                    "Exports of profile changes hold no changes of attributes (%s); use "
+                    "change_source api for these.",
+                    ", ".join(self.compared_attributes),
+                )
+            return ExportSource(
+                table,
+                ChangeFolder(settings.export_root or "", settings.storage_options),
+                columns={k: v for k, v in settings.export_columns.items() if v},
+                min_age=settings.export_grace,
+                broken_lines=actito.broken_lines,
+                ledger=self._open_ledger(url, resources) if url else None,
+                reverse_mappings=actito.reverse_mappings,
+            )
+        url = url or DEFAULT_SNAPSHOT
+        scope = "/".join([*actito.account, self.name])
+        snapshot = resources.enter_context(closing(Snapshot(url, scope, actito.runtime)))
+        return SnapshotSource(
+            table,
+            snapshot,
+            self._open_ledger(url, resources),
+            attributes=self.compared_attributes,
+            page_size=settings.page_size,
+            emit_initial=settings.emit_initial,
+            trust_update_moment=settings.trust_update_moment,
+        )
+
+    def _open_ledger(self, url: str, resources: ExitStack) -> Ledger:
+        return resources.enter_context(
+            closing(Ledger(url, self.actito.account, self.actito.runtime))
+        )
 
 
 class SubscriptionChanges(ChangeStream):
-    """A record for each subscription that changed."""
+    """One record for each subscription that changed."""
 
     name = "subscription_changes"
     primary_keys = ("profileId", "subscription", "changed_at")
@@ -188,7 +275,7 @@ class SubscriptionChanges(ChangeStream):
     ).to_dict()
 
     def get_records(self, context: Context | None) -> Iterable[dict[str, Any]]:
-        """Give the changes."""
+        """Yield the changes."""
         del context
         for batch in self.batches():
             for change in batch:
@@ -215,7 +302,12 @@ _CHOICE = th.ArrayType(
 
 
 class ConsentEvents(ChangeStream):
-    """The same changes as Didomi consent events, through the mappings read backwards."""
+    """The same changes as Didomi consent events, through the reverse mappings.
+
+    Attributes:
+        unmapped: By subscription, how many changes no mapping names.
+        without_key: How many changes are of profiles without the key attribute.
+    """
 
     name = "consent_events"
     primary_keys = ("id",)
@@ -241,15 +333,15 @@ class ConsentEvents(ChangeStream):
         super().__init__(*args, **kwargs)
         self.unmapped: Counter[str] = Counter()
         self.without_key = 0
-        self._account: list[str] = []
+        self._account: Sequence[str] = ()
 
     @property
-    def attributes_wanted(self) -> tuple[str, ...]:
+    def compared_attributes(self) -> Sequence[str]:
         """The attributes that mappings name."""
         return tuple(name for kind, name in self.actito.reverse_mappings if kind == "attribute")
 
     def get_records(self, context: Context | None) -> Iterable[dict[str, Any]]:
-        """Give an event for all changes of one person at one timestamp."""
+        """Yield one event for all changes of one person at one timestamp."""
         del context
         reverse_mappings, self._account = self.actito.reverse_mappings, self.actito.account
         for group in self._groups():
@@ -261,7 +353,7 @@ class ConsentEvents(ChangeStream):
                 elif change.person is None:
                     self.without_key += 1
                 else:
-                    # Exports tell timestamps to the second: at equal times an opt-out counts.
+                    # Exports hold timestamps in whole seconds: at equal times the opt-out counts.
                     choices[way.path] = choices.get(way.path, True) and way.choice(
                         change.subscribed
                     )
@@ -269,13 +361,13 @@ class ConsentEvents(ChangeStream):
                 yield self._event(group[0], choices)
 
     def _groups(self) -> Iterator[list[SubscriptionChange]]:
-        """Give the changes of a person at one timestamp together."""
+        """Yield the changes of a person at one timestamp together."""
         for batch in self.batches():
             open_groups: OrderedDict[tuple[Any, ...], list[SubscriptionChange]] = OrderedDict()
             for change in batch:
                 key = (change.profile_id, change.person, change.changed_at, change.changed_after)
                 open_groups.setdefault(key, []).append(change)
-                if len(open_groups) > _MOST_OPEN:
+                if len(open_groups) > _MAX_OPEN_GROUPS:
                     yield open_groups.popitem(last=False)[1]
             yield from open_groups.values()
 
@@ -300,6 +392,6 @@ class ConsentEvents(ChangeStream):
 
 @lru_cache(maxsize=1024)
 def _say(choices: tuple[tuple[tuple[str, ...], bool], ...]) -> tuple[str, dict[str, Any]]:
-    """Give choices as a text that is the same in whatever order they came, and as consents."""
+    """Return choices as a text that doesn't depend on their order, and as consents."""
     said = sorted(f"{'/'.join(path)}={choice}" for path, choice in choices)
     return "\n".join(said), to_consents(sorted(choices))

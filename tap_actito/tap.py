@@ -32,8 +32,16 @@ class TapActito(BaseTap):
     settings: Settings
 
     def discover_streams(self) -> list[Stream]:
-        """List the streams."""
-        return [Profiles(self), SubscriptionChanges(self), ConsentEvents(self)]
+        """Return the streams.
+
+        Mappings ask for consent events; without them everything else is read by default.
+        """
+        events = ConsentEvents(self)
+        streams: list[Stream] = [Profiles(self), SubscriptionChanges(self), events]
+        mapped = bool(self.settings.mappings)
+        for stream in streams:
+            stream.selected_by_default = mapped is (stream is events)
+        return streams
 
     @property
     def zone(self) -> ZoneInfo:
@@ -55,7 +63,7 @@ class TapActito(BaseTap):
     def structure(self) -> TableStructure:
         """Structure of the profile table.
 
-        For discovery the key is enough, where it sees one table only.
+        For discovery the API key is enough if it gives access to a single table.
         """
         actito = self.settings.actito
         if missing_for_sync(self.settings):
@@ -66,12 +74,12 @@ class TapActito(BaseTap):
 
     @property
     def account(self) -> list[str]:
-        """What tells this table from all others."""
+        """What distinguishes this table from all others."""
         return [self.settings.actito.base_url, self.structure.entity, self.structure.id]
 
     @cached_property
     def reverse_mappings(self) -> dict[tuple[str, str], ReverseMapping]:
-        """The mappings read backwards, which fit the table.
+        """The reverse mappings, checked against the table.
 
         Raises:
             SettingsError: The table lacks what a mapping names.
@@ -89,11 +97,11 @@ class TapActito(BaseTap):
             if kind == "attribute":
                 attribute = structure.attributes.get(name)
                 if attribute is None or attribute.type is not ValueType.BOOLEAN:
-                    problem = "does not exist" if attribute is None else "is no boolean"
+                    problem = "does not exist" if attribute is None else "must be a boolean"
                     raise SettingsError(
                         codes.UNSUITABLE_FIELD,
-                        f"mappings: the attribute {name!r} {problem} in table {structure.name!r}, "
-                        "so it can't be read backwards. Take it out of tap-actito's mappings.",
+                        f"mappings: the attribute {name!r} {problem} in table {structure.name!r}. "
+                        "A reverse mapping needs a boolean: remove it from tap-actito's mappings.",
                     )
         return found
 
@@ -106,11 +114,8 @@ class TapActito(BaseTap):
         """Check the typed settings for what a JSON schema can't say."""
         return find_problems(self.settings)
 
-    def prepare(self, *, selected_by_catalog: bool) -> None:
-        """Choose the streams where no catalog does, and check what they need.
-
-        Without a catalog, mappings ask for consent events; without mappings, there is no need of
-        those, and all else is read.
+    def prepare(self) -> None:
+        """Check what the selected streams need.
 
         Raises:
             SettingsError: A setting that reading needs is missing.
@@ -118,16 +123,11 @@ class TapActito(BaseTap):
         if missing := missing_for_sync(self.settings):
             raise SettingsError(
                 codes.INVALID_SETTING,
-                f"{', '.join(missing)} missing: discovery works without, reading does not.",
+                f"{', '.join(missing)} missing: optional for discovery, required for reading.",
             )
-        mapped = bool(self.settings.mappings)
-        events = self.streams["consent_events"]
-        if not selected_by_catalog:
-            for stream in self.streams.values():
-                stream.selected = mapped is (stream is events)
-        if not events.selected:
+        if not self.streams["consent_events"].selected:
             return
-        if not mapped:
+        if not self.settings.mappings:
             raise SettingsError(
                 codes.INVALID_SETTING,
                 "mappings is missing: the stream consent_events needs it. Set it as for "
@@ -136,17 +136,17 @@ class TapActito(BaseTap):
         _ = self.reverse_mappings
 
     def conclude(self) -> None:
-        """Say which subscriptions no mapping names."""
+        """Log which subscriptions no mapping names."""
         events = self.streams["consent_events"]
         if isinstance(events, ConsentEvents):
             if names := sorted(events.unmapped):
                 self.logger.info(
-                    "Subscriptions that no mapping names, left out of consent_events: %s.",
+                    "Unmapped subscriptions (left unchanged): %s.",
                     ", ".join(f"{name} ({events.unmapped[name]:,} changes)" for name in names),
                 )
             if events.without_key:
                 self.logger.warning(
-                    "%d changes are of profiles without %s; they can't be told to Didomi.",
+                    "%d changes are of profiles without %s; they can't be synced to Didomi.",
                     events.without_key,
                     self.settings.actito.user_unique_key,
                 )

@@ -44,6 +44,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         setting("Start date", "First day to read (`yyyy-MM-dd`), as long as there is no state."),
     ] = None
+    read_users: Annotated[
+        bool,
+        setting(
+            "Read users",
+            "Offer the stream `consent_users` of batch exports. It holds whole statuses: written "
+            "to Actito, they can overwrite newer choices that were made there.",
+            advanced=True,
+        ),
+    ] = False
     on_bad_line: OnBadLine = "fail"
     client: ClientSettings
 

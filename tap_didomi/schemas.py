@@ -1,8 +1,8 @@
 """Schemas of Didomi's objects: nested as they are, open where Didomi's are open.
 
-Taken from Didomi's OpenAPI document and its schema pages. Didomi adds fields without notice, so
-every object may hold more than is named here. Any choice may be null, although the OpenAPI document
-says boolean: null means that the person made none.
+From Didomi's OpenAPI document and its schema pages. Didomi adds fields without notice, so every
+object may hold more than is named here. Any choice may be null, although the OpenAPI document says
+boolean: null means that the person made none.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ _PURPOSES = th.ArrayType(
             description="Legitimate interest: false means that the person objected.",
         ),
         th.Property("metadata", _FREE, description="Free-form metadata of the purpose."),
-        th.Property("propagation", th.BooleanType, description="Whether values came along."),
+        th.Property("propagation", th.BooleanType, description="Whether values were passed on."),
         th.Property("channels", _CHANNELS, description="Old format: choices by channel."),
         th.Property("preferences", _PREFERENCES, description="Old format: preferences."),
         th.Property(
@@ -135,7 +135,7 @@ CONSENT_USERS = th.PropertiesList(
         "organization_user_id",
         th.StringType,
         description="The organisation's own id of the person; absent for guests. Several users can "
-        "carry the same one: all are given, and the latest `updated_at` tells the person's status.",
+        "carry the same one; the latest `updated_at` holds the person's status.",
     ),
     th.Property("organization_user_id_type", th.StringType, description="Type of that id."),
     th.Property("version", th.NumberType, description="Version of the user, for locking."),

@@ -1,7 +1,8 @@
-"""The tap: its settings and its streams."""
+"""The tap: its streams, and where they read from."""
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar
 
@@ -10,14 +11,15 @@ from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities
 from actito_didomi.didomi.exports import ExportFolder
 from actito_didomi.didomi.session import open_session
 from actito_didomi.plugin.tap import BaseTap
-from tap_didomi.api import ApiEvents, ApiUsers
 from tap_didomi.config import Settings, find_problems
-from tap_didomi.exports import ExportEvents, ExportLines, ExportUsers
+from tap_didomi.sources import ApiSource, ExportSource
+from tap_didomi.streams import ConsentEvents, ConsentUsers, ExportLines
 
 if TYPE_CHECKING:
     from singer_sdk import Stream
 
     from actito_didomi.http import ApiSession
+    from tap_didomi.sources import ConsentSource
 
 
 class TapDidomi(BaseTap):
@@ -33,16 +35,54 @@ class TapDidomi(BaseTap):
     ]
 
     def discover_streams(self) -> list[Stream]:
-        """List the streams: those of batch exports where `export_root` is set, else the API's."""
+        """Return the streams: those of batch exports if `export_root` is set, else the API's."""
         if self.settings.export_root:
             batches = bool(self.config.get("batch_config"))
-            return [ExportLines(self) if batches else ExportEvents(self), ExportUsers(self)]
-        return [ApiUsers(self), ApiEvents(self)]
+            events: Stream = ExportLines(self) if batches else ConsentEvents(self)
+            return [events, ConsentUsers(self)] if self.settings.read_users else [events]
+        events, users = ConsentEvents(self), ConsentUsers(self)
+        # One request per user is practical for small organisations only.
+        events.selected_by_default = False
+        users.replication_key = "updated_at"
+        return [events, users]
+
+    def prepare(self) -> None:
+        """Warn where a whole status can hide an event."""
+        names = ("consent_events", "consent_users")
+        if all(name in self.streams and self.streams[name].selected for name in names):
+            self.logger.warning(
+                "consent_events and consent_users are both selected. A target takes the whole "
+                "status of a user for newer than choices that were made in Actito meanwhile, so an "
+                "unsubscribe can be turned back. Select consent_events only."
+            )
 
     @cached_property
-    def export_folder(self) -> ExportFolder:
-        """The root of batch exports."""
-        return ExportFolder(self.settings.export_root or "", self.settings.storage_options)
+    def source(self) -> ConsentSource:
+        """Where consents come from."""
+        if self.settings.export_root:
+            return self.export_source
+        return ApiSource(
+            self.session,
+            organization_id=self.settings.didomi.organization_id,
+            regulation=self.settings.didomi.regulation,
+            start_date=_start_of(self.settings.start_date),
+            shutdown=self.shutdown,
+            runtime=self.runtime,
+            logger=self.logger,
+        )
+
+    @cached_property
+    def export_source(self) -> ExportSource:
+        """Batch exports."""
+        return ExportSource(
+            ExportFolder(self.settings.export_root or "", self.settings.storage_options),
+            export_ids=self.settings.export_ids or None,
+            start_date=(self.settings.start_date or "")[:10],
+            broken_lines=self.broken_lines,
+            shutdown=self.shutdown,
+            runtime=self.runtime,
+            logger=self.logger,
+        )
 
     @cached_property
     def session(self) -> ApiSession:
@@ -59,3 +99,10 @@ class TapDidomi(BaseTap):
     def find_problems(self) -> list[str]:
         """Check that there is something to read from."""
         return find_problems(self.settings, self.config.get("batch_config"))
+
+
+def _start_of(start_date: str | None) -> datetime | None:
+    if not start_date:
+        return None
+    start = datetime.fromisoformat(start_date.replace("Z", "+00:00"))
+    return start if start.tzinfo else start.replace(tzinfo=timezone.utc)

@@ -1,19 +1,21 @@
-"""Changes of subscriptions, out of files of the "Profile changes" export.
+"""Changes of subscriptions, from files of the "Profile changes" export.
 
-The dialect is documented: UTF-8, header line, `;`, quote `"`, zipped, gzipped or plain. The columns
-were not seen, so they can be set.
+The dialect is documented: UTF-8, header line, `;`, quote `"`, zipped, gzipped or plain. The names
+of the columns are inferred, so they can be set.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 import zipfile
 import zlib
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import datetime, timedelta, timezone
 from typing import IO, TYPE_CHECKING, Any, Literal
 
+import fsspec
 import msgspec
 
 from actito_didomi import codes
@@ -25,9 +27,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from zoneinfo import ZoneInfo
 
+    from actito_didomi.runtime import Event
+
 COLUMNS = _wire.CHANGE_COLUMNS
 _SEPARATORS = (",", "\t", "|")
 _OPTIONAL = frozenset({"profile_id", "event", "source"})
+_FILE_NAME = re.compile(r"\.(csv|csv\.gz|gz|zip)$", re.IGNORECASE)
+_MAX_TIMESTAMPS = 10_000
+"""Timestamps whose parsed form is kept."""
 
 
 class SubscriptionChange(msgspec.Struct, frozen=True, gc=False):
@@ -38,10 +45,10 @@ class SubscriptionChange(msgspec.Struct, frozen=True, gc=False):
         person: Value of the key attribute; None where the profile has none.
         subscription: Its name.
         subscribed: Whether the person is subscribed now.
-        changed_at: When it changed, or was seen changed; aware of its zone.
-        changed_after: It changed after that timestamp, where only a window is known; None where
+        changed_at: When it changed, at the latest; aware of its zone.
+        changed_after: It changed later than this, where only a window is known; None where
             `changed_at` is exact, or nothing is known.
-        source: Where that was read, or what Actito says of how it came about.
+        source: Where it was read, or how it came about by Actito's own word.
         kind: Whether it is a subscription, or a boolean attribute such as `marketingConsent`.
     """
 
@@ -55,15 +62,87 @@ class SubscriptionChange(msgspec.Struct, frozen=True, gc=False):
     kind: Literal["subscription", "attribute"] = "subscription"
 
 
+class ChangeFolder:
+    """The folder that exports of profile changes arrive in.
+
+    Args:
+        url: Its URL, on any file system that fsspec knows.
+        storage_options: Arguments of the file system.
+
+    Raises:
+        SettingsError: The file system isn't known, or its library isn't installed.
+    """
+
+    def __init__(self, url: str, storage_options: Mapping[str, Any]) -> None:
+        try:
+            self._fs, root = fsspec.url_to_fs(url, **storage_options)
+        except (ImportError, ValueError) as error:
+            raise SettingsError(
+                codes.UNUSABLE_PATH,
+                f"export_root: this kind of URL can't be read ({type(error).__name__}). For s3:// "
+                "install actito-didomi[s3], for gs:// actito-didomi[gcs], for sftp:// paramiko.",
+            ) from None
+        self._root = str(root).rstrip("/")
+
+    def names(self) -> list[str]:
+        """Return the names of all files of the export, sorted.
+
+        Raises:
+            SettingsError: The folder doesn't exist.
+        """
+        self._fs.invalidate_cache()
+        try:
+            found = self._fs.ls(self._root, detail=True)
+        except (FileNotFoundError, NotADirectoryError):
+            raise SettingsError(
+                codes.UNUSABLE_PATH, f"export_root: there is no folder at {self._root}."
+            ) from None
+        names = (f["name"].rsplit("/", 1)[-1] for f in found if f["type"] == "file")
+        return sorted(name for name in names if _FILE_NAME.search(name))
+
+    def open(self, name: str) -> IO[bytes]:
+        """Open a file for reading."""
+        file: IO[bytes] = self._fs.open(f"{self._root}/{name}", "rb")
+        return file
+
+    def is_stable(self, name: str, seconds: float, now: datetime, stop: Event) -> bool:
+        """Return whether a file is complete, judged by its age.
+
+        Args:
+            name: Its name.
+            seconds: The file must not have changed for this long. Where the file system doesn't
+                know when a file changed, its size must stay the same while this waits.
+            now: The present time; aware of its zone.
+            stop: Ends the wait early.
+        """
+        path = f"{self._root}/{name}"
+        if not seconds:
+            return True
+        try:
+            modified = self._fs.modified(path)
+        except NotImplementedError:
+            size = self._fs.size(path)
+            if stop.wait(seconds):
+                return False
+            self._fs.invalidate_cache()
+            return bool(size == self._fs.size(path))
+        if modified.tzinfo is None:
+            modified = modified.replace(tzinfo=timezone.utc)
+        return bool(now - modified >= timedelta(seconds=seconds))
+
+
 class ChangeFile:
     """One file of the export.
 
     Args:
-        name: Its name, for messages and by its ending for the way it is packed.
+        name: Its name, for messages; its ending says how the file is compressed.
         key: The key attribute, which is a column too.
-        columns: Names of the columns that aren't called as in `COLUMNS`.
+        columns: Names of columns that differ from `COLUMNS`.
         subscriptions: Those that the table has.
         zone: Time zone of timestamps.
+
+    Attributes:
+        other_lines: Lines read so far that are about something else than a subscription.
     """
 
     def __init__(
@@ -79,19 +158,19 @@ class ChangeFile:
         self._subscriptions = frozenset(subscriptions)
         self._known = ", ".join(subscriptions)
         self._zone = zone
-        self._parsed: dict[str, datetime] = {}
+        self._timestamps: dict[str, datetime] = {}
         self._states: dict[str, bool] = {}
         self._about: dict[str, bool] = {}
         self.other_lines = 0
 
     def read(self, raw: IO[bytes]) -> Iterator[SubscriptionChange | BadInputError]:
-        """Read the file a line at a time, however large it is.
+        """Read the file line by line, in constant memory.
 
-        A broken line is given as the error that it is, and reading goes on; the caller decides.
+        A broken line is yielded as its error, and reading continues; the caller decides.
 
         Raises:
             SettingsError: The columns aren't those that the settings name.
-            BadInputError: The file is damaged or truncated.
+            BadInputError: The file is truncated or corrupt.
         """
         number = 1
         try:
@@ -103,7 +182,8 @@ class ChangeFile:
                 header = next(rows, None)
                 if header is None:
                     raise BadInputError(
-                        codes.DAMAGED_FILE, f"{self._name}: the file is empty; not even a header."
+                        codes.DAMAGED_FILE,
+                        f"{self._name}: the file is empty; expected a header line.",
                     )
                 places, width = self._places(header), len(header)
                 for row in rows:
@@ -117,8 +197,8 @@ class ChangeFile:
         except csv.Error as error:
             raise BadInputError(
                 codes.DAMAGED_FILE,
-                f"{self._name}, line {number + 1}: no CSV as Actito writes it ({error}). Have the "
-                "file made again.",
+                f"{self._name}, line {number + 1}: not valid CSV in Actito's dialect ({error}). "
+                "Run the export again.",
             ) from None
         except UnicodeDecodeError:
             raise BadInputError(
@@ -129,8 +209,8 @@ class ChangeFile:
         except (zipfile.BadZipFile, zlib.error, *BROKEN):
             raise BadInputError(
                 codes.DAMAGED_FILE,
-                f"{self._name}, after line {number}: the archive is truncated or damaged. Have "
-                "the file made again, or upload it again.",
+                f"{self._name}: archive truncated or corrupt after line {number}. Upload the file "
+                "again, or run the export again.",
             ) from None
 
     def _places(self, header: list[str]) -> dict[str, int]:
@@ -145,12 +225,12 @@ class ChangeFile:
             if column in header:
                 places[part] = header.index(column)
             elif part in _OPTIONAL:
-                places[part] = -1  # after the last cell
+                places[part] = -1  # the cell that `_change` appends
             else:
                 raise SettingsError(
                     codes.UNEXPECTED_COLUMNS,
                     f"{self._name}, line 1: there is no column {column!r} for `{part}`. The file "
-                    f"has: {', '.join(header)}. Say in export_columns which one it is, such as "
+                    f"has: {', '.join(header)}. Name it in export_columns, such as "
                     f'{{"{part}": "{header[0]}"}}.',
                 )
         return places
@@ -177,12 +257,14 @@ class ChangeFile:
         if subscribed is None:
             subscribed = _wire.read_state(state)
             if subscribed is None:
-                return self._broken(number, "whether it is a subscription can't be read")
+                return self._broken(number, "the state must be Y or N, or a word with that meaning")
             self._states[state] = subscribed
         text = row[places["timestamp"]]
-        timestamp = self._parsed.get(text) or self._timestamp(text)
+        timestamp = self._timestamps.get(text) or self._timestamp(text)
         if timestamp is None:
-            return self._broken(number, "the timestamp is none, such as 2026-11-23 08:00:00")
+            return self._broken(
+                number, "the timestamp must be a date and time such as 2026-11-23 08:00:00"
+            )
         profile_id = row[places["profile_id"]]
         return SubscriptionChange(
             int(profile_id) if profile_id.isdecimal() else None,
@@ -202,16 +284,13 @@ class ChangeFile:
         if found.tzinfo is None:
             found = found.replace(tzinfo=self._zone)
         found = found.astimezone(timezone.utc)
-        if len(self._parsed) > _MAX_PARSED:
-            self._parsed.clear()
-        self._parsed[text] = found
+        if len(self._timestamps) > _MAX_TIMESTAMPS:
+            self._timestamps.clear()
+        self._timestamps[text] = found
         return found
 
     def _broken(self, number: int, problem: str) -> BadInputError:
         return BadInputError(codes.INVALID_LINE, f"{self._name}, line {number}: {problem}.")
-
-
-_MAX_PARSED = 10_000
 
 
 @contextmanager
@@ -224,8 +303,8 @@ def _unpacked(raw: IO[bytes], name: str) -> Iterator[Any]:
             if len(inner) != 1:
                 raise BadInputError(
                     codes.DAMAGED_FILE,
-                    f"{name}: the archive holds {len(inner)} files where one is expected. Take out "
-                    "of export_root what isn't an export of profile changes.",
+                    f"{name}: the archive holds {len(inner)} files, expected one. Remove from "
+                    "export_root what isn't an export of profile changes.",
                 )
             with archive.open(inner[0]) as file:
                 yield file

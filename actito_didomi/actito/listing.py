@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi import codes
@@ -12,9 +11,11 @@ from actito_didomi.errors import BadInputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
     from actito_didomi.actito.table import TableStructure
     from actito_didomi.http import ApiSession
+    from actito_didomi.runtime import Runtime
 
 
 @dataclass(frozen=True)
@@ -23,9 +24,9 @@ class Profile:
 
     Attributes:
         id: `profileId`.
-        attributes: Values as Actito gives them, by name.
-        subscriptions: By name; those that the answer doesn't hold are absent.
-        segmentations: As Actito gives them, by name.
+        attributes: Values as Actito returns them, by name.
+        subscriptions: By name; those that the response doesn't hold are absent.
+        segmentations: As Actito returns them, by name.
     """
 
     id: int
@@ -40,8 +41,8 @@ class ProfilePage:
 
     Attributes:
         profiles: The profiles.
-        asked_at: A timestamp when none of them was read yet; aware of its zone.
-        read_at: One when all of them were.
+        asked_at: When the request was made: none of them had been read; aware of its zone.
+        read_at: When the response had come: all of them had been read.
     """
 
     profiles: list[Profile]
@@ -50,44 +51,49 @@ class ProfilePage:
 
 
 def list_profiles(
-    session: ApiSession, structure: TableStructure, page_size: int, since: str | None = None
+    session: ApiSession,
+    structure: TableStructure,
+    page_size: int,
+    runtime: Runtime,
+    since: str | None = None,
 ) -> Iterator[ProfilePage]:
-    """Read all profiles of a table; one request per page.
+    """Read all profiles of a table, with one request per page.
 
     Args:
         session: Session with Actito.
         structure: The table.
         page_size: Profiles per page.
-        since: Only those updated since, in Actito's form, where Actito can filter so.
+        runtime: Clock.
+        since: Only those updated since, in Actito's form. That filter is inferred.
 
     Raises:
-        BadInputError: The answers are no pages of profiles.
+        BadInputError: A response is not a page of profiles.
         ApiError: As `ApiSession.request`.
     """
     number, first = 0, None
     while True:
         query = _wire.page_query(number, page_size, since)
-        asked_at = datetime.now(timezone.utc)
+        asked_at = runtime.now()
         body = session.request("GET", _wire.PROFILES, structure.key, params=query).body
-        read_at = datetime.now(timezone.utc)
+        read_at = runtime.now()
         found = [_read(body) for body in _wire.profiles_of(body)]
         if not found:
             return
         if found[0].id == first:
             raise BadInputError(
                 codes.UNEXPECTED_RESPONSE,
-                "Actito gives the same page of profiles again, so its list knows no paging of the "
-                "kind that is expected. Set change_source to exports.",
+                "Actito returned the same page of profiles twice, so it doesn't support the "
+                "expected paging. Set change_source to exports.",
             )
         first = found[0].id
         yield ProfilePage(found, asked_at, read_at)
-        if len(found) < page_size and not _tells_more(body, number, len(found)):
+        if len(found) < page_size and not _has_more(body, number, len(found)):
             return
         number += 1
 
 
-def _tells_more(body: Any, number: int, found: int) -> bool:
-    """Return whether a page that is shorter than requested is not the last one."""
+def _has_more(body: Any, number: int, found: int) -> bool:
+    """Return whether a page that is shorter than requested isn't the last one."""
     total = body.get("total") if isinstance(body, dict) else None
     return isinstance(total, int) and (number + 1) * found < total
 

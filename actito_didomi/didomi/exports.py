@@ -1,4 +1,4 @@
-"""Didomi's batch exports: partitions by day, gzip NDJSON, a line a user with the day's events."""
+"""Didomi's batch exports: partitions by day, gzip NDJSON, one line per user with its events."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import fsspec
 import msgspec
 
 from actito_didomi import codes
-from actito_didomi.errors import BadInputError, SettingsError
+from actito_didomi.errors import SettingsError
 from actito_didomi.files import BROKEN, open_gzip
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Line:
         file: Path of the file.
         number: Number of the line, from 1.
         value: The decoded line; None when it is broken.
-        problem: What is broken, for a person to act upon; holds nothing of the line.
+        problem: What is broken and where, for a message; holds nothing of the line.
     """
 
     file: str
@@ -62,7 +62,7 @@ class ExportFolder:
         storage_options: Arguments of the file system.
 
     Raises:
-        SettingsError: The URL can't be used; the message says which extra to install.
+        SettingsError: The URL can't be used; the message names the extra to install.
     """
 
     def __init__(self, root: str, storage_options: Mapping[str, Any] | None = None) -> None:
@@ -74,13 +74,13 @@ class ExportFolder:
             extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol)
             how = f"pip install 'actito-didomi[{extra}]'" if extra else "install its fsspec library"
             raise SettingsError(
-                codes.MISSING_PACKAGE, f"export_root: {protocol}:// needs more: {how}."
+                codes.MISSING_PACKAGE, f"export_root: no library for {protocol}://. Fix: {how}."
             ) from None
         except (ValueError, TypeError):
             raise SettingsError(
                 codes.UNUSABLE_PATH,
-                "export_root: not a URL of a known file system, such as s3://bucket or "
-                "file:///folder, or storage_options don't fit it.",
+                "export_root: must be a URL of a known file system, such as s3://bucket or "
+                "file:///folder, and storage_options must be arguments of that file system.",
             ) from None
 
     def partitions(self, export_ids: Sequence[str] | None = None) -> dict[str, list[Partition]]:
@@ -90,7 +90,7 @@ class ExportFolder:
             export_ids: Only these; None for all.
 
         Raises:
-            SettingsError: The folder isn't there, or one of the ids isn't.
+            SettingsError: The folder doesn't exist, or holds no export with one of the ids.
         """
         self._fs.invalidate_cache()
         if not self._fs.exists(self._path):
@@ -120,20 +120,20 @@ class ExportFolder:
             known = ", ".join(sorted({export_id for export_id, _ in files})) or "none"
             raise SettingsError(
                 codes.UNKNOWN_EXPORT,
-                f"export_ids: no export {', '.join(missing)} at {self.root}. There: {known}.",
+                f"export_ids: no export {', '.join(missing)} at {self.root}. Found: {known}.",
             )
         return result
 
     def url(self, file: str) -> str:
-        """Give the URL of a file, as other programs take it."""
+        """Return the URL of a file, for other programs."""
         url: str = self._fs.unstrip_protocol(file)
         return url
 
     def lines(self, file: str) -> Iterator[Line]:
-        """Read one file a line at a time, however large it is.
+        """Read one file line by line, in constant memory.
 
-        A broken line is given with its problem, and reading goes on. A file that ends in the middle
-        gives one last line with that problem.
+        A broken line is yielded with its problem, and reading continues. A truncated file yields
+        one last line with that problem.
         """
         for number, line in self.raw_lines(file):
             if isinstance(line, Line):
@@ -142,11 +142,11 @@ class ExportFolder:
                 yield decode_line(file, number, line)
 
     def raw_lines(self, file: str) -> Iterator[tuple[int, bytes | Line]]:
-        """Read one file a line at a time, without decoding.
+        """Read one file line by line, without decoding.
 
-        Returns:
-            The number of each line, and what stands in it; empty lines are left out. A file that
-            ends in the middle gives one last `Line` with that problem.
+        Yields:
+            The number of each line, and its content; empty lines are left out. A truncated file
+            yields one last `Line` with that problem.
         """
         number = 0
         try:
@@ -156,8 +156,8 @@ class ExportFolder:
                         yield number, line
         except BROKEN:
             problem = (
-                f"{file}: the gzip breaks off or is damaged behind line {number}. Fetch the file "
-                "again; if it is broken at its source, ask Didomi for the export of that day."
+                f"{file}: gzip stream truncated or corrupt after line {number}. Copy the file "
+                "again; if its source is broken, ask Didomi for the export of that day."
             )
             yield number + 1, Line(file, number + 1, None, problem)
 
@@ -167,18 +167,12 @@ def decode_line(file: str, number: int, line: bytes) -> Line:
     try:
         value = msgspec.json.decode(line)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return Line(file, number, None, f"{file}, line {number}: no JSON.")
+        return Line(file, number, None, f"{file}, line {number}: not valid JSON.")
     if not isinstance(value, dict) or not isinstance(value.get("user"), dict):
-        return Line(file, number, None, f"{file}, line {number}: no object with `user`.")
+        return Line(file, number, None, f"{file}, line {number}: must be an object with `user`.")
     events = value.setdefault("events", [])
     if not isinstance(events, list) or not all(isinstance(e, dict) for e in events):
-        return Line(file, number, None, f"{file}, line {number}: `events` is no list of objects.")
+        return Line(
+            file, number, None, f"{file}, line {number}: `events` must be a list of objects."
+        )
     return Line(file, number, value)
-
-
-def broken(line: Line) -> BadInputError:
-    """Make the error that ends a run at a broken line."""
-    return BadInputError(
-        codes.INVALID_LINE,
-        f"{line.problem} Set on_bad_line to `skip` to go on without it; it is counted then.",
-    )

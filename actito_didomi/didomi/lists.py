@@ -1,4 +1,4 @@
-"""Lists of the Didomi API, in any of the three forms that its documents show."""
+"""Lists of the Didomi API, in any of the three forms that its documentation shows."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Page:
 
 
 def read_page(body: Any, what: str, skipped: int = 0) -> Page:
-    """Read one answer: a bare list, or an envelope with `cursor`, or with `total` and `skip`.
+    """Read one response: a bare list, or an envelope with `cursor`, or with `total` and `skip`.
 
     Args:
-        body: The answer.
+        body: The decoded body.
         what: Name of the list for messages.
-        skipped: Objects on the pages before, where the answer doesn't say.
+        skipped: Objects on the pages before, where the response doesn't say.
 
     Raises:
-        BadInputError: The answer is none of the three.
+        BadInputError: It has none of the three forms.
     """
     if isinstance(body, list):
         return Page(body, None)
@@ -44,8 +44,7 @@ def read_page(body: Any, what: str, skipped: int = 0) -> Page:
     if not isinstance(items, list):
         raise BadInputError(
             codes.UNEXPECTED_RESPONSE,
-            f"Didomi's answer to the list of {what} is neither a list nor an object with `data`. "
-            "Check `api_url`.",
+            f"Didomi's response to {what} must be a list or an object with `data`. Check api_url.",
         )
     if isinstance(cursor := body.get("cursor"), str) and cursor:
         return Page(items, {"$cursor": cursor})
@@ -66,9 +65,9 @@ def pages(
 
     Args:
         session: Session with Didomi.
-        path: Path of the list; it must name no person.
+        path: Path of the list; it must identify no person, since it is logged.
         params: Query parameters of every page.
-        start: `Page.next` of a page read before, to go on behind it.
+        start: `Page.next` of a page read before, to continue after it.
     """
     here = dict(start or {})
     while True:

@@ -1,10 +1,10 @@
-"""What all taps do alike: run, and streams whose state is their own."""
+"""What all taps have in common: how they run, and streams that write STATE at checkpoints."""
 
 from __future__ import annotations
 
 import sys
-from datetime import datetime, timezone
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from functools import cached_property
+from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 import msgspec
 from singer_sdk import Stream, Tap
@@ -12,28 +12,34 @@ from singer_sdk.contrib.msgspec import MsgSpecWriter
 from singer_sdk.helpers._util import load_json
 from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities, TapCapabilities
 from singer_sdk.helpers.conform import TypeConformanceLevel
+from singer_sdk.singerlib.catalog import REPLICATION_FULL_TABLE, REPLICATION_INCREMENTAL
 
 from actito_didomi import codes
 from actito_didomi.errors import BadInputError, StoppedError
 from actito_didomi.plugin.base import BasePlugin, run_safely
+from actito_didomi.plugin.source import BrokenLines
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator, Iterable, Iterator, Mapping
 
     import click
     from singer_sdk.helpers.types import Context
     from singer_sdk.plugin_base import _ConfigInput
 
+    from actito_didomi.plugin.source import Batch
+
 _GRACE = 10.0
-_WAITING = 1000
-"""Pieces of messages that are gathered before they are written."""
+_BUFFERED_PARTS = 1000
+"""Parts of messages that are buffered before they are written; a record has three."""
+
+Item = TypeVar("Item")
 
 
 class BaseTap(BasePlugin, Tap):
     """A tap of this project.
 
-    Attributes:
-        skipped_lines: Broken lines or files of the source that were passed over.
+    Without a catalog a tap reads the streams that are selected by default, which are those that
+    discovery shows as selected. Set `Stream.selected_by_default` in `discover_streams`.
     """
 
     message_writer_class = MsgSpecWriter
@@ -47,45 +53,71 @@ class BaseTap(BasePlugin, Tap):
     ]
 
     def __init__(self, **kwargs: Any) -> None:
-        self.skipped_lines = 0
         super().__init__(**kwargs)
         self.shutdown.grace = _GRACE
+
+    @cached_property
+    def broken_lines(self) -> BrokenLines:
+        """What to do about broken lines of a source, and how many were skipped."""
+        return BrokenLines(self.config.get("on_bad_line", "fail"), self.logger)
 
     @classmethod
     def run(cls, given: _ConfigInput, **files: IO[str] | None) -> None:
         """Read all that is new."""
-        catalog = _load(files.get("catalog"), "--catalog")
         tap = cls(
             config=given.config,
             state=_load(files.get("state"), "--state"),
-            catalog=catalog,
+            catalog=_load(files.get("catalog"), "--catalog"),
             parse_env_config=given.parse_env,
         )
         tap.shutdown.watch()
-        tap.prepare(selected_by_catalog=catalog is not None)
+        tap.check_catalog()
+        tap.prepare()
         try:
             tap.sync_all()
             tap.shutdown.check()
         except StoppedError:
             cls.logger.warning("Stopped by %s.", tap.shutdown.signal_name)
             tap.shutdown.finish()
-        if tap.skipped_lines:
+        if skipped := tap.broken_lines.skipped:
             cls.logger.error(
-                "%d broken line(s) or file(s) were skipped, as on_bad_line says; what they held "
-                "is missing.",
-                tap.skipped_lines,
+                "%d broken line(s) or file(s) were skipped (on_bad_line: skip); their content is "
+                "missing.",
+                skipped,
             )
         tap.conclude()
 
-    def prepare(self, *, selected_by_catalog: bool) -> None:
-        """Choose the streams where no catalog does, and check what they need."""
-        if not selected_by_catalog:
-            for stream in self.streams.values():
-                if isinstance(stream, CheckpointStream) and stream.off_without_catalog:
-                    stream.selected = False
+    def check_catalog(self) -> None:
+        """Check that a catalog, if there is one, selects streams that this tap has.
+
+        Raises:
+            BadInputError: It selects none, so nothing would be read.
+        """
+        if (catalog := self.input_catalog) is None:
+            return
+        unknown = sorted(
+            name
+            for name, entry in catalog.items()
+            if name not in self.streams and entry.metadata.resolve_selection().get((), False)
+        )
+        if unknown:
+            self.logger.warning(
+                "The catalog selects %s, which this tap doesn't offer with these settings; not "
+                "read.",
+                ", ".join(unknown),
+            )
+        if not any(stream.selected for stream in self.streams.values()):
+            raise BadInputError(
+                codes.NOTHING_SELECTED,
+                "--catalog: no stream is selected, so nothing would be read. Select at least one "
+                f"of {', '.join(self.streams)}, or run without a catalog.",
+            )
+
+    def prepare(self) -> None:
+        """Check what the selected streams need. Override to check more than the settings."""
 
     def conclude(self) -> None:
-        """Say at the end what was noticed."""
+        """Log at the end what was noticed. Override to log more."""
 
     @classmethod
     def cb_discover(cls, ctx: click.Context, param: click.Option, value: bool) -> None:
@@ -99,75 +131,107 @@ class BaseTap(BasePlugin, Tap):
 
 
 class CheckpointStream(Stream):
-    """A stream whose records go out as they came, and whose state is its own.
+    """A stream that emits records as its source holds them, and STATE at the source's checkpoints.
 
-    STATE is written where a stream can be taken up again, by `emit_state`, and not every so many
-    records as the SDK does.
+    The SDK would write STATE after a number of records, and derive bookmarks from records. Here the
+    source says where reading can resume, and STATE is written there only.
     """
 
     TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
     STATE_MSG_FREQUENCY = sys.maxsize
-    off_without_catalog = False
-    """Whether the stream is read only when a catalog selects it."""
-    raw = False
-    """Whether records go out as bytes where nothing has to look into them."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._waiting: list[bytes] = []
+        self._buffer: list[bytes] = []
+        self._runtime = cast("BaseTap", self._tap).runtime
 
-    def emit_state(self) -> None:
-        """Write STATE: all before it has been written."""
-        self._write_waiting()
+    @property
+    def replication_method(self) -> str:
+        """Incremental; only a stream with a replication key can be read in full by the catalog."""
+        return super().replication_method if self.replication_key else REPLICATION_INCREMENTAL
+
+    @property
+    def resume_state(self) -> Mapping[str, Any]:
+        """The state to resume from, without its bookmark if the catalog demands the full table."""
+        state = dict(self.stream_state)
+        if self.replication_method == REPLICATION_FULL_TABLE:
+            state.pop("replication_key_value", None)
+        return state
+
+    def follow(self, batches: Iterable[Batch[Item]]) -> Iterator[Iterable[Item]]:
+        """Yield the items of each batch, and write STATE after it.
+
+        Once the caller requests the next batch, it has emitted the one before.
+        """
+        for batch in batches:
+            yield batch.items
+            if batch.state is not None:
+                self.checkpoint(batch.state)
+
+    def checkpoint(self, state: Mapping[str, Any]) -> None:
+        """Set keys of the stream's state (None removes one), and write STATE."""
+        own = self.stream_state
+        for key, value in state.items():
+            if value is None:
+                own.pop(key, None)
+            else:
+                own[key] = value
+        self._write_buffer()
         self.state_manager.is_flushed = False
         self._write_state_message()
 
     def get_replication_key_signpost(self, context: Context | None = None) -> None:
-        """Give none: bookmarks are limited where they are made."""
+        """Return None: sources limit their bookmarks themselves."""
         del context
 
     def _increment_stream_state(
         self, latest_record: dict[str, Any], *, context: Context | None = None
     ) -> None:
-        """Leave the state alone: one record doesn't move it."""
+        """Leave the state alone: a single record doesn't move it."""
+
+    def _write_starting_replication_value(self, context: Context | None) -> None:
+        """Leave the state alone: sources read their bookmarks from `resume_state`."""
 
     def raw_records(self, context: Context | None) -> Iterable[Any]:
-        """Give the records as `get_records` does, in any form that can be encoded."""
+        """Return the records of `get_records`, in any form that msgspec can encode.
+
+        Override where parts of a record needn't be decoded.
+        """
         return self.get_records(context)
 
     def _sync_records(
         self, context: Context | None = None, *, write_messages: bool = True
     ) -> Generator[dict[str, Any], Any, Any]:
-        """Write all records: as bytes where nothing has to look into them.
+        """Write all records, as bytes unless something must change them.
 
-        The SDK's way, for maps, deselected properties and tests, takes twice as long.
+        The SDK's own loop, for stream maps, deselected properties and tests, takes twice as long.
         """
-        raw = getattr(sys.stdout, "buffer", None)
-        if not self.raw or raw is None or not write_messages or self._needs_looking_into():
+        raw = getattr(self._runtime.stdout, "buffer", None)
+        if raw is None or not write_messages or self._must_change_records():
             yield from super()._sync_records(context, write_messages=write_messages)
             return
         encode = msgspec.json.Encoder().encode
-        end = b',"time_extracted":"' + datetime.now(timezone.utc).isoformat().encode() + b'"}\n'
+        end = b',"time_extracted":"' + self._runtime.now().isoformat().encode() + b'"}\n'
         start = b'{"type":"RECORD","stream":' + encode(self.name) + b',"record":'
-        waiting = self._waiting
-        self._write_starting_replication_value(context)
+        buffer = self._buffer
         with self.get_record_counter() as counter, self.get_sync_timer():
             for record in self.raw_records(context):
-                waiting += (start, encode(record), end)
+                buffer += (start, encode(record), end)
                 counter.increment()
-                if len(waiting) > _WAITING:
-                    raw.write(b"".join(waiting))
-                    waiting.clear()
-            self._write_waiting()
+                if len(buffer) > _BUFFERED_PARTS:
+                    raw.write(b"".join(buffer))
+                    buffer.clear()
+            self._write_buffer()
         self._write_state_message()
 
-    def _write_waiting(self) -> None:
-        if self._waiting:
-            sys.stdout.buffer.write(b"".join(self._waiting))
-            self._waiting.clear()
-            sys.stdout.buffer.flush()
+    def _write_buffer(self) -> None:
+        if self._buffer:
+            raw = self._runtime.stdout.buffer
+            raw.write(b"".join(self._buffer))
+            self._buffer.clear()
+            raw.flush()
 
-    def _needs_looking_into(self) -> bool:
+    def _must_change_records(self) -> bool:
         maps = self.config.get("stream_maps")
         limited = self.ABORT_AT_RECORD_COUNT is not None
         return bool(maps) or limited or not all(self.mask.values())
@@ -177,7 +241,9 @@ def _load(file: IO[str] | None, option: str) -> dict[str, Any] | None:
     if file is None:
         return None
     try:
-        loaded: dict[str, Any] = load_json(file.read())
+        loaded = load_json(file.read())
     except ValueError:
-        raise BadInputError(codes.DAMAGED_FILE, f"{option}: the file is no JSON.") from None
+        raise BadInputError(codes.DAMAGED_FILE, f"{option}: the file is not valid JSON.") from None
+    if not isinstance(loaded, dict):
+        raise BadInputError(codes.DAMAGED_FILE, f"{option}: the file must hold a JSON object.")
     return loaded

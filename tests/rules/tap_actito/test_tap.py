@@ -133,7 +133,7 @@ def test_discovery_needs_the_key_only(url, tmp_path) -> None:
 
 @pytest.mark.parametrize("name", ["c.csv", "c.csv.gz", "c.zip"])
 def test_files_are_read_once_and_their_changes_become_events(exports, root, tmp_path, name) -> None:
-    """Changes of one person at one timestamp are one event; what has no mapping is told once."""
+    """Changes of one person at one timestamp are one event; what has no mapping is logged once."""
     write(
         root / name,
         row("ann", "Newsletter", "N", "2026-10-01 10:00:00"),
@@ -167,7 +167,7 @@ def test_files_are_read_once_and_their_changes_become_events(exports, root, tmp_
 
 
 @pytest.mark.parametrize("order", ["NY", "YN"])
-def test_of_two_changes_at_one_moment_the_opt_out_counts(exports, root, tmp_path, order) -> None:
+def test_of_two_changes_at_one_timestamp_the_opt_out_counts(exports, root, tmp_path, order) -> None:
     """In whatever order they stand in the file."""
     rows = [row("ann", "Newsletter", state, "2026-10-01 10:00:00") for state in order]
     write(root / "a.csv", *rows)
@@ -197,15 +197,15 @@ def test_subscription_changes_hold_every_change(exports, root, tmp_path) -> None
     ]
 
 
-def test_a_file_on_its_way_is_left_for_the_next_run(exports, root, tmp_path) -> None:
-    """And so are those behind it."""
+def test_a_file_that_may_be_incomplete_is_left_for_the_next_run(exports, root, tmp_path) -> None:
+    """And so are those after it."""
     exports["export_grace"] = 3600
     write(root / "a.csv", row("ann", "Newsletter", "N", "2026-10-01 10:00:00"))
     write(root / "b.csv", row("bob", "Newsletter", "N", "2026-10-01 10:00:00"))
     os.utime(root / "a.csv", (time.time() - 7200, time.time() - 7200))
     run, state = read(exports, tmp_path)
     assert len(run.records("consent_events")) == 1
-    assert "b.csv may still be on its way" in run.err
+    assert "b.csv may still be uploading" in run.err
     os.utime(root / "b.csv", (time.time() - 7200, time.time() - 7200))
     run, _ = read(exports, tmp_path, state=state)
     assert len(run.records("consent_events")) == 1
@@ -254,11 +254,11 @@ def test_a_cut_archive_ends_the_run(exports, root, tmp_path, name) -> None:
     run, _ = read(exports, tmp_path)
     assert run.exit_code == 1
     assert name in run.err
-    assert "made again" in run.err
+    assert "archive truncated or corrupt after line" in run.err
 
 
 def test_broken_lines_can_be_skipped(exports, root, tmp_path) -> None:
-    """They are counted and told."""
+    """They are counted and logged."""
     exports["on_bad_line"] = "skip"
     write(root / "x.csv", "7;ann", GOOD)
     run, _ = read(exports, tmp_path)
@@ -350,7 +350,7 @@ def test_marketing_consent_is_read_back(api, actito, tmp_path) -> None:
 KILLS = 12
 
 
-def test_killed_at_any_moment_no_change_is_lost(api, actito, tmp_path) -> None:
+def test_killed_at_any_time_no_change_is_lost(api, actito, tmp_path) -> None:
     """SIGKILL again and again, each run going on from the last STATE that came out."""
     people = [f"p{n:03}" for n in range(300)]
     actito.create_many(people)
@@ -399,7 +399,7 @@ def test_killed_at_any_moment_no_change_is_lost(api, actito, tmp_path) -> None:
         ([{"id": "A", "value": "x", "path": ["consents", "tcfcs"]}], "is no choice"),
         ([{"id": "Gone", "value": "consents_channels_a_enabled"}], "has no subscription 'Gone'"),
         ([{"id": "shop", "type": "attribute", "value": "consents_channels_a_enabled"}],
-         "is no boolean"),
+         "must be a boolean"),
     ],
 )  # fmt: skip
 def test_a_mapping_that_cant_be_read_backwards_is_an_error_at_start(
@@ -423,7 +423,7 @@ def test_a_wrong_snapshot_url_shows_no_password(api, tmp_path) -> None:
 
 
 def test_the_snapshot_is_its_owners_only(api, actito, tmp_path) -> None:
-    """It tells of people."""
+    """It contains personal data."""
     actito.create("ann")
     read(api, tmp_path)
     assert (tmp_path / "snapshot.db").stat().st_mode & 0o077 == 0
@@ -433,7 +433,7 @@ def test_the_snapshot_is_its_owners_only(api, actito, tmp_path) -> None:
 
 
 def test_a_public_target_stores_profiles_and_changes(api, actito, tmp_path) -> None:
-    """A row a profile and a row a change, as the table has them."""
+    """One row per profile and one per change, as the table has them."""
     target = Path(__file__).parents[3] / ".venv-jsonl" / "bin" / "target-jsonl"
     if not target.exists() and not os.environ.get("CI"):
         pytest.skip("target-jsonl is not installed; `make test` installs it")
@@ -555,7 +555,7 @@ def test_all_mappings_of_the_tests_can_be_read_backwards() -> None:
 
 @pytest.mark.parametrize("understood", [True, False])
 def test_trust_update_moment_asks_for_what_was_updated(api, actito, tmp_path, understood) -> None:
-    """Where Actito doesn't understand the filter, the whole table is read, and that is told."""
+    """Where Actito doesn't understand the filter, the whole table is read, and that is logged."""
     actito.steer(
         "options",
         {"knows_update_filter": understood, "subscription_moves_update_moment": True},

@@ -54,12 +54,12 @@ def tap(folder: Path, root: Path, *arguments: str, state: Any = None, **config: 
 
 
 def last_state(run: Run) -> Any:
-    """Give the last STATE."""
+    """Return the last STATE."""
     return [m["value"] for m in run.messages if m["type"] == "STATE"][-1]
 
 
 def ids(run: Run, stream: str = "consent_events") -> list[str]:
-    """Give the ids of the records."""
+    """Return the ids of the records."""
     return [r["id"] for r in run.records(stream)]
 
 
@@ -87,7 +87,7 @@ def test_partitions_are_read_in_order_of_their_dates_and_once(tmp_path: Path, ro
 
 
 def test_reading_stops_before_an_unfinished_partition(tmp_path: Path, root: Path) -> None:
-    """None is skipped: what comes behind it waits, and is read when it is finished."""
+    """None is skipped: what comes after it waits, and is read when it is finished."""
     (root / "data/export-id=e1/date=2026-10-02/_SUCCESS").unlink()
     run = tap(tmp_path, root)
     assert run.exit_code == 0
@@ -145,15 +145,21 @@ def test_records_go_out_as_they_came(tmp_path: Path) -> None:
     assert tap(tmp_path, root).records("consent_events") == [odd]
 
 
-def test_users_are_read_when_a_catalog_selects_them(tmp_path: Path, root: Path) -> None:
-    """Without a catalog only events are read; a discovered catalog offers both."""
-    assert ids(tap(tmp_path, root), "consent_users") == []
-    catalog = tap(tmp_path, root, "--discover").out
+def test_users_of_exports_are_read_with_read_users_only(tmp_path: Path, root: Path) -> None:
+    """Even a catalog that selects them can't: a whole status would hide newer choices."""
+    run = tap(tmp_path, root)
+    assert ids(run, "consent_users") == []
+    assert "both selected" not in run.err
+    catalog = tap(tmp_path, root, "--discover", read_users=True).out
     path = tmp_path / "catalog.json"
     path.write_text(catalog)
-    run = tap(tmp_path, root, "--catalog", str(path))
+    refused = tap(tmp_path, root, "--catalog", str(path))
+    assert ids(refused, "consent_users") == []
+    assert "The catalog selects consent_users, which this tap doesn't offer" in refused.err
+    run = tap(tmp_path, root, "--catalog", str(path), read_users=True)
     assert ids(run, "consent_users") == ["user-ann"] * 3
     assert len(ids(run)) == 3
+    assert "consent_events and consent_users are both selected" in run.err
 
 
 @pytest.mark.parametrize("damage", ["no JSON", "no user", "truncated", "not gzip"])
@@ -185,7 +191,7 @@ def test_a_broken_line_names_the_file_and_the_line(tmp_path: Path, damage: str) 
         assert len(ids(run)) == 302
 
 
-def test_a_missing_folder_is_told(tmp_path: Path) -> None:
+def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:
     """The setting is named."""
     run = tap(tmp_path, tmp_path / "nowhere")
     assert run.exit_code == 1
@@ -282,7 +288,11 @@ def every(url: str, folder: Path, state: Any = None, **config: Any) -> Run:
     """Run the tap through the API with both streams selected."""
     settings = tap_config(url, **config)
     path = folder / "catalog.json"
-    path.write_text(run_plugin("tap-didomi", settings, folder, "--discover").out)
+    catalog = json.loads(run_plugin("tap-didomi", settings, folder, "--discover").out)
+    for stream in catalog["streams"]:
+        (root,) = (item for item in stream["metadata"] if not item["breadcrumb"])
+        root["metadata"]["selected"] = True
+    path.write_text(json.dumps(catalog))
     arguments = ["--catalog", str(path)]
     if state is not None:
         (folder / "state.json").write_text(json.dumps(state))
@@ -294,7 +304,7 @@ def every(url: str, folder: Path, state: Any = None, **config: Any) -> Run:
 def test_all_three_forms_of_lists_are_read(
     url: str, people: Actito, tmp_path: Path, form: str
 ) -> None:
-    """Whatever envelope Didomi answers with, all users and their events come."""
+    """In each form of Didomi's response, all users and their events come."""
     people.steer("options", {"user_list_form": form, "event_list_form": form})
     run = every(url, tmp_path)
     assert run.exit_code == 0
@@ -308,7 +318,7 @@ def test_all_three_forms_of_lists_are_read(
 
 
 def test_without_a_catalog_users_only_are_read(url: str, people: Actito, tmp_path: Path) -> None:
-    """Events cost a call a user; they come when a catalog selects them."""
+    """Events cost one request per user; they come when a catalog selects them."""
     run = run_plugin("tap-didomi", tap_config(url), tmp_path)
     assert len(run.records("consent_users")) > 230
     assert run.records("consent_events") == []
@@ -340,7 +350,7 @@ def test_with_a_bookmark_only_changed_users_are_given(
     assert "scan" not in last_state(again)["bookmarks"]["consent_users"]
 
 
-def test_what_lies_behind_the_bookmark_is_given_once(url: str, tmp_path: Path) -> None:
+def test_what_is_newer_than_the_bookmark_is_emitted_once(url: str, tmp_path: Path) -> None:
     """The bookmark stays before the scan's start; an old choice never comes again as if new."""
     didomi = Didomi(url)
     for person in ("ann", "bob"):
@@ -366,7 +376,7 @@ def test_events_selected_later_are_given_from_the_bookmark_on(url: str, tmp_path
     assert len(again.records("consent_events")) == 1
 
 
-def test_a_scan_that_broke_off_is_taken_up_again(url: str, people: Actito, tmp_path: Path) -> None:
+def test_a_scan_that_stopped_is_resumed(url: str, people: Actito, tmp_path: Path) -> None:
     """After the failure of the third page the next run reads from there, and misses no one."""
     fault = {"side": "didomi", "route": "list_users", "action": "status", "status": 500}
     people.steer("faults", {**fault, "skip": 2, "count": 100})
@@ -384,7 +394,7 @@ def test_a_scan_that_broke_off_is_taken_up_again(url: str, people: Actito, tmp_p
     assert people.stats("didomi")["routes"]["list_users"]["calls"] == 1 + 3
 
 
-def test_a_cursor_that_is_no_longer_taken_starts_the_scan_anew(
+def test_a_cursor_that_is_no_longer_accepted_starts_the_scan_again(
     url: str, people: Actito, tmp_path: Path
 ) -> None:
     """Nothing is missed for it."""
@@ -396,7 +406,7 @@ def test_a_cursor_that_is_no_longer_taken_starts_the_scan_anew(
         "tap-didomi", tap_config(url), tmp_path, "--state", str(tmp_path / "state.json")
     )
     assert run.exit_code == 0
-    assert "starts anew" in run.err
+    assert "starting again from the first page" in run.err
     assert len(run.records("consent_users")) > 230
 
 
@@ -420,7 +430,7 @@ def test_wrong_settings_say_what_to_do(
 
 def test_a_list_of_no_known_form_is_refused() -> None:
     """Rather than take it for an empty one."""
-    with pytest.raises(BadInputError, match="neither a list"):
+    with pytest.raises(BadInputError, match="must be a list"):
         read_page({"users": []}, "users")
 
 
