@@ -6,9 +6,11 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
+from singer_sdk import Tap
 from singer_sdk.testing import (
     SuiteConfig,
     get_tap_test_class,
@@ -53,40 +55,50 @@ def _stop_sandbox() -> Iterator[None]:
     _sandbox.__exit__(None, None, None)
 
 
+def every_stream(tap: type[Tap], config: dict[str, Any]) -> dict[str, Any]:
+    """Return a catalog that selects all streams: the suite reads also those that are off."""
+    catalog = tap(config=config).catalog_dict
+    for stream in catalog["streams"]:
+        (root,) = (item for item in stream["metadata"] if not item["breadcrumb"])
+        root["metadata"]["selected"] = True
+    return catalog
+
+
+def suite(tap: type[Tap], config: dict[str, Any], records: int) -> type[Any]:
+    """Make the suite of a tap."""
+    return get_tap_test_class(
+        tap,
+        config=config,
+        suite_config=SuiteConfig(max_records_limit=records),
+        catalog=every_stream(tap, config),
+    )
+
+
 TestTargetActito = get_target_test_class(TargetActito, config=_config)
 TestTargetDidomi = get_target_test_class(
     TargetDidomi, config=post_config(_sandbox.url, Path(_folder.name))
 )
 
-TestTapDidomiApi = get_tap_test_class(
-    TapDidomi,
-    config=tap_config(_sandbox.url),
-    suite_config=SuiteConfig(max_records_limit=50),
+TestTapDidomiApi = suite(TapDidomi, tap_config(_sandbox.url), 50)
+
+TestTapDidomiExports = suite(
+    TapDidomi, {"export_root": f"file://{_folder.name}", "read_users": True}, 50
 )
 
-TestTapDidomiExports = get_tap_test_class(
-    TapDidomi,
-    config={"export_root": f"file://{_folder.name}"},
-    suite_config=SuiteConfig(max_records_limit=50),
+TestTapActitoApi = suite(
+    TapActito, back_config(_sandbox.url, Path(_folder.name), emit_initial=True), 150
 )
 
-
-TestTapActitoApi = get_tap_test_class(
+TestTapActitoExports = suite(
     TapActito,
-    config=back_config(_sandbox.url, Path(_folder.name), emit_initial=True),
-    suite_config=SuiteConfig(max_records_limit=150),
-)
-
-TestTapActitoExports = get_tap_test_class(
-    TapActito,
-    config=back_config(
+    back_config(
         _sandbox.url,
         Path(_folder.name),
         change_source="exports",
         export_root=f"file://{_changes}",
         export_grace=0,
     ),
-    suite_config=SuiteConfig(max_records_limit=150),
+    150,
 )
 
 
