@@ -27,7 +27,7 @@ EXEMPT = frozenset(
     }
 )
 """Files that must quote what is forbidden, and the specification of the rules, kept as it is."""
-_GAP = r'(?:[ \t]*"?[ \t]*\n[ \t]*(?:#:?[ \t]*|f?")?|[ \t]+)'
+_GAP = r'(?:[ \t]*\n[ \t]*(?:#:?[ \t]*)?|[ \t]*"[ \t]*\n[ \t]*f?"|[ \t]+)'
 """One space of an expression: also a line break in a paragraph, a comment or split strings."""
 _PER = (
     "person|people|user|minute|second|hour|day|year|run|page|column|mapping|command|field|profile"
@@ -124,11 +124,11 @@ RULES = (
     Rule(r"\bgave no\b", "returned no"),
     Rule(r"\bthat (?:is|are) no (?:attribute|event)s?\b", "without a matching attribute; not an"),
     # Names.
-    Rule(r"\b(?:ShortWay|FullWayError|Way|Given|OtherDirection)\b", "see the glossary", True),
+    Rule(r"\b(?:ShortWay|FullWayError|Way|OtherDirection)\b", "see the glossary", True),
     Rule(r"\bread_backwards?\b|\bleave_out\b|\bwrite_moment\b", "see the glossary", True),
     Rule(r"\b(?:ImportsSpentError|concerns_one|_NoImports)\b", "see the glossary", True),
     Rule(r"\b(?:CheckedPlugin|CheckedTap|OwnStateStream|on_tick)\b", "see the glossary", True),
-    Rule(r"\bclass (?:Target|Look|Place|Note|Answer)\b", "see the glossary", True),
+    Rule(r"\bclass (?:Target|Look|Place|Note|Answer|Given)\b", "see the glossary", True),
     Rule(r"\bsettle\(", "acknowledge, prevails, handle_result, is_stable, clear", True),
     # Docstrings.
     Rule(

@@ -326,7 +326,7 @@ class Run:
 
 
 def clean_environment(**more: str) -> dict[str, str]:
-    """Give the environment without settings of plugins."""
+    """Return the environment without settings of plugins."""
     kept = {
         k: v
         for k, v in os.environ.items()
@@ -402,7 +402,7 @@ def start_target(config: dict[str, Any], folder: Path) -> subprocess.Popen[bytes
 
 
 def feed(process: subprocess.Popen[bytes], text: str, *, close: bool = True) -> None:
-    """Give a process input; it may die meanwhile."""
+    """Write input to a process, which may die meanwhile."""
     assert process.stdin
     rest = memoryview(text.encode())
     with contextlib.suppress(BrokenPipeError):

@@ -43,7 +43,7 @@ def long_input() -> tuple[list[str], list[Any]]:
 
 
 def rest_of(messages: list[Any], acknowledged: int) -> list[Any]:
-    """Give what a tap would send after this state."""
+    """Return what a tap would send after this state."""
     if not acknowledged:
         return messages
     at = messages.index(state({"n": acknowledged}))
@@ -80,7 +80,7 @@ def last_state(process: subprocess.Popen[bytes]) -> int:
     return int(json.loads(printed[-1])["n"]) if printed else 0
 
 
-def test_sigkill_at_ten_random_moments_loses_nothing(
+def test_sigkill_at_ten_random_times_loses_nothing(
     actito: Actito, config: dict[str, Any], tmp_path: Path
 ) -> None:
     """Ten times killed and taken up from the last STATE, the result is that of one clean run."""

@@ -101,12 +101,12 @@ class World:
         return run
 
     def both(self) -> None:
-        """Run the way back, then the way forward."""
+        """Run the reverse sync, then the forward sync."""
         self.pipe("tap-actito", "target-didomi")
         self.pipe("tap-didomi", "target-actito")
 
     def choose(self, side: str, person: str, name: str, value: bool, number: int) -> None:
-        """Let a person make a choice on one side."""
+        """Make a choice of a person on one side."""
         timestamp = datetime.now(timezone.utc)
         if side == "actito":
             # Who is unsubscribed already can't unsubscribe again: nothing happens there. And what a
@@ -127,24 +127,24 @@ class World:
         return self.actito.stats()["writes"], self.actito.stats("didomi")["writes"]
 
     def held(self) -> dict[tuple[str, str], tuple[bool, bool | None]]:
-        """Give what either side holds of each choice."""
+        """Return what each side holds of each choice."""
         profiles = self.actito.all()
         found = {}
         for person in PEOPLE:
-            told = self.didomi.state(person)
+            state = self.didomi.state(person)
             for name, (_, consent) in SUBSCRIPTIONS.items():
-                found[person, name] = profiles[person]["subscriptions"][name], told.get(consent)
+                found[person, name] = profiles[person]["subscriptions"][name], state.get(consent)
         return found
 
     def story(self, person: str, name: str) -> str:
-        """Tell what happened to one choice."""
+        """Return what happened to one choice, as text."""
         held = self.held()[person, name]
         made = "\n".join(map(str, self.choices[person, name]))
-        told = "\n".join(
+        log = "\n".join(
             f"{e['created_at']} {e.get('delegate', {}).get('id')} {e['consents']}"
             for e in self.didomi.events(person)
         )
-        return f"{person} {name}: Actito, Didomi {held}\n{made}\n{told}"
+        return f"{person} {name}: Actito, Didomi {held}\n{made}\n{log}"
 
 
 @pytest.mark.timeout(600)

@@ -43,6 +43,7 @@ def test_an_expression_is_found(text: str, found: str) -> None:
         "foretold, momentum, besieged",
         "There is no list of executions.",
         "function calls are cheap",
+        'self.url = "/actito"\nanswer = 1',
     ],
 )
 def test_plain_words_pass(text: str) -> None:

@@ -64,12 +64,12 @@ def test_state_leaves_while_a_long_run_is_writing(
     assert process.stdout
     feed(process, lines(messages))
     first = json.loads(process.stdout.readline())
-    behind = actito.calls("patch_profile")
+    written = actito.calls("patch_profile")
     rest = [json.loads(line) for line in process.stdout]
     process.wait(30)
     process.stdout.close()
     assert first == {"n": 1}
-    assert behind < len(people)
+    assert written < len(people)
     assert [s["n"] for s in rest] == [2, 3, 4, 5, 6]
 
 

@@ -54,7 +54,7 @@ def test_an_event_makes_and_changes_a_user(call: Didomi) -> None:
 
 
 @pytest.mark.parametrize(("last", "expected"), [(False, False), (True, True)])
-def test_a_late_event_is_slotted_in_by_its_moment_or_by_a_switch_applied_last(
+def test_a_late_event_is_slotted_in_by_its_timestamp_or_by_a_switch_applied_last(
     actito: Actito, call: Didomi, last: bool, expected: bool
 ) -> None:
     """Nobody knows what Didomi does; both can be had."""
@@ -235,7 +235,7 @@ def test_calls_beside_consents_are_limited(actito: Actito, call: Didomi) -> None
 
 
 def test_batch_exports_are_laid_out_as_documented(actito: Actito, tmp_path: Path) -> None:
-    """A folder a day; a line a user with the day's events; guests and other regulations are out."""
+    """One folder per day, one line per user; guests and other regulations are left out."""
     actito.steer("reset", {"people": 300})
     written = actito.steer("exports", {"root": str(tmp_path), "export_id": "e"})
     assert sorted(written) == ["2026-10-01", "2026-10-02", "2026-10-03"]

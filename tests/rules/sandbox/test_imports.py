@@ -51,7 +51,7 @@ def follow(actito: Actito, answer: requests.Response) -> dict[str, Any]:
 
 
 def test_a_file_is_loaded_row_by_row_and_never_creates_in_update_only(actito: Actito) -> None:
-    """Known people change, unknown ones are passed over, wrong rows are told."""
+    """Known people change, unknown ones are passed over, wrong rows are reported."""
     actito.create("a")
     actito.create("b", Newsletter=True)
     csv = b'customerId;Newsletter;loyaltyPoints\na;Y;7\n"x;y";Y;1\nb;N;many\n'
@@ -105,7 +105,7 @@ def test_a_broken_file_fails_its_validation(actito: Actito, content: bytes, mess
 
 @pytest.mark.parametrize("scope", ["etl", "table", "licence"])
 def test_the_days_executions_are_counted(actito: Actito, scope: str) -> None:
-    """Beyond them a call is answered 429."""
+    """Beyond them a request gets status 429."""
     actito.steer("options", {"etl_per_day": 2, "etl_quota_scope": scope})
     csv = b"customerId;Newsletter\n"
     assert [send(actito, csv, etl=e).status_code for e in ("501", "501", "501", "502")] == [

@@ -184,9 +184,9 @@ def test_stream_maps_work(actito: Actito, config: dict[str, Any], tmp_path: Path
     """Records renamed and filtered by the SDK's stream maps arrive as they are mapped."""
     actito.create("ann")
     maps = {"choices": {"__alias__": "consent_events", "__filter__": "status == 'good'"}}
-    told = {**EVENT_SCHEMA, "properties": {**EVENT_SCHEMA["properties"], "status": {}}}
+    declared = {**EVENT_SCHEMA, "properties": {**EVENT_SCHEMA["properties"], "status": {}}}
     messages = [
-        schema("choices", schema=told),
+        schema("choices", schema=declared),
         record({**event("ann", channels={"email": True}), "status": "bad"}, "choices"),
         state({"n": 1}),
     ]

@@ -40,7 +40,7 @@ def test_a_broken_connection_is_tried_again(
         "faults",
         {"side": "actito", "route": "patch_profile", "action": action, "count": 10, "every": 5},
     )
-    # A retry can be struck again, so there are tries enough for all ten.
+    # A retry can be struck again, so there are enough attempts for all ten.
     listen({**config, "retry_tries": 12}, opt_ins())
     assert subscribed(actito) == sorted(PEOPLE)
     result = report(config)
@@ -135,7 +135,7 @@ def test_a_second_401_is_final(actito: Actito, config: dict[str, Any], tmp_path:
 
 
 def test_a_wrong_key_is_told_at_once(config: dict[str, Any]) -> None:
-    """401 at the token call is final."""
+    """401 at the request for a token is final."""
     with pytest.raises(AuthenticationError, match="Check the key"):
         listen({**config, "api_key": "wrong-key"}, stream_of(event("ann")))
 
@@ -143,7 +143,7 @@ def test_a_wrong_key_is_told_at_once(config: dict[str, Any]) -> None:
 def test_an_outage_fails_the_run_and_nothing_is_lost(
     actito: Actito, config: dict[str, Any], tmp_path: Path
 ) -> None:
-    """After all tries the run ends; the next one from the same state completes it."""
+    """After all attempts the run ends; the next one from the same state completes it."""
     actito.create_many(PEOPLE)
     fault = {"side": "actito", "route": "patch_profile", "action": "status", "status": 500}
     actito.steer("faults", {**fault, "skip": 20, "count": 100_000})
@@ -186,7 +186,7 @@ def test_no_more_calls_at_once_than_allowed(tmp_path: Path) -> None:
 def test_no_more_calls_a_minute_than_allowed(
     actito: Actito, config: dict[str, Any], tmp_path: Path
 ) -> None:
-    """The budget holds for tokens and tries as well; a run over it waits, and can be stopped."""
+    """The budget includes tokens and repeated attempts; a run over it waits, and can be stopped."""
     actito.create_many(PEOPLE)
     actito.steer("reset", {})
     stop = Shutdown(Runtime(), 30)
@@ -212,7 +212,7 @@ def test_no_more_calls_a_minute_than_allowed(
 
 
 def test_the_sandbox_slows_down_beyond_the_limit_and_refuses_nothing(tmp_path: Path) -> None:
-    """More than the documented calls a minute are answered late, with success."""
+    """More than the documented requests per minute get a late response, with success."""
     options = SandboxOptions(limits=True, calls_per_minute=10, slowdown=0.02)
     with BackgroundSandbox(options) as sandbox:
         actito = Actito(sandbox.url)

@@ -111,7 +111,7 @@ def test_rule_3_newest_wins_whatever_the_order(
 
 
 @pytest.mark.parametrize("turn", [1, -1])
-def test_rule_3_at_the_same_moment_the_opt_out_wins(
+def test_rule_3_at_the_same_timestamp_the_opt_out_wins(
     actito: Actito, config: dict[str, Any], turn: int
 ) -> None:
     """An opt-out beats an opt-in of the same timestamp, in either order."""
@@ -390,7 +390,7 @@ def test_rule_8_other_rejects_are_counted_and_do_not_fail_the_run(
 def test_rule_8_in_this_process_the_error_is_one_of_ours(
     actito: Actito, config: dict[str, Any]
 ) -> None:
-    """Whoever embeds the target can tell a rejected opt-out from other failures."""
+    """A program that embeds the target can distinguish it from other failures."""
     actito.create("ann")
     fault = {"side": "actito", "route": "patch_profile", "action": "status", "status": 403}
     actito.steer("faults", fault)
@@ -401,7 +401,7 @@ def test_rule_8_in_this_process_the_error_is_one_of_ours(
 def test_rule_9_events_that_came_from_actito_are_skipped(
     actito: Actito, config: dict[str, Any]
 ) -> None:
-    """The delegate tells; other delegates count."""
+    """The delegate decides; other delegates count."""
     actito.create("ann")
     events = [
         event("ann", channels={"email": True}, delegate={"id": "actito", "name": "Actito"}),

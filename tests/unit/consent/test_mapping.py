@@ -131,8 +131,8 @@ def test_ids_of_values_may_hold_underscores_and_the_reading_is_told(
         for text in ("a,b", "food_wine-3", "")
     ]
     assert results == [[False], [True], [False]]
-    told = [r.getMessage() for r in caplog.records]
-    assert told == [
+    logged = [r.getMessage() for r in caplog.records]
+    assert logged == [
         f"Mapping X: {name!r} is read as consents.purposes.mail.values.freq.food_wine-3."
     ]
 

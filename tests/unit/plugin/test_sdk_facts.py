@@ -50,7 +50,7 @@ def test_state_leaves_at_the_end_only(capsys: pytest.CaptureFixture[str]) -> Non
 
 
 def test_a_changed_schema_reorders_writes() -> None:
-    """What came before the change is written after what came behind it."""
+    """What came before the change is written after what came later."""
     written: list[list[int]] = []
 
     class Small(BatchSink):
@@ -140,7 +140,7 @@ def test_a_signal_acknowledges_what_was_never_written(tmp_path: Path) -> None:
 
 
 def _leaks_line(target: Target) -> None:
-    run(target, ["person@example.com is no JSON"])
+    run(target, ["person@example.com is not valid JSON"])
 
 
 def _leaks_key(target: Target) -> None:
