@@ -66,7 +66,7 @@ def test_an_expression_is_found_across_lines() -> None:
 def test_names_count_in_code_only() -> None:
     """A text may say what code may not be called."""
     assert find_words("Given a file, settle(it).", code=False) == []
-    assert [f.found for f in find_words("class Given: ...", code=True)] == ["Given"]
+    assert [f.found for f in find_words("class Given: ...", code=True)] == ["class Given"]
     assert [f.found for f in find_words('"""Give a name."""', code=True)] == ["Give"]
     assert find_words('"""Return what Give would give."""', code=True) == []
 
