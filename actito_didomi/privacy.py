@@ -1,7 +1,7 @@
 """Personal data and secrets stay out of logs.
 
 People appear as a short hash. Secrets are replaced wherever they would be printed. Exceptions of
-other libraries are shown by type and place only, since their texts hold whatever they were handed.
+other libraries are shown by type and place only, since their texts may hold any value.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ _secrets: set[str] = set()
 
 
 def hash_person(person: str) -> str:
-    """Name a person in a log: 10 hexadecimal digits, the same for the same id in every run."""
+    """Return what a person is called in logs: 10 hexadecimal digits, the same in every run."""
     return hashlib.blake2s(person.encode(), digest_size=5).hexdigest()
 
 
 def protect(secrets: Iterable[str | None]) -> None:
-    """Have these texts replaced in every log line from now on.
+    """Replace these texts in every log line from now on.
 
     Args:
-        secrets: API keys and tokens. Texts of under 6 characters are left out: replacing them would
-            make logs unreadable and hide nothing worth hiding.
+        secrets: API keys and tokens. Texts of fewer than 6 characters are ignored: replacing them
+            would make logs unreadable and hide no secret.
     """
     _secrets.update(s for s in secrets if s and len(s) >= _SHORTEST_SECRET)
 
@@ -63,7 +63,7 @@ def describe_exception(error: BaseException) -> str:
 
 
 def safe_traceback(error: BaseException) -> str:
-    """Render where an error came from: files, lines and functions, without any value."""
+    """Return where an error came from: files, lines and functions, without any value."""
     lines = []
     seen: BaseException | None = error
     while seen is not None:
@@ -77,7 +77,7 @@ def safe_traceback(error: BaseException) -> str:
 
 
 class PrivacyFilter(logging.Filter):
-    """Takes secrets out of log lines, and values out of tracebacks."""
+    """Remove secrets from log lines, and values from tracebacks."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Rewrite the line in place; never drops one."""
@@ -90,12 +90,12 @@ class PrivacyFilter(logging.Filter):
 
 
 def install() -> None:
-    """Guard every handler of every logger, and quiet libraries that log addresses of calls."""
+    """Filter every handler of every logger, and quiet libraries that log URLs of requests."""
     loggers = [logging.getLogger(), *map(logging.getLogger, list(logging.root.manager.loggerDict))]
     for handler in {handler for logger in loggers for handler in logger.handlers}:
         if not any(isinstance(f, PrivacyFilter) for f in handler.filters):
             handler.addFilter(PrivacyFilter())
-    # Paths of calls name people: urllib3 prints each at debug level, and some in warnings.
+    # URLs of requests name people: urllib3 logs each at debug level, and some in warnings.
     for name in ("urllib3", "requests", "asyncio", "fsspec", "s3fs", "gcsfs", "botocore"):
         logging.getLogger(name).setLevel(logging.ERROR)
     logging.getLogger("pyrate_limiter").setLevel(logging.WARNING)

@@ -359,7 +359,7 @@ class BulkWriter:
         """
         if self._waited:
             return
-        running = set(self._workspace.left_behind) | set(
+        running = set(self._workspace.unfinished) | set(
             self._imports.find_running(_FILE_NAME) or []
         )
         for execution_id in sorted(running):
@@ -375,7 +375,7 @@ class BulkWriter:
                     "nothing is written before it ends. Look it up in Actito, stop it there if it "
                     "hangs, and run again.",
                 ) from None
-        self._workspace.clear_left_behind()
+        self._workspace.clear_unfinished()
         self._waited = True
 
     def _sleep(self, seconds: float) -> None:

@@ -323,7 +323,7 @@ class _Connected:
                 etl_id=settings.bulk.bulk_etl_id,
                 definition=settings.bulk.bulk_definition,
             )
-            imports.check(told_mode=_ETL_MODES.get(settings.bulk.bulk_etl_mode or ""))
+            imports.check(stated_mode=_ETL_MODES.get(settings.bulk.bulk_etl_mode or ""))
             self.workspace = Workspace(account_name(*account), runtime)
             self.bulk = BulkWriter(
                 imports,

@@ -36,7 +36,7 @@ class Workspace:
 
     A run has a folder of its own, which is locked while the run lives. A folder that isn't locked
     was left by a killed run: its files are removed at the next start, and the imports that it had
-    under way are in `left_behind`, since they may yet write older values.
+    under way are in `unfinished`, since they may yet write older values.
 
     Args:
         account: What distinguishes one table of one licence from others; only its hash is stored.
@@ -45,7 +45,7 @@ class Workspace:
 
     Attributes:
         folder: This run's folder.
-        left_behind: Ids of the imports that killed runs had under way.
+        unfinished: Ids of the imports that killed runs had under way.
 
     Raises:
         SettingsError: The folder belongs to somebody else, or can't be made.
@@ -75,7 +75,7 @@ class Workspace:
         self._root = root
         self._starts = root / f"started-{account}"
         self._prefix = f"run-{account}-"
-        self.left_behind = self._clear_up()
+        self.unfinished = self._clear_up()
         self.folder = root / f"{self._prefix}{runtime.token(8)}"
         self.folder.mkdir(mode=_PRIVATE_FOLDER)
         self._lock = _lock_of(self.folder)
@@ -110,8 +110,8 @@ class Workspace:
     def _clear_up(self) -> list[str]:
         """Remove the files of killed runs, and return the imports that they had under way.
 
-        The records of these imports are kept, in a folder that counts as left behind until the
-        ends of its imports are known.
+        The records of these imports are kept, in a folder that counts as that of a killed run
+        until the ends of its imports are known.
         """
         executions: list[str] = []
         for folder in sorted(self._root.glob(f"{self._prefix}*")):
@@ -128,9 +128,9 @@ class Workspace:
                     shutil.rmtree(folder, ignore_errors=True)
         return executions
 
-    def clear_left_behind(self) -> None:
+    def clear_unfinished(self) -> None:
         """Forget the imports of killed runs: their ends are known."""
-        self.left_behind = []
+        self.unfinished = []
         for folder in self._root.glob(f"{self._prefix}*"):
             if folder != self.folder:
                 with _locked(folder) as free:

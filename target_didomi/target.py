@@ -79,7 +79,12 @@ class TargetDidomi(ConsentTarget):
             runtime=self.runtime,
         )
         self._writer = Writer(
-            ConsentApi(session, settings.didomi.organization_id, settings.didomi.regulation),
+            ConsentApi(
+                session,
+                settings.didomi.organization_id,
+                settings.didomi.regulation,
+                self.runtime,
+            ),
             regulation=settings.didomi.regulation,
             create_users=settings.create_users,
             respect_approval=settings.respect_approval,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from actito_didomi.consent.choices import is_value
 from actito_didomi.consent.records import CONFIRMED
-from actito_didomi.didomi.consents import MOST_EVENTS, says_it_exists
+from actito_didomi.didomi.consents import MAX_EVENTS, says_it_exists
 from actito_didomi.errors import BadInputError, RequestRejectedError
 from target_didomi.answers import (
     Decision,
@@ -113,8 +113,8 @@ class Writer:
                 for outcome in own:
                     outcome.refused = error
                     outcome.refused_opt_out = _holds_opt_out(outcome.incoming)
-        for start in range(0, len(postings), MOST_EVENTS):
-            self._post(postings[start : start + MOST_EVENTS])
+        for start in range(0, len(postings), MAX_EVENTS):
+            self._post(postings[start : start + MAX_EVENTS])
         return outcomes
 
     def _prepare(self, outcomes: list[Outcome]) -> list[_Posting]:

@@ -38,7 +38,7 @@ class RowError:
 
     Attributes:
         key: Value of the key attribute; None if only the line is known.
-        line: Number of the row, the first below the header being 1; None where only the key is.
+        line: Number of the row, the first below the header being 1; None if only the key is known.
         reason: Actito's words. They may hold personal data.
     """
 
@@ -49,13 +49,13 @@ class RowError:
 
 @dataclass(frozen=True)
 class Execution:
-    """How an execution stands.
+    """State of an execution.
 
     Attributes:
         id: Its id.
         finished: Whether it has ended.
-        failure: Why it failed as a whole; None where it didn't.
-        has_errors: Whether rows are in error.
+        failure: Why it failed as a whole, in Actito's words; None if it didn't.
+        has_errors: Whether some rows failed.
         counts: Rows created and updated; None if Actito does not report them.
     """
 
@@ -67,7 +67,7 @@ class Execution:
 
 
 class Imports:
-    """Starts and follows imports into one profile table.
+    """Start and follow imports into one profile table.
 
     Args:
         session: Session with Actito.
@@ -96,12 +96,12 @@ class Imports:
         self._definition = definition or _wire.ONE_SHOT_DEFINITION
         self._entity = {"entity": structure.entity}
 
-    def check(self, *, told_mode: str | None) -> None:
-        """Check that a predefined ETL exists and does with missing people what the settings say.
+    def check(self, *, stated_mode: str | None) -> None:
+        """Check that a predefined ETL exists and treats missing people as the settings say.
 
         Args:
-            told_mode: `UPDATE_ONLY` or `CREATE_UPDATE`, what the user says about the ETL; None when
-                nothing is said.
+            stated_mode: `UPDATE_ONLY` or `CREATE_UPDATE`, as the settings state it; None if they
+                don't.
 
         Raises:
             SettingsError: There is no such ETL, it has another mode, or its mode is unknown.
@@ -113,7 +113,7 @@ class Imports:
                 "GET", _wire.ETL, {**self._entity, "etl": self._etl_id}
             ).body
         except RequestRejectedError as error:
-            if error.status not in _NOT_THERE or (told_mode and error.status != 404):  # noqa: PLR2004
+            if error.status not in _NOT_THERE or (stated_mode and error.status != 404):  # noqa: PLR2004
                 raise
             raise SettingsError(
                 codes.UNSUITABLE_ETL,
@@ -121,21 +121,21 @@ class Imports:
                 f"{self._structure.entity!r}, or the key may not see it.",
             ) from None
         mode = _wire.mode_of(body)
-        if mode is None and told_mode is None:
+        if mode is None and stated_mode is None:
             raise SettingsError(
                 codes.UNSUITABLE_ETL,
                 f"bulk_etl_id: Actito does not report whether ETL {self._etl_id} creates profiles. "
                 "Look it up in Actito, and set bulk_etl_mode to update or create_update.",
             )
-        if (mode or told_mode) != self._mode:
+        if (mode or stated_mode) != self._mode:
             raise SettingsError(
                 codes.UNSUITABLE_ETL,
-                f"bulk_etl_id: ETL {self._etl_id} has the mode {mode or told_mode}, but "
-                f"upsert_mode asks for {self._mode}. Change the one or the other.",
+                f"bulk_etl_id: ETL {self._etl_id} has the mode {mode or stated_mode}, but "
+                f"upsert_mode needs {self._mode}. Change one of them.",
             )
 
     def start(self, file: Path, columns: Sequence[str]) -> str:
-        """Start an import; the call is made once, and not repeated.
+        """Start an import; the request is made once, and not repeated.
 
         Args:
             file: The zipped CSV. Its name identifies the execution.
@@ -175,13 +175,14 @@ class Imports:
         if found is None:
             raise SettingsError(
                 codes.UNEXPECTED_RESPONSE,
-                "Actito took the file, but its response holds no id of an execution, so its end "
-                "can't be known. This API isn't the expected one; set write_mode to single.",
+                "Actito accepted the file, but its response holds no id of an execution, so the "
+                "end of the import can't be known. This API isn't the expected one; set write_mode "
+                "to single.",
             )
         return found
 
     def get_execution(self, execution_id: str) -> Execution:
-        """Look how an execution stands.
+        """Read the state of an execution.
 
         Raises:
             ApiError: As `ApiSession.request`.
@@ -199,13 +200,13 @@ class Imports:
         )
 
     def errors(self, execution_id: str) -> list[RowError] | None:
-        """Read the rows in error; None if Actito does not report which they are.
+        """Read the failed rows; return None if Actito does not report which they are.
 
         Raises:
             ApiError: As `ApiSession.request`.
         """
-        answer = self._get_if_offered(_wire.EXECUTION_ERRORS, execution=execution_id)
-        if answer is None:
+        response = self._get_if_offered(_wire.EXECUTION_ERRORS, execution=execution_id)
+        if response is None:
             return None
         return [
             RowError(
@@ -213,32 +214,32 @@ class Imports:
                 line=row["line"] - 1 if isinstance(row.get("line"), int) else None,
                 reason=privacy.redact(str(row.get("message", "no reason given"))),
             )
-            for row in _wire.row_errors(answer.body)
+            for row in _wire.row_errors(response.body)
         ]
 
     def find_running(self, name: re.Pattern[str]) -> list[str] | None:
         """Find executions that are not finished, by the name of their file.
 
         Args:
-            name: Fits somewhere in the execution's JSON.
+            name: Searched in the execution's JSON, since its field for the file is unknown.
 
         Returns:
-            Their ids, or None where Actito gives no list of executions.
+            Their ids, or None if Actito offers no list of executions.
         """
         return self._find(name, finished=False)
 
     def find_by_file(self, file_name: str) -> str | None:
-        """Find the execution that was started with a file, where Actito gives a list."""
+        """Find the execution that was started with a file, if Actito offers a list."""
         found = self._find(re.compile(re.escape(file_name)), finished=True)
         return found[0] if found else None
 
     def _find(self, name: re.Pattern[str], *, finished: bool) -> list[str] | None:
-        answer = self._get_if_offered(_wire.EXECUTIONS)
-        if answer is None:
+        response = self._get_if_offered(_wire.EXECUTIONS)
+        if response is None:
             return None
         return [
             found
-            for execution in _wire.executions_of(answer.body)
+            for execution in _wire.executions_of(response.body)
             if (found := _wire.execution_id(execution))
             and (finished or not _wire.is_finished(execution))
             and name.search(msgspec.json.encode(execution).decode())
@@ -257,8 +258,8 @@ class Imports:
 def check_definition(definition: Any) -> str | None:
     """Return what is wrong with a user's definition, or None.
 
-    Any JSON object will do, as long as table, key and mode come from the settings: a mode written
-    out could create profiles that nobody asked for.
+    Any JSON object is accepted if table, key and mode come from the settings: a literal mode could
+    create profiles against `upsert_mode`.
     """
     if not isinstance(definition, dict):
         return "expected an object"

@@ -1,4 +1,4 @@
-"""Profiles, written one by one."""
+"""Read and write single profiles."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Written(enum.Enum):
 
 
 class ProfileTable:
-    """Writes profiles of one table, found by one unique attribute.
+    """Write profiles of one table, found by one unique attribute.
 
     Args:
         session: Session with Actito.
@@ -49,20 +49,21 @@ class ProfileTable:
         *,
         create: bool,
     ) -> Written:
-        """Change what is given of one person's profile, and nothing else.
+        """Change the given parts of one person's profile, and nothing else.
 
-        An existing profile is changed by `PATCH`. Where the server knows none, it is read and put
-        back whole. The create-or-update call is used only for a person who turned out to be
-        missing, and only with `create`.
+        An existing profile is changed by `PATCH`. If the server has no `PATCH`, the profile is
+        read and put back as a whole. The create-or-update request is used only for a person who
+        turned out to be missing, and only with `create`.
 
         Args:
             person: Value of the key attribute.
-            attributes: Values in Actito's forms, by name.
+            attributes: Values in Actito's form, by name.
             subscriptions: True to subscribe, False to unsubscribe, by name.
             create: Whether a missing profile may be created.
 
         Raises:
             RequestRejectedError: Actito refuses the change for good.
+            SettingsError: The API behaves differently than expected; nothing more is written.
             ApiError: As `ApiSession.request`.
         """
         if self._knows_patch:
@@ -85,7 +86,11 @@ class ProfileTable:
         return self._get_and_put(person, attributes, subscriptions, create=create)
 
     def read(self, person: str) -> dict[str, Any] | None:
-        """Read one person's profile as Actito gives it; None when there is none."""
+        """Read one person's profile as Actito returns it; return None if there is none.
+
+        Raises:
+            ApiError: As `ApiSession.request`.
+        """
         try:
             body = self._session.request("GET", _wire.PROFILE, self._key_of(person)).body
         except RequestRejectedError as error:
@@ -95,7 +100,7 @@ class ProfileTable:
         return body if isinstance(body, dict) else {}
 
     def _key_of(self, person: str) -> dict[str, str]:
-        """Return what the route of a profile needs."""
+        """Return the values of the route to a profile."""
         return {**self.structure.key, "attribute": self._key, "value": person}
 
     def _missing(
@@ -121,12 +126,12 @@ class ProfileTable:
         *,
         create: bool,
     ) -> Written:
-        """Change a profile where the server knows no PATCH.
+        """Change a profile on a server without PATCH.
 
-        PUT may replace all attributes (nobody knows), so all are sent back. Subscriptions that
+        PUT may replace all attributes (undocumented), so all are sent back. Subscriptions that
         aren't named stay (inferred, strongly), so no other is sent: one that changed in between
-        would be undone. The key is the `profileId`, which can't make a profile: should the person
-        vanish in between, nothing is created.
+        would be undone. The key is the `profileId`, which can't create a profile: if the profile
+        is deleted in between, nothing is created.
         """
         profile = self.read(person)
         if profile is None:
@@ -136,8 +141,8 @@ class ProfileTable:
         if profile_id is None:
             raise SettingsError(
                 codes.UNEXPECTED_RESPONSE,
-                "Actito answered with a profile that holds no profileId, so it can't be changed "
-                "without the risk of making a new one. The API is not the one that is expected.",
+                "Actito returned a profile without profileId, so it can't be changed without the "
+                "risk of creating another one. This API isn't the expected one.",
             )
         kept = {
             name: value
@@ -155,8 +160,8 @@ class ProfileTable:
         if status == _wire.CREATED:
             raise SettingsError(
                 codes.PROFILE_CREATED,
-                "Actito created a profile where one was to be changed. The run stops before it "
-                "does so again; look for a new profile without a key attribute.",
+                "Actito created a profile where an existing one was to be changed. The run stops "
+                "to prevent more; look for a new profile without a key attribute.",
             )
         return Written.UPDATED
 

@@ -18,15 +18,15 @@ _EARLY = 60.0
 
 
 class _KeyAuthenticator(Authenticator):
-    """Turns the API key into a token."""
+    """Exchange the API key for a token."""
 
     def __init__(self, api_key: str, runtime: Runtime) -> None:
         super().__init__(runtime, api_key)
         self._api_key = api_key
 
     def fetch(self, session: ApiSession) -> tuple[object, float]:
-        answer = session.request("GET", "/auth/token", headers={"Authorization": self._api_key})
-        body = answer.body if isinstance(answer.body, dict) else {}
+        response = session.request("GET", "/auth/token", headers={"Authorization": self._api_key})
+        body = response.body if isinstance(response.body, dict) else {}
         lifetime = read_lifetime(body.get("expiresIn"))
         return body.get("accessToken"), lifetime - min(_EARLY, lifetime / 5)
 

@@ -42,27 +42,30 @@ def convert(
         value: Text, number or boolean, as it came in JSON; never None.
         to: Type of the attribute.
         zone: Time zone in which Actito keeps timestamps and dates (not documented).
-        max_length: Longest text that the attribute takes, in characters; None for any.
+        max_length: Maximum length of a text, in characters; None for no limit.
 
     Returns:
-        Dates as `yyyy-MM-dd`, timestamps as `yyyy-MM-dd HH:mm:ss` in `zone`, all else as in JSON.
+        Dates as `yyyy-MM-dd`, timestamps as `yyyy-MM-dd HH:mm:ss` in `zone`, other values as in
+        JSON.
 
     Raises:
         ConversionError: The value has no such form.
     """
     if isinstance(value, (dict, list)):
-        raise ConversionError(f"a {'list' if isinstance(value, list) else 'structure'} is no value")
+        raise ConversionError(
+            f"expected a {to.value}, found {'a list' if isinstance(value, list) else 'an object'}"
+        )
     if to is ValueType.STRING:
         text = _text(value)
         if max_length is not None and len(text) > max_length:
-            raise ConversionError(f"{len(text)} characters, of which {max_length} are allowed")
+            raise ConversionError(f"expected at most {max_length} characters, found {len(text)}")
         return text
     if to is ValueType.BOOLEAN:
         return _boolean(value)
     if to in {ValueType.INTEGER, ValueType.DECIMAL}:
         return _number(value, whole=to is ValueType.INTEGER)
     if not isinstance(value, str):
-        raise ConversionError(f"a {type(value).__name__} is no {to.value}")
+        raise ConversionError(f"expected a {to.value}, found {_kind_of(value)}")
     text = value.strip()
     if _DATE.fullmatch(text):
         day = _date(text)
@@ -75,13 +78,22 @@ def parse_timestamp(text: str) -> datetime:
     """Read an ISO 8601 timestamp; one without a zone counts as UTC.
 
     Raises:
-        ConversionError: The text is no timestamp.
+        ConversionError: The text isn't a timestamp.
     """
     try:
         timestamp = msgspec.convert(text, datetime)
     except msgspec.ValidationError:
-        raise ConversionError("a text that must be a date or timestamp in ISO 8601 form") from None
+        raise ConversionError(
+            "expected a date or timestamp in ISO 8601 form, found another string"
+        ) from None
     return timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=timezone.utc)
+
+
+def _kind_of(value: Any) -> str:
+    """Return what JSON calls a value that isn't a list or an object."""
+    if isinstance(value, bool):
+        return "a boolean"
+    return "another string" if isinstance(value, str) else "a number"
 
 
 def _text(value: Any) -> str:
@@ -98,23 +110,23 @@ def _boolean(value: Any) -> bool:
         return True
     if text in _FALSE:
         return False
-    raise ConversionError(f"a {type(value).__name__} that is neither true nor false")
+    raise ConversionError(f"expected true or false, found {_kind_of(value)}")
 
 
 def _number(value: Any, *, whole: bool) -> int | float:
     if isinstance(value, bool):
-        raise ConversionError("a boolean where a number must be")
+        raise ConversionError("expected a number, found a boolean")
     try:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
-        raise ConversionError("a text where a number must be") from None
+        raise ConversionError("expected a number, found a string") from None
     if not math.isfinite(number):
-        raise ConversionError("not a finite number")
+        raise ConversionError("expected a finite number")
     if number.is_integer():
         # Through text, so that whole numbers beyond 2**53 keep their last digits.
         return int(str(value)) if re.fullmatch(r"[+-]?\d+", str(value).strip()) else int(number)
     if whole:
-        raise ConversionError("a number with decimals is no whole number")
+        raise ConversionError("expected a whole number, found decimals")
     return number
 
 
@@ -122,4 +134,4 @@ def _date(text: str) -> date:
     try:
         return date.fromisoformat(text)
     except ValueError:
-        raise ConversionError("a text where a date must be") from None
+        raise ConversionError("expected a date, found another string") from None

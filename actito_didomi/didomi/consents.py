@@ -1,9 +1,8 @@
-"""Calls of the Consents API about one person, and posting of events."""
+"""Requests to the Consents API about one person, and posting of events."""
 
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi import codes
@@ -14,11 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from actito_didomi.http import ApiSession
+    from actito_didomi.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
-MOST_EVENTS = 100
-"""Events in one call (documented)."""
+MAX_EVENTS = 100
+"""Events per request (documented)."""
 _USERS = "/consents/users"
 _EVENTS = "/consents/events"
 _EVENT = "/consents/events/{event}"
@@ -35,17 +35,20 @@ class ConsentApi:
         session: Session with Didomi.
         organization_id: Id of the organisation.
         regulation: Id of the regulation.
+        runtime: Locks.
     """
 
-    def __init__(self, session: ApiSession, organization_id: str, regulation: str) -> None:
+    def __init__(
+        self, session: ApiSession, organization_id: str, regulation: str, runtime: Runtime
+    ) -> None:
         self._session = session
         self._own = {"organization_id": organization_id}
         self._regulation = regulation
         self._single_choice: frozenset[str] | None = None
-        self._lock = threading.Lock()
+        self._lock = runtime.lock()
 
     def users(self, person: str) -> list[dict[str, Any]]:
-        """Give the Didomi users who stand for a person; none where the person is unknown.
+        """Return the Didomi users of a person; an empty list if the person is unknown.
 
         Raises:
             ApiError: They can't be read.
@@ -53,7 +56,7 @@ class ConsentApi:
         return self._list(_USERS, person)
 
     def events(self, person: str) -> list[dict[str, Any]]:
-        """Give the confirmed events of a person, of all users who stand for them.
+        """Return the confirmed events of a person, of all Didomi users of theirs.
 
         Raises:
             ApiError: They can't be read.
@@ -61,7 +64,7 @@ class ConsentApi:
         return self._list(_EVENTS, person)
 
     def post(self, events: list[dict[str, Any]]) -> None:
-        """Store events, without telling the organisation's integrations.
+        """Store events, without triggering the organisation's integrations.
 
         Args:
             events: 1 to 100 events, each with its `id`. Whether Didomi stores some of an array
@@ -69,7 +72,7 @@ class ConsentApi:
 
         Raises:
             RequestRejectedError: Didomi refuses one of them.
-            ApiError: It takes none at all.
+            ApiError: Didomi refuses all events, or can't be used.
         """
         body = [{**self._own, **event} for event in events]
         try:
@@ -81,14 +84,14 @@ class ConsentApi:
             )
         except RequestRejectedError as error:
             if error.status == _FORBIDDEN or not error.is_record_level:
-                raise _about_all(error) from None
+                raise _access_refused(error) from None
             raise
 
     def exists(self, event_id: str, person: str) -> bool:
-        """Tell whether a person has an event with this id.
+        """Return whether a person has an event with this id.
 
         Raises:
-            ApiError: That can't be told.
+            ApiError: It can't be read.
         """
         try:
             self._session.request(
@@ -100,13 +103,14 @@ class ConsentApi:
         except RequestRejectedError as error:
             if error.status in {_NOT_FOUND, _BAD_REQUEST}:
                 return False
-            raise _about_all(error) from None
+            raise _access_refused(error) from None
         return True
 
     def single_choice(self) -> frozenset[str]:
-        """Give the ids of preferences that take one value, from the configuration tree; read once.
+        """Return the ids of preferences with a single value, from the configuration tree.
 
-        Where there is no tree to be read, all are taken to take several.
+        The tree is read once. If it can't be read, every preference is assumed to allow several
+        values.
         """
         with self._lock:
             if self._single_choice is None:
@@ -115,22 +119,17 @@ class ConsentApi:
 
     def _read_single_choice(self) -> frozenset[str]:
         try:
-            answer = self._session.request(
-                "GET",
-                _TREES,
-                params=self._own,
-            )
+            body = self._session.request("GET", _TREES, params=self._own).body
         except RequestRejectedError as error:
             if error.status not in _NO_TREE:
                 raise
             logger.warning(
-                "Didomi gives no configuration tree (status %s), so every preference is taken to "
-                "allow several values. Give the API key the right to read it, if there are any "
-                "that allow one.",
+                "Didomi refuses the configuration tree (status %s), so every preference is assumed "
+                "to allow several values. Grant the API key the right to read it if a preference "
+                "allows only one.",
                 error.status,
             )
             return frozenset()
-        body = answer.body
         if isinstance(body, (list, dict)) and "selected_purposes" not in body:
             body = read_page(body, _TREES).items
         return frozenset(_single_choice_in(body))
@@ -146,24 +145,24 @@ class ConsentApi:
         except RequestRejectedError as error:
             if error.status == _NOT_FOUND:
                 return []
-            raise _about_all(error) from None
+            raise _access_refused(error) from None
         if not all(isinstance(item, dict) for item in found):
             raise BadInputError(
                 codes.UNEXPECTED_RESPONSE,
-                f"Didomi's answer to {path} holds something other than objects.",
+                f"The response of Didomi to {path} holds something other than objects.",
             )
         return found
 
 
 def says_it_exists(error: RequestRejectedError) -> bool:
-    """Tell whether a refusal means that an event with this id is there (both forms inferred)."""
+    """Return whether a refusal means that an event with this id exists (both forms inferred)."""
     text = error.body.lower()
     return error.status == _CONFLICT or (
         error.status == _BAD_REQUEST and any(word in text for word in _SAYS_IT_EXISTS)
     )
 
 
-def _about_all(error: RequestRejectedError) -> ApiError:
+def _access_refused(error: RequestRejectedError) -> ApiError:
     return ApiError(
         codes.ACCESS_REFUSED,
         f"{error.message} Check organization_id and the rights of the API key. The run "
@@ -172,7 +171,7 @@ def _about_all(error: RequestRejectedError) -> ApiError:
 
 
 def _single_choice_in(node: Any) -> Iterator[str]:
-    """Look through a tree, of which only the nesting is documented, for such preferences."""
+    """Yield the ids of such preferences in a tree, of which only the nesting is documented."""
     children: Iterable[Any] = ()
     if isinstance(node, dict):
         preference = node.get("preference")

@@ -18,7 +18,7 @@ _BAD_REQUEST = 400
 
 
 class _SecretAuthenticator(Authenticator):
-    """Turns key and secret into a token."""
+    """Exchange key and secret for a token."""
 
     def __init__(self, api_key: str, api_secret: str, runtime: Runtime) -> None:
         super().__init__(runtime, api_key, api_secret)
@@ -26,15 +26,15 @@ class _SecretAuthenticator(Authenticator):
 
     def fetch(self, session: ApiSession) -> tuple[object, float]:
         try:
-            answer = session.request("POST", "/sessions", json=self._credentials, headers={})
+            response = session.request("POST", "/sessions", json=self._credentials, headers={})
         except RequestRejectedError as error:
             if error.status != _BAD_REQUEST:
                 raise
             raise AuthenticationError(
-                "Didomi refuses api_key and api_secret. Make a pair in its console under "
+                "Didomi refuses api_key and api_secret. Create a pair in its console under "
                 "Settings > Private API keys, in the right organisation."
             ) from None
-        body = answer.body if isinstance(answer.body, dict) else {}
+        body = response.body if isinstance(response.body, dict) else {}
         return body.get("access_token"), _RENEW_AFTER
 
 

@@ -1,10 +1,9 @@
-"""Rejects: what could not be written, with its reason, on disk before any STATE passes it."""
+"""Rejects: what could not be written, stored with its reason before any STATE passes it."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from actito_didomi.errors import SettingsError, TooManyRejectsError
 
 if TYPE_CHECKING:
     from actito_didomi.codes import Code
+    from actito_didomi.runtime import Runtime
 
 _PRIVATE = 0o600
 
@@ -26,12 +26,12 @@ class Reject:
     Attributes:
         code: What kind of reject it is.
         reason: Why, in words for the operator.
-        person: The person's key, or None where it isn't known.
+        person: The person's key; None if it isn't known.
         opt_out: Whether it holds an opt-out, or may hold one.
         change: What was to be written: `attributes` and `subscriptions`.
-        record: The record itself, where no change could be made of it.
-        status: HTTP status, where an API refused it.
-        response: The API's response, as it came.
+        record: The record itself, if no change could be made of it.
+        status: HTTP status, if an API refused it.
+        response: The API's response, as it came; may hold personal data.
     """
 
     code: Code
@@ -45,39 +45,41 @@ class Reject:
 
 
 class RejectStore:
-    """Appends rejects to a JSON Lines file that only its owner can read.
+    """Append rejects to a JSON Lines file that only its owner can read.
 
     Each line is forced to disk before `add` returns. The file holds personal data.
 
     Args:
-        path: The file; made when the first reject comes.
-        most: More rejects than this in one run end it.
+        path: The file; created with the first reject.
+        max_rejects: Maximum number of rejects in one run.
+        runtime: Clock.
 
     Raises:
-        SettingsError: The file can't be written, found at once rather than when it is needed.
+        SettingsError: The file can't be written; checked at start, before it is needed.
     """
 
-    def __init__(self, path: str | os.PathLike[str], most: int) -> None:
+    def __init__(self, path: str | os.PathLike[str], max_rejects: int, runtime: Runtime) -> None:
         self.path = Path(path).absolute()
         self.count = 0
         self.opt_outs = 0
-        self._most = most
+        self._max_rejects = max_rejects
+        self._runtime = runtime
         writable = self.path if self.path.exists() else self.path.parent
         if self.path.is_dir() or not os.access(writable, os.W_OK):
             raise SettingsError(
                 codes.UNUSABLE_PATH,
                 f"rejects_path: {self.path} can't be written. Its folder must exist and be "
-                "writable: what is refused is kept there.",
+                "writable, because rejects are kept there.",
             )
 
     def add(self, reject: Reject) -> None:
         """Store a reject durably.
 
         Raises:
-            TooManyRejectsError: It is stored, and there are now more than `most`.
+            TooManyRejectsError: It is stored, and there are now more than `max_rejects`.
         """
         line = {
-            "rejected_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+            "rejected_at": self._runtime.now().isoformat(timespec="seconds"),
             "person": reject.person,
             "opt_out": reject.opt_out,
             "change": reject.change,
@@ -90,12 +92,12 @@ class RejectStore:
         self._append(msgspec.json.encode(line, enc_hook=str) + b"\n")
         self.count += 1
         self.opt_outs += reject.opt_out
-        if self.count > self._most:
+        if self.count > self._max_rejects:
             raise TooManyRejectsError(
-                f"More than max_rejects ({self._most}) changes are rejected; the last one because: "
-                f"{reject.code}: {reject.reason} The run stops here, since its configuration looks "
-                f"wrong. The rejects are in {self.path}; all that isn't written yet comes again in "
-                "the next run."
+                f"More than max_rejects ({self._max_rejects}) rejects; the last one is "
+                f"{reject.code}: {reject.reason} The run stops, since its configuration is "
+                f"probably wrong. The rejects are in {self.path}; the next run writes what is not "
+                "written yet."
             )
 
     def _append(self, line: bytes) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,9 @@ import msgspec
 
 if TYPE_CHECKING:
     from actito_didomi.codes import Code
+    from actito_didomi.runtime import Runtime
+
+_PRIVATE = 0o600
 
 
 class Line(NamedTuple):
@@ -110,20 +112,21 @@ class Summary:
         )
 
 
-def write_report(summary: Summary, path: str) -> None:
-    """Write the counts as JSON; the file is complete or absent.
+def write_report(summary: Summary, path: str, runtime: Runtime) -> None:
+    """Write the counts as JSON; the file is complete or absent, and only its owner can read it.
 
     Raises:
         OSError: The file can't be written.
     """
     target = Path(path).absolute()
-    handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    text = msgspec.json.format(msgspec.json.encode(summary.to_dict()), indent=2) + b"\n"
+    draft = target.with_name(f".{target.name}.{runtime.token(8)}")
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(
-                msgspec.json.format(msgspec.json.encode(summary.to_dict()), indent=2) + b"\n"
-            )
-        Path(name).replace(target)
+        with os.fdopen(
+            os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, _PRIVATE), "wb"
+        ) as file:
+            file.write(text)
+        draft.replace(target)
     except BaseException:
-        Path(name).unlink(missing_ok=True)
+        draft.unlink(missing_ok=True)
         raise

@@ -329,7 +329,7 @@ class ConsentTarget(BasePlugin, Target):
         """Open what is needed for writing, once; give where rejects are kept."""
         if self._rejects is None:
             target = self.settings.target
-            rejects = RejectStore(target.rejects_path, target.max_rejects)
+            rejects = RejectStore(target.rejects_path, target.max_rejects, self.runtime)
             self._session = self.open()
             self._rejects = rejects
         return self._rejects
@@ -405,7 +405,7 @@ class ConsentTarget(BasePlugin, Target):
         self.logger.info("%s", summary.to_text(), extra={"summary": summary.to_dict()})
         if self.settings.target.report_path:
             try:
-                write_report(summary, self.settings.target.report_path)
+                write_report(summary, self.settings.target.report_path, self.runtime)
             except OSError as error:
                 self.logger.error(  # noqa: TRY400
                     "report_path: the report can't be written: %s", error.strerror

@@ -65,7 +65,7 @@ def test_every_code_is_used() -> None:
 
 @pytest.mark.parametrize("error", classes(), ids=lambda error: error.__name__)
 def test_every_error_has_a_code(error: type[errors.ActitoDidomiError]) -> None:
-    """Given where it is raised, or set by its class; the text shows it."""
+    """Passed where it is raised, or set by its class; the text shows it."""
     parameters = inspect.signature(error).parameters
     values = {"code": codes.UNKNOWN_TABLE, "message": "Text.", "errors": ["Text."]}
     more = {"status": 400, "body": "", "deferred": 1}

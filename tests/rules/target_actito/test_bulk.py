@@ -41,7 +41,7 @@ def config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def people(count: int, **choices: bool | None) -> list[dict[str, Any]]:
-    """Events of so many people, who choose alike; every fifth opts out of mail."""
+    """Events of `count` people with the same choices; every fifth opts out of mail."""
     return [event(f"p{n}", channels={"email": n % 5 != 0, **choices}) for n in range(count)]
 
 
@@ -183,7 +183,7 @@ def test_rows_in_error_become_rejects_with_the_reason(config, actito, tmp_path) 
 
 
 def test_a_rejected_opt_out_ends_with_status_3(config, actito, tmp_path) -> None:
-    """As with single calls."""
+    """As with single requests."""
     fill(actito, 20)
     actito.steer("options", {"etl_bad_person": "p15"})
     run = run_target(config, tmp_path, stream_of(*people(20)))
@@ -198,7 +198,7 @@ def test_a_failed_file_is_cut_until_the_bad_row_is_found(config, actito, tmp_pat
     fill(actito, 60)
     actito.steer("options", {"etl_bad_file": "p33"})
     run = run_target({**config, "write_mode": mode}, tmp_path, stream_of(*people(60)))
-    if mode == "auto":  # in the end a single call, which is right for that person
+    if mode == "auto":  # in the end a single request, which is right for that person
         assert run.exit_code == 0, run.err
         expect_right(actito, 60)
     else:
@@ -223,7 +223,7 @@ def test_imports_that_always_fail_give_way_to_single_calls(config, actito, tmp_p
 
 @pytest.mark.parametrize("skip", [0, 4])
 def test_a_429_now_and_then_is_tried_again(config, actito, tmp_path, skip) -> None:
-    """It may mean too many calls at once: the first, or the fifth bulk call is refused once."""
+    """It may mean too many concurrent requests: the first or fifth import is refused once."""
     fill(actito, 120)
     if skip:
         config["bulk_max_bytes"] = 4096
@@ -243,7 +243,7 @@ def test_a_429_now_and_then_is_tried_again(config, actito, tmp_path, skip) -> No
 def test_without_imports_opt_outs_go_first_and_the_rest_if_it_is_quick(
     config, actito, tmp_path
 ) -> None:
-    """Every bulk call is refused: single calls take over."""
+    """Every bulk request is refused: single requests take over."""
     fill(actito, 60)
     actito.steer("options", {"etl_per_day": 0})
     run = run_target(config, tmp_path, stream_of(*people(60)))
@@ -284,7 +284,7 @@ def test_the_days_imports_are_counted_over_runs(config, actito, tmp_path) -> Non
 
 
 def test_an_import_that_never_ends_fails_the_run(config, actito, tmp_path) -> None:
-    """Opt-outs are written by single calls, and the next run waits for that import first."""
+    """Opt-outs are written by single requests, and the next run waits for that import first."""
     fill(actito, 20)
     actito.steer("options", {"etl_rows_per_second": 0})
     limited = {**config, "bulk_timeout": 0.5, "max_single_minutes": 0}
@@ -304,7 +304,7 @@ def test_an_import_that_never_ends_fails_the_run(config, actito, tmp_path) -> No
 @pytest.mark.parametrize("action", ["drop_after", "half_body"])
 @pytest.mark.parametrize("listed", [True, False])
 def test_a_broken_answer_does_not_use_up_the_day(config, actito, tmp_path, action, listed) -> None:
-    """The list of executions tells that the import was started; without a list it is sent again."""
+    """The list of executions shows that the import started; without a list it is sent again."""
     fill(actito, 20)
     actito.steer("options", {"etl_lists_executions": listed})
     actito.steer("faults", {"side": "actito", "action": action, "route": "one_shot"})

@@ -70,7 +70,7 @@ def test_what_has_no_form_is_refused_without_showing_the_value(value, kind) -> N
 def test_a_text_longer_than_the_attribute_takes_is_refused() -> None:
     """The limit is the table's."""
     assert convert("abc", ValueType.STRING, ZONE, 3) == "abc"
-    with pytest.raises(ConversionError, match="4 characters, of which 3"):
+    with pytest.raises(ConversionError, match="at most 3 characters, found 4"):
         convert("abcd", ValueType.STRING, ZONE, 3)
 
 

@@ -83,7 +83,7 @@ def test_a_file_holds_one_set_of_columns_unless_told_otherwise(found, given_limi
 
 @given(changes, limits)
 def test_no_plan_exceeds_the_limits(found, given_limits) -> None:
-    """Not in imports, bytes, or minutes of single calls for want of imports."""
+    """Not in imports, bytes, or minutes of single requests for want of imports."""
     plan = plan_writes(found, given_limits)
     assert len(plan.files) <= given_limits.imports_left
     if given_limits.mode == "single":
@@ -100,7 +100,7 @@ def test_no_plan_exceeds_the_limits(found, given_limits) -> None:
 
 @given(changes, limits)
 def test_opt_outs_never_wait_behind_others(found, given_limits) -> None:
-    """Single calls with opt-outs go first, then files with opt-outs, and in a file their rows."""
+    """Single requests with opt-outs go first, then files with opt-outs, whose rows go first too."""
     plan = plan_writes(found, given_limits)
     assert all(c.opt_out for c in plan.opt_out_singles)
     assert not any(c.opt_out for c in [*plan.other_singles, *plan.deferred])
@@ -135,7 +135,7 @@ def test_the_estimate_is_consistent(found, given_limits) -> None:
 
 @given(changes, limits)
 def test_auto_never_costs_more_than_single_calls(found, given_limits) -> None:
-    """Reckoning an import as `threshold` calls, the plan is no dearer than no import at all."""
+    """With an import at `threshold` requests, the plan costs no more than single requests alone."""
     if given_limits.mode == "auto" and given_limits.max_bytes > 1500:
         plan = plan_writes(found, given_limits)
         cost = len(plan.files) * given_limits.threshold + plan.singles + len(plan.deferred)
@@ -150,7 +150,7 @@ def test_few_changes_go_by_single_calls_and_many_by_one_import() -> None:
 
 
 def test_many_sets_of_columns_are_spread_over_a_file_a_column() -> None:
-    """Fifteen sets of four columns take four imports, and no single call."""
+    """Fifteen sets of four columns take four imports, and no single request."""
     found = [
         change(n, {s: True for bit, s in enumerate(SUBSCRIPTIONS) if (n % 15 + 1) >> bit & 1})
         for n in range(15_000)
