@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from actito_didomi.actito import ConversionError, ValueType, convert
 from actito_didomi.actito.changes import ChangeFile, SubscriptionChange
 from actito_didomi.actito.listing import list_profiles
-from actito_didomi.consent.ledger import Note, Place
+from actito_didomi.consent.ledger import Entry, PersonField
 from actito_didomi.errors import BadInputError
 from actito_didomi.plugin.source import PROGRESS_INTERVAL, Batch
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from actito_didomi.actito.changes import ChangeFolder
     from actito_didomi.actito.listing import Profile, ProfilePage
     from actito_didomi.consent.ledger import Ledger
+    from actito_didomi.consent.mapping import Mapping as ConsentMapping
     from actito_didomi.consent.reverse_mapping import ReverseMapping
     from actito_didomi.http import ApiSession
     from actito_didomi.plugin.shutdown import Shutdown
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
     from tap_actito.snapshot import Numbered, Snapshot, SnapshotRow, States
 
 _UPDATE_OVERLAP = timedelta(minutes=5)
-_NOTES_BATCH = 1000
-"""Changes whose notes are read and written together."""
+_LEDGER_BATCH = 1000
+"""Changes whose ledger entries are read and written together."""
 _CLOCK_TOLERANCE = timedelta(minutes=1)
 """By how much Actito's clock and ours may differ."""
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -119,7 +120,7 @@ class ExportSource:
         done = [name for name in state.get("files") or [] if name in found]
         new = [name for name in found if name not in known]
         table.logger.info("Exports: %d file(s), %d of them new.", len(found), len(new))
-        # Where target-actito writes no notes it reads none either.
+        # Where target-actito records nothing it reads nothing either.
         ledger = self.ledger if self.ledger is not None and self.ledger.has("pipeline") else None
         for name in new:
             if not self._is_stable(name):
@@ -129,7 +130,7 @@ class ExportSource:
                 return
             changes = self._read_file(name)
             if ledger is not None:
-                changes = self._noted(ledger, changes)
+                changes = self._learn_opt_outs(ledger, changes)
             done = [*done, name]
             yield Batch(changes, {"files": done})
 
@@ -164,45 +165,52 @@ class ExportSource:
             file.other_lines,
         )
 
-    def _noted(
+    def _learn_opt_outs(
         self, ledger: Ledger, changes: Iterator[SubscriptionChange]
     ) -> Iterator[SubscriptionChange]:
         """Record people's opt-outs before they are emitted."""
-        while part := list(islice(changes, _NOTES_BATCH)):
-            opt_outs = newest_opt_outs(part, self.reverse_mappings)
-            written = ledger.read("pipeline", {place.person for place in opt_outs})
-            own = {
-                place: Note(change.subscribed, change.changed_at)
-                for place, change in opt_outs.items()
-                if not is_written(change, written.get(place))
-            }
-            ledger.note("person", own)
+        inverted = inverted_fields(found.mapping for found in self.reverse_mappings.values())
+        while part := list(islice(changes, _LEDGER_BATCH)):
+            opt_outs = list(read_opt_outs(part, self.reverse_mappings))
+            written = ledger.read("pipeline", {field.person for field, _ in opt_outs})
+            ledger.learn(
+                [(f, entry) for f, entry in opt_outs if not is_written(entry, written.get(f))],
+                inverted,
+            )
             yield from part
 
 
-def newest_opt_outs(
+def inverted_fields(mappings: Iterable[ConsentMapping]) -> frozenset[tuple[str, str]]:
+    """Return kind and name of each field for which true in Actito is an opt-out."""
+    return frozenset((mapping.type, mapping.id) for mapping in mappings if mapping.invert)
+
+
+def read_opt_outs(
     changes: Iterable[SubscriptionChange],
     reverse_mappings: Mapping[tuple[str, str], ReverseMapping],
-) -> dict[Place, SubscriptionChange]:
-    """Return the newest opt-out of each person and mapped field among some changes."""
-    return {
-        Place(c.person, c.kind, c.subscription): c
-        for c in sorted(changes, key=lambda change: change.changed_at)
-        if c.person is not None
-        and (way := reverse_mappings.get((c.kind, c.subscription))) is not None
-        and not way.choice(c.subscribed)
-    }
+) -> Iterator[tuple[PersonField, Entry]]:
+    """Yield the opt-outs of known people in mapped fields, in the order of the changes."""
+    for change in changes:
+        mapping = reverse_mappings.get((change.kind, change.subscription))
+        if change.person is None or mapping is None or mapping.choice(change.subscribed):
+            continue
+        yield (
+            PersonField(change.person, change.kind, change.subscription),
+            Entry(change.subscribed, change.changed_after or change.changed_at, change.changed_at),
+        )
 
 
-def is_written(change: SubscriptionChange, note: Note | None) -> bool:
+def is_written(found: Entry, written: Entry | None) -> bool:
     """Return whether a change in an export is one that target-actito wrote.
 
     Actito's timestamps are whole seconds of its own clock.
     """
-    if note is None or note.value is not change.subscribed:
-        return False
-    began = note.after or note.at
-    return began - _CLOCK_TOLERANCE <= change.changed_at <= note.at + _CLOCK_TOLERANCE
+    return (
+        written is not None
+        and written.value is found.value
+        and found.latest >= written.earliest - _CLOCK_TOLERANCE
+        and found.earliest <= written.latest + _CLOCK_TOLERANCE
+    )
 
 
 # The API
@@ -220,7 +228,7 @@ class Comparison:
 
     states: list[States] = field(default_factory=list)
     changes: list[SubscriptionChange] = field(default_factory=list)
-    own: dict[Place, Note] = field(default_factory=dict)
+    own: dict[PersonField, Entry] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -233,6 +241,7 @@ class SnapshotSource:
         table: The table.
         snapshot: What the table looked like when it was last read.
         ledger: Holds what target-actito wrote; gets what people changed themselves.
+        inverted: Kind and name of each field for which true in Actito is an opt-out.
         attributes: Boolean attributes that are compared as well.
         page_size: Profiles per request.
         emit_initial: Whether the first read yields all subscriptions as changes.
@@ -242,6 +251,7 @@ class SnapshotSource:
     table: TableAccess
     snapshot: Snapshot
     ledger: Ledger
+    inverted: frozenset[tuple[str, str]]
     attributes: Sequence[str]
     page_size: int
     emit_initial: bool
@@ -299,14 +309,14 @@ class SnapshotSource:
         since = min((row.last_look or _LONG_AGO for row in rows), default=_LONG_AGO)
         written = self.ledger.read("pipeline", people, since=since)
         found = self._compare(page, rows, written, first=first, emits_new=emits_new)
-        self.ledger.note("person", found.own)
+        self.ledger.learn(found.own.items(), self.inverted)
         return self.snapshot.store(rows, found.states, found.changes, page.asked_at)
 
     def _compare(
         self,
         page: ProfilePage,
         rows: Iterable[SnapshotRow],
-        written: Mapping[Place, Note],
+        written: Mapping[PersonField, Entry],
         *,
         first: bool,
         emits_new: bool,
@@ -326,25 +336,25 @@ class SnapshotSource:
             last_look = row.last_look or _LONG_AGO
             person = person_of(row.profile, self.table.key)
             for name, state in states.items():
-                place = Place(person or "", _kind(name), name.removeprefix(_ATTRIBUTE))
-                note = written.get(place)
-                if note is not None and note.at < last_look:
-                    note = None
+                where = PersonField(person or "", _kind(name), name.removeprefix(_ATTRIBUTE))
+                write = written.get(where)
+                if write is not None and write.latest < last_look:
+                    write = None
                 if before is None:
                     changed = state or first
                 else:
                     # A subscription that is new in the table begins as not subscribed.
                     changed = before.get(name) is not state and (state or name in before)
                 window, source = (last_look, page.read_at), "api"
-                if note is not None and note.value is state:
-                    window, source = (last_look, min(note.at, page.read_at)), "target-actito"
-                elif note is not None and note.at <= page.asked_at:
-                    changed, window = True, (note.after or last_look, page.read_at)
+                if write is not None and write.value is state:
+                    window, source = (last_look, min(write.latest, page.read_at)), "target-actito"
+                elif write is not None and write.latest <= page.asked_at:
+                    changed, window = True, (write.earliest, page.read_at)
                 if changed:
                     change = SubscriptionChange(
                         row.profile.id,
                         person,
-                        place.name,
+                        where.name,
                         state,
                         changed_at=window[1],
                         changed_after=window[0],
@@ -353,7 +363,7 @@ class SnapshotSource:
                     )
                     found.changes.append(change)
                     if person is not None and source == "api":
-                        found.own[place] = Note(state, change.changed_at, change.changed_after)
+                        found.own[where] = Entry(state, *window)
         return found
 
     def _states(self, profile: Profile) -> States:

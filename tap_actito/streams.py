@@ -16,6 +16,7 @@ from actito_didomi.actito import ValueType
 from actito_didomi.actito.changes import ChangeFolder
 from actito_didomi.actito.listing import list_profiles
 from actito_didomi.consent.choices import to_consents
+from actito_didomi.consent.conflicts import resolve_tie
 from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.records import format_timestamp
 from actito_didomi.errors import SettingsError
@@ -23,7 +24,7 @@ from actito_didomi.plugin.source import PROGRESS_INTERVAL
 from actito_didomi.plugin.tap import CheckpointStream
 from tap_actito.config import DEFAULT_SNAPSHOT, missing_for_sync
 from tap_actito.snapshot import Snapshot
-from tap_actito.sources import ExportSource, SnapshotSource, TableAccess
+from tap_actito.sources import ExportSource, SnapshotSource, TableAccess, inverted_fields
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -247,6 +248,7 @@ class ChangeStream(ActitoStream):
             table,
             snapshot,
             self._open_ledger(url, resources),
+            inverted=inverted_fields(settings.mappings),
             attributes=self.compared_attributes,
             page_size=settings.page_size,
             emit_initial=settings.emit_initial,
@@ -354,9 +356,8 @@ class ConsentEvents(ChangeStream):
                     self.without_key += 1
                 else:
                     # Exports hold timestamps in whole seconds: at equal times the opt-out counts.
-                    choices[way.path] = choices.get(way.path, True) and way.choice(
-                        change.subscribed
-                    )
+                    choice = way.choice(change.subscribed)
+                    choices[way.path] = resolve_tie(choices.get(way.path), choice)
             if choices:
                 yield self._event(group[0], choices)
 

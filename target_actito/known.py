@@ -1,4 +1,4 @@
-"""What tap-actito found of people's own choices, and what it must know of those written here."""
+"""Choices that people made in Actito themselves, and what is not written over them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from actito_didomi.consent.ledger import Note, Place
+from actito_didomi.consent.conflicts import CLOCK_TOLERANCE, DIDOMI, Act, prevails
+from actito_didomi.consent.ledger import Entry, PersonField
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -16,76 +17,87 @@ if TYPE_CHECKING:
     from actito_didomi.consent.ledger import Ledger
 
 
-class OtherDirection:
-    """Keeps both directions from writing over what is newer.
+class NewerChoices:
+    """Keeps people's own choices in Actito from being overwritten by older ones of Didomi's.
 
     Args:
-        ledger: The notes of both.
+        ledger: Holds what tap-actito found, and gets what is written here.
     """
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
-    def leave_out(self, changes: Sequence[ProfileChange]) -> tuple[list[ProfileChange], int]:
-        """Leave out choices that people made anew in Actito.
+    def drop_superseded(self, changes: Sequence[ProfileChange]) -> tuple[list[ProfileChange], int]:
+        """Remove the choices that count less than the person's own choice in Actito.
 
         Returns:
-            What is left of the changes, and how many choices were left out.
+            The changes that remain, and the number of choices removed.
 
         Raises:
             SettingsError: The database fails.
         """
-        seen = self._ledger.read("person", {change.person for change in changes})
-        if not seen:
+        own = self._ledger.read("person", {change.person for change in changes})
+        if not own:
             return list(changes), 0
-        left, count = [], 0
+        remaining, count = [], 0
         for change in changes:
             pairs = list(zip(change.fields, change.values, strict=True))
-            kept = [(t, v) for t, v in pairs if counts(v, seen.get(_place(change.person, t)))]
+            kept = [
+                (field, value)
+                for field, value in pairs
+                if not is_superseded(value, own.get(_field_of(change.person, field)))
+            ]
             count += len(pairs) - len(kept)
             if len(kept) == len(pairs):
-                left.append(change)
+                remaining.append(change)
             elif kept:
-                targets, values = zip(*kept, strict=True)
+                fields, values = zip(*kept, strict=True)
                 opt_out = any(value.opt_out for value in values)
-                left.append(structs.replace(change, fields=targets, values=values, opt_out=opt_out))
-        return left, count
+                remaining.append(
+                    structs.replace(change, fields=fields, values=values, opt_out=opt_out)
+                )
+        return remaining, count
 
-    def wrote(self, changes: Iterable[ProfileChange], began: datetime, ended: datetime) -> None:
-        """Take note of what was written, before any STATE passes it.
+    def record_writes(
+        self, changes: Iterable[ProfileChange], began: datetime, ended: datetime
+    ) -> None:
+        """Record what was written; call it before a STATE that covers it is emitted.
 
         Args:
             changes: What was written.
-            began: When the writing began.
-            ended: When it had ended.
+            began: When the write began; aware of its zone.
+            ended: When it had ended; aware of its zone.
 
         Raises:
             SettingsError: The database fails.
         """
-        notes = {
-            _place(change.person, target): Note(value.value, ended, began)
-            for change in changes
-            for target, value in zip(change.fields, change.values, strict=True)
-            if isinstance(value.value, bool)
-        }
-        self._ledger.note("pipeline", notes)
+        self._ledger.record_writes(
+            {
+                _field_of(change.person, field): Entry(value.value, began, ended)
+                for change in changes
+                for field, value in zip(change.fields, change.values, strict=True)
+                if isinstance(value.value, bool)
+            }
+        )
 
     def close(self) -> None:
-        """Give connections back."""
+        """Close all connections."""
         self._ledger.close()
 
 
-def counts(value: Value, own: Note | None) -> bool:
-    """Tell whether a choice is to be written, beside the person's own in Actito. Pure.
+def is_superseded(value: Value, own: Entry | None) -> bool:
+    """Return whether the person's own choice in Actito counts rather than one of Didomi's. Pure.
 
     Args:
-        value: The choice to write.
-        own: What the person chose in Actito last.
+        value: The choice from Didomi. Where it is no choice of consent, it is never superseded.
+        own: What the person chose in Actito last; None if nothing is known.
     """
-    if own is None or value.choice is None or own.window.is_earlier_than(value.timestamp):
-        return True
-    return value.opt_out and not own.window.is_later_than(value.timestamp)
+    if own is None or value.choice is None:
+        return False
+    when = value.timestamp
+    theirs = Act(value.choice, when, when, DIDOMI, "event", "event")
+    return not prevails(theirs, own.act(inverted=value.value is not value.choice), CLOCK_TOLERANCE)
 
 
-def _place(person: str, target: Field) -> Place:
-    return Place(person, target.kind, target.name)
+def _field_of(person: str, field: Field) -> PersonField:
+    return PersonField(person, field.kind, field.name)

@@ -23,7 +23,7 @@ from target_actito.bulk import BulkWriter
 from target_actito.config import Settings, find_problems
 from target_actito.fast import ShortWay
 from target_actito.intake import Intake
-from target_actito.known import OtherDirection
+from target_actito.known import NewerChoices
 from target_actito.plan import plan_writes
 from target_actito.single import Writer, WriteResult
 from target_actito.summary import ActitoSummary
@@ -181,8 +181,8 @@ class TargetActito(ConsentTarget):
     def write_changes(self, changes: list[ProfileChange]) -> None:
         """Plan how to write these changes, and do it."""
         connected = self.connected
-        if connected.other:
-            changes, newer = connected.other.leave_out(changes)
+        if connected.newer_choices:
+            changes, newer = connected.newer_choices.drop_superseded(changes)
             self.summary.superseded += newer
             if not changes:
                 return
@@ -261,8 +261,8 @@ class TargetActito(ConsentTarget):
         self.acknowledge(change.first_record)
 
     def _note(self, changes: Sequence[ProfileChange], began: datetime) -> None:
-        if other := self.connected.other:
-            other.wrote(changes, began, datetime.now(timezone.utc))
+        if newer_choices := self.connected.newer_choices:
+            newer_choices.record_writes(changes, began, datetime.now(timezone.utc))
 
     def close(self) -> None:
         """Count the people, say what of the metadata was left out, and close the workspace."""
@@ -272,8 +272,8 @@ class TargetActito(ConsentTarget):
             return
         if self._connected.workspace:
             self._connected.workspace.close()
-        if self._connected.other:
-            self._connected.other.close()
+        if self._connected.newer_choices:
+            self._connected.newer_choices.close()
         translator = self._connected.translator
         if names := sorted(translator.unknown_metadata):
             logger.info(
@@ -309,9 +309,10 @@ class _Connected:
             runtime=runtime,
         )
         account = (actito.base_url, structure.entity, structure.id)
-        self.other: OtherDirection | None = None
+        self.newer_choices: NewerChoices | None = None
         if settings.snapshot_url:
-            self.other = OtherDirection(Ledger(settings.snapshot_url, account, runtime))
+            ledger = Ledger(settings.snapshot_url, account, runtime)
+            self.newer_choices = NewerChoices(ledger)
         self.bulk: BulkWriter | None = None
         self.workspace: Workspace | None = None
         if settings.bulk.write_mode != "single":

@@ -16,7 +16,7 @@ more. `BEGINNING` as `earliest` and `END` as `latest` mean that there is no such
 from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal
 
 import msgspec
 from msgspec import structs
@@ -170,26 +170,3 @@ def winner(
             return didomi
         return actito if baseline == "opt_out" else None
     return didomi if prevails(didomi, actito, tolerance) else actito
-
-
-class Window(NamedTuple):
-    """When a choice was made.
-
-    Where it was made neither earlier nor later than another one for certain, the opt-out wins: both
-    directions settle by that.
-
-    Attributes:
-        until: At this timestamp at the latest; just then, where `after` is None.
-        after: Later than this.
-    """
-
-    until: datetime
-    after: datetime | None = None
-
-    def is_later_than(self, timestamp: datetime) -> bool:
-        """Tell whether it was made later than this, for certain."""
-        return timestamp <= self.after if self.after is not None else timestamp < self.until
-
-    def is_earlier_than(self, timestamp: datetime) -> bool:
-        """Tell whether it was made earlier than this, for certain."""
-        return timestamp > self.until

@@ -1,11 +1,11 @@
-"""What each direction knows of the other: who chose what in Actito last, a pipeline or the person.
+"""Who changed a field of a profile in Actito last: a pipeline, or the person.
 
-When subscriptions are compared with a snapshot, a change that target-actito wrote looks like one
-that the person made. So target-actito notes what it writes, and tap-actito what it finds that was
-not written so. The one keeps an older opt-out of Didomi's from coming back as a new one of
-Actito's, the other an older opt-in of Didomi's from going over a newer opt-out of Actito's.
+When the table is compared with a snapshot, a value that target-actito wrote looks like one that the
+person chose. So target-actito records what it writes, and tap-actito what it finds that was not
+written so. The first keeps an older opt-out in Didomi from coming back as a newer one in Actito,
+the second keeps an older opt-in in Didomi from going over a newer opt-out in Actito.
 
-Where a note is missing, the order of two choices can't be told, and then the opt-out wins.
+Where an entry is missing, the order of two choices can't be known, and then the opt-out counts.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import sqlalchemy as sa
 
 from actito_didomi import codes
-from actito_didomi.consent.conflicts import Window
+from actito_didomi.consent.conflicts import ACTITO, Act, newest
 from actito_didomi.consent.store import open_store
 from actito_didomi.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
+    from actito_didomi.consent.conflicts import Source
     from actito_didomi.runtime import Runtime
 
 Origin = Literal["pipeline", "person"]
-_AT_ONCE = 500
+_BATCH_SIZE = 500
+"""People that are read together."""
 
 _METADATA = sa.MetaData()
-_NOTES = sa.Table(
+_ENTRIES = sa.Table(
     "actito_ledger",
     _METADATA,
     sa.Column("scope", sa.String(500), primary_key=True),
@@ -43,40 +45,46 @@ _NOTES = sa.Table(
 )
 
 
-class Place(NamedTuple):
-    """Where a choice stands: a subscription or boolean attribute of one person's profile."""
+class PersonField(NamedTuple):
+    """A subscription or boolean attribute of one person's profile."""
 
     person: str
     kind: str
     name: str
 
 
-class Note(NamedTuple):
-    """The last choice of one origin at a place.
+class Entry(NamedTuple):
+    """The last value that a pipeline, or the person, gave to a field.
 
     Attributes:
         value: In Actito's form.
-        at: When it was made at the latest; for a pipeline, when its writing had ended.
-        after: It was made later than this, where only a window is known; for a pipeline, when its
-            writing began.
+        earliest: It was given at this timestamp or later; aware of its zone. Of a pipeline: when
+            its write began.
+        latest: It was given at this timestamp or earlier; aware of its zone. Of a pipeline: when
+            its write had ended.
     """
 
     value: bool
-    at: datetime
-    after: datetime | None = None
+    earliest: datetime
+    latest: datetime
 
-    @property
-    def window(self) -> Window:
-        """When it was made."""
-        return Window(self.at, self.after)
+    def act(self, *, inverted: bool) -> Act:
+        """Return the person's choice that the value stands for.
+
+        Args:
+            inverted: Whether true in Actito is an opt-out.
+        """
+        source: Source = "look" if self.earliest < self.latest else "row"
+        name = f"{source}:{self.earliest.isoformat()}:{self.latest.isoformat()}:{self.value}"
+        return Act(self.value is not inverted, self.earliest, self.latest, ACTITO, source, name)
 
 
 class Ledger:
-    """Notes about one profile table.
+    """The entries of one profile table.
 
     Args:
         url: Any URL that SQLAlchemy knows.
-        account: What tells this table from all others.
+        account: What distinguishes this table from all others.
         runtime: Makes the engine.
 
     Raises:
@@ -88,17 +96,17 @@ class Ledger:
         self._engine = open_store(url, _METADATA, "snapshot_url", runtime)
 
     def close(self) -> None:
-        """Give connections back."""
+        """Close all connections."""
         self._engine.dispose()
 
     def has(self, origin: Origin) -> bool:
-        """Tell whether there are notes of an origin: whether that side takes part.
+        """Return whether there are entries of an origin.
 
         Raises:
             SettingsError: The database fails.
         """
-        query = sa.select(_NOTES.c.person).where(
-            _NOTES.c.scope == self._scope, _NOTES.c.origin == origin
+        query = sa.select(_ENTRIES.c.person).where(
+            _ENTRIES.c.scope == self._scope, _ENTRIES.c.origin == origin
         )
         try:
             with self._engine.connect() as connection:
@@ -108,60 +116,97 @@ class Ledger:
 
     def read(
         self, origin: Origin, people: Collection[str], since: datetime | None = None
-    ) -> dict[Place, Note]:
-        """Give the last notes of one origin about some people.
+    ) -> dict[PersonField, Entry]:
+        """Read the entries of one origin about some people.
 
         Args:
-            origin: Whose choices.
-            people: The people.
-            since: Only notes from then on.
+            origin: Whether a pipeline or the person gave the values.
+            people: Values of the key attribute.
+            since: Only entries whose `latest` is not before this timestamp.
 
         Raises:
             SettingsError: The database fails.
         """
-        found: dict[Place, Note] = {}
+        found: dict[PersonField, Entry] = {}
         everyone = list(people)
-        query = sa.select(_NOTES).where(_NOTES.c.scope == self._scope, _NOTES.c.origin == origin)
+        query = sa.select(_ENTRIES).where(
+            _ENTRIES.c.scope == self._scope, _ENTRIES.c.origin == origin
+        )
         if since is not None:
-            query = query.where(_NOTES.c.at >= since.isoformat())
+            query = query.where(_ENTRIES.c.at >= since.isoformat())
         try:
             with self._engine.connect() as connection:
-                for start in range(0, len(everyone), _AT_ONCE):
-                    part = everyone[start : start + _AT_ONCE]
-                    for row in connection.execute(query.where(_NOTES.c.person.in_(part))):
-                        after = datetime.fromisoformat(row.after) if row.after else None
-                        found[Place(row.person, row.kind, row.name)] = Note(
-                            row.value, datetime.fromisoformat(row.at), after
-                        )
+                for start in range(0, len(everyone), _BATCH_SIZE):
+                    part = everyone[start : start + _BATCH_SIZE]
+                    for row in connection.execute(query.where(_ENTRIES.c.person.in_(part))):
+                        latest = datetime.fromisoformat(row.at)
+                        earliest = datetime.fromisoformat(row.after) if row.after else latest
+                        field = PersonField(row.person, row.kind, row.name)
+                        found[field] = Entry(row.value, earliest, latest)
         except sa.exc.SQLAlchemyError as error:
             raise _failure(error) from None
         return found
 
-    def note(self, origin: Origin, notes: dict[Place, Note]) -> None:
-        """Take down what was chosen; it takes the place of earlier notes.
+    def learn(
+        self,
+        entries: Iterable[tuple[PersonField, Entry]],
+        inverted: Collection[tuple[str, str]],
+    ) -> None:
+        """Record what people chose themselves; of each field the newest choice is kept.
+
+        Args:
+            entries: Values of fields: rows in any order, looks in their sequence. A field may occur
+                repeatedly.
+            inverted: Kind and name of each field for which true in Actito is an opt-out.
 
         Raises:
             SettingsError: The database fails.
         """
+        learned = list(entries)
+        known = self.read("person", {field.person for field, _ in learned})
+        changed: dict[PersonField, Entry] = {}
+        for field, entry in learned:
+            is_inverted = (field.kind, field.name) in inverted
+            before = known.get(field)
+            act = newest(
+                before.act(inverted=is_inverted) if before else None,
+                entry.act(inverted=is_inverted),
+            )
+            known[field] = Entry(act.value is not is_inverted, act.earliest, act.latest)
+            if known[field] != before:
+                changed[field] = known[field]
+        self._store("person", changed)
+
+    def record_writes(self, entries: Mapping[PersonField, Entry]) -> None:
+        """Record what a pipeline has written; an entry replaces the one before.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        self._store("pipeline", entries)
+
+    def _store(self, origin: Origin, entries: Mapping[PersonField, Entry]) -> None:
         rows = [
             {
                 "scope": self._scope,
                 "origin": origin,
-                **place._asdict(),
-                "value": note.value,
-                "after": note.after.isoformat() if note.after else None,
-                "at": note.at.isoformat(),
+                **field._asdict(),
+                "value": entry.value,
+                "after": entry.earliest.isoformat(),
+                "at": entry.latest.isoformat(),
             }
-            for place, note in notes.items()
+            for field, entry in entries.items()
         ]
         if not rows:
             return
-        keys = [column.name for column in _NOTES.primary_key]
-        earlier = sa.delete(_NOTES).where(*(_NOTES.c[k] == sa.bindparam(f"its_{k}") for k in keys))
+        keys = [column.name for column in _ENTRIES.primary_key]
+        earlier = sa.delete(_ENTRIES).where(
+            *(_ENTRIES.c[k] == sa.bindparam(f"its_{k}") for k in keys)
+        )
         try:
             with self._engine.begin() as connection:
                 connection.execute(earlier, [{f"its_{k}": row[k] for k in keys} for row in rows])
-                connection.execute(sa.insert(_NOTES), rows)
+                connection.execute(sa.insert(_ENTRIES), rows)
         except sa.exc.SQLAlchemyError as error:
             raise _failure(error) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import datetime, timedelta, timezone
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,11 @@ from support import (
 )
 
 from actito_didomi.consent.coalesce import Value
-from actito_didomi.consent.ledger import Ledger, Note, Place
+from actito_didomi.consent.ledger import Entry, Ledger, PersonField
 from actito_didomi.consent.records import format_timestamp, parse_timestamp
 from actito_didomi.errors import SettingsError
 from actito_didomi.runtime import Runtime
-from target_actito.known import counts
+from target_actito.known import is_superseded
 
 START = datetime(2026, 10, 1, tzinfo=timezone.utc)
 timestamps = st.integers(0, 9).map(lambda hours: START + timedelta(hours=hours))
@@ -86,7 +87,7 @@ def test_what_was_written_is_dated_by_the_writing(pipelines, mode) -> None:
 
 
 def test_what_people_change_is_dated_by_the_look(pipelines, actito) -> None:
-    """A note about an earlier writing doesn't change that."""
+    """An entry of an earlier write doesn't change that."""
     pipelines.write(event("ann", format_timestamp(START), channels={"email": True}))
     pipelines.look()
     actito.change("ann", Newsletter=False)
@@ -97,7 +98,7 @@ def test_what_people_change_is_dated_by_the_look(pipelines, actito) -> None:
 
 
 def test_a_window_begins_before_the_look_that_did_not_see_it(pipelines, actito) -> None:
-    """What changed while an answer was on its way is not dated behind it."""
+    """What changed while a response was under way is not dated after it."""
     fault = {"side": "actito", "route": "list_profiles", "action": "stall", "seconds": 2}
     actito.steer("faults", {**fault, "count": 1})
     pipelines.look()
@@ -120,7 +121,7 @@ def test_what_a_person_takes_back_after_a_writing_is_found(pipelines, actito) ->
 
 
 def test_an_old_opt_in_is_not_written_over_a_new_opt_out(pipelines, actito) -> None:
-    """Neither from before the change, nor where the order can't be told."""
+    """Neither from before the change, nor where the order can't be known."""
     pipelines.write(event("ann", format_timestamp(START), channels={"email": True}))
     pipelines.look()
     in_doubt = now()
@@ -187,6 +188,31 @@ def test_opt_outs_out_of_exports_are_known_as_well(pipelines, actito, tmp_path) 
     assert actito.subscriptions("bob")["SmsAlerts"] is True
 
 
+def test_an_older_file_of_an_export_does_not_replace_a_newer_one(
+    pipelines, actito, tmp_path
+) -> None:
+    """Files are read in the order of their names, in which 10 comes before 9."""
+    files = tmp_path / "changes"
+    files.mkdir()
+    pipelines.back |= {
+        "change_source": "exports",
+        "export_root": f"file://{files}",
+        "export_grace": 0,
+        "time_zone": "UTC",
+    }
+    pipelines.write(event("ann", format_timestamp(START), channels={"email": True}))
+    actito.change("ann", Newsletter=False)
+    for number, hour in (("10", 14), ("9", 12)):
+        (files / f"changes-{number}.csv").write_text(
+            "profileId;customerId;eventType;subscription;subscribed;timestamp;source\n"
+            f"1;ann;UPDATED_SUBSCRIPTION;Newsletter;N;2026-10-02 {hour}:00:00;LINK\n"
+        )
+    assert len(pipelines.look()) == 2
+    between = datetime(2026, 10, 2, 13, tzinfo=timezone.utc)
+    pipelines.write(event("ann", format_timestamp(between), channels={"email": True}))
+    assert actito.subscriptions("ann")["Newsletter"] is False
+
+
 def test_a_database_that_fails_is_named(url: str, tmp_path: Path, actito: Actito) -> None:
     """Before anything is written, and without the password."""
     actito.create("ann")
@@ -198,38 +224,66 @@ def test_a_database_that_fails_is_named(url: str, tmp_path: Path, actito: Actito
     assert actito.subscriptions("ann")["Newsletter"] is False
 
 
-def test_notes_are_kept_by_table_and_origin(tmp_path: Path) -> None:
-    """The last one counts; others' notes are not seen."""
+def entry(value: bool, earliest: int, latest: int | None = None) -> Entry:
+    """Return an entry by hours; an exact one without `latest`."""
+    times = [START + timedelta(hours=h) for h in (earliest, earliest if latest is None else latest)]
+    return Entry(value, *times)
+
+
+def test_entries_are_kept_by_table_and_origin(tmp_path: Path) -> None:
+    """Of a pipeline the last one counts; entries of another table are not seen."""
     url = f"sqlite:///{tmp_path / 'x.db'}"
-    one, other = Ledger(url, ["a", "b"], Runtime()), Ledger(url, ["a", "c"], Runtime())
-    place = Place("ann", "subscription", "Newsletter")
-    one.note("pipeline", {place: Note(True, START, START)})
-    one.note("pipeline", {place: Note(False, START + timedelta(hours=1))})
-    assert one.read("pipeline", ["ann", "bob"]) == {place: Note(False, START + timedelta(hours=1))}
+    one, other = (Ledger(url, ["a", name], Runtime()) for name in "bc")
+    field = PersonField("ann", "subscription", "Newsletter")
+    one.record_writes({field: entry(True, 0)})
+    one.record_writes({field: entry(False, 0, 1)})
+    assert one.read("pipeline", ["ann", "bob"]) == {field: entry(False, 0, 1)}
     assert one.read("pipeline", ["ann"], since=START + timedelta(hours=2)) == {}
     assert one.read("person", ["ann"]) == other.read("pipeline", ["ann"]) == {}
-    many = {Place(f"p{n}", "subscription", "Newsletter"): Note(True, START) for n in range(1200)}
-    one.note("person", many)
-    assert one.read("person", [place.person for place in many]) == many
+    many = {PersonField(f"p{n}", "subscription", "Newsletter"): entry(True, 0) for n in range(1200)}
+    one.learn(many.items(), ())
+    assert one.read("person", [field.person for field in many]) == many
     one.close()
     other.close()
     with pytest.raises(SettingsError):
         Ledger(f"sqlite:///{tmp_path}", ["a"], Runtime())
 
 
+@pytest.mark.parametrize("inverted", [False, True])
+def test_of_what_people_chose_the_newest_counts_in_any_order(tmp_path: Path, inverted) -> None:
+    """An older row that comes later changes nothing; at the same second the opt-out counts."""
+    field = PersonField("ann", "subscription", "Newsletter")
+    on, off = not inverted, inverted
+    found = []
+    for number, order in enumerate(permutations([(off, 5), (on, 5), (off, 3), (on, 1)])):
+        ledger = Ledger(f"sqlite:///{tmp_path / f'{number}.db'}", ["a"], Runtime())
+        for value, hour in order[:2]:
+            ledger.learn([(field, entry(value, hour))], {field[1:]} if inverted else ())
+        rest = [(field, entry(value, hour)) for value, hour in order[2:]]
+        ledger.learn(rest, {field[1:]} if inverted else ())
+        found.append(ledger.read("person", ["ann"])[field])
+        ledger.learn([(field, entry(on, 4, 6))], {field[1:]} if inverted else ())
+        assert ledger.read("person", ["ann"])[field] == entry(on, 4, 6)  # a look
+        ledger.close()
+    assert set(found) == {entry(off, 5)}
+
+
 @given(
-    value=st.tuples(timestamps, st.booleans()),
+    theirs=st.tuples(timestamps, st.booleans()),
     own=st.tuples(timestamps, timestamps, st.booleans(), st.booleans()),
+    inverted=st.booleans(),
 )
-def test_choices_are_settled_as_on_the_other_side(value, own) -> None:
+def test_conflicts_end_as_on_the_other_side(theirs, own, inverted) -> None:
     """An opt-in is written only where it is newer for certain, an opt-out unless it is older."""
-    timestamp, choice = value
-    until, after = max(own[:2]), min(own[:2])
-    note = Note(own[2], until, after if own[3] else None)
-    earliest = after if own[3] else until
-    if choice:
-        assert counts(Value(timestamp, True, True), note) is (timestamp > until)
-    elif own[3]:
-        assert counts(Value(timestamp, False, False), note) is (timestamp > earliest)
+    timestamp, choice = theirs
+    latest, earliest = max(own[:2]), min(own[:2]) if own[3] else max(own[:2])
+    value = Value(timestamp, choice is not inverted, choice)
+    superseded = is_superseded(value, Entry(own[2] is not inverted, earliest, latest))
+    if choice is own[2]:
+        # The same choice: the later one counts, and it is written already.
+        is_look = earliest < latest
+        assert superseded is (timestamp <= latest if is_look else timestamp < latest)
+    elif choice:
+        assert superseded is (timestamp <= latest)
     else:
-        assert counts(Value(timestamp, False, False), note) is (timestamp >= until)
+        assert superseded is (timestamp < earliest)
