@@ -1,7 +1,7 @@
-"""Mappings read backwards: from a subscription or attribute of Actito to a choice in Didomi.
+"""Reverse mappings: from a subscription or attribute in Actito to a choice in Didomi.
 
-Names are never split on the way to Actito, since ids may hold `_`; on the way back the path must be
-known. It is taken from the name where that reads one way only, else from the mapping's `path`.
+In the forward sync names are never split, since ids may hold `_`. In the reverse sync the path must
+be known: from the name if it stands for one path only, else from the mapping's `path`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _FORMS: tuple[tuple[str, tuple[str, ...]], ...] = (
 
 @dataclass(frozen=True)
 class ReverseMapping:
-    """A mapping read backwards.
+    """A mapping for the reverse sync.
 
     Attributes:
         mapping: The mapping.
@@ -58,34 +58,34 @@ class ReverseMapping:
     path: Path
 
     def choice(self, value: bool) -> bool:
-        """Give the choice that a value in Actito stands for."""
+        """Return the choice that a value in Actito stands for."""
         return value is not self.mapping.invert
 
 
 def reverse_mappings(mappings: Sequence[Mapping]) -> dict[tuple[str, str], ReverseMapping]:
-    """Read mappings backwards.
+    """Return the reverse mappings.
 
     Args:
         mappings: The mappings, in which no `id` occurs twice.
 
     Returns:
-        A way for each kind and name of Actito's.
+        The reverse mappings, by kind and name of the field in Actito.
 
     Raises:
-        InvalidMappingError: A mapping can't be read backwards, or two lead to one path.
+        InvalidMappingError: A mapping has no path or several, or two mappings have the same path.
     """
-    ways: dict[Path, ReverseMapping] = {}
+    found: dict[Path, ReverseMapping] = {}
     for mapping in mappings:
-        way = ReverseMapping(mapping, _path_of(mapping))
-        if other := ways.get(way.path):
+        reverse = ReverseMapping(mapping, _path_of(mapping))
+        if other := found.get(reverse.path):
             raise InvalidMappingError(
                 codes.INVALID_MAPPING,
                 f"mappings: {other.mapping.id!r} ({other.mapping.value}) and {mapping.id!r} "
-                f"({mapping.value}) both stand for {show_path(way.path)}. On the way back one path "
-                "may have one source: take one of them out of tap-actito's mappings.",
+                f"({mapping.value}) both stand for {show_path(reverse.path)}. In the reverse sync "
+                "a path must have one source: remove one of them from tap-actito's mappings.",
             )
-        ways[way.path] = way
-    return {(way.mapping.type, way.mapping.id): way for way in ways.values()}
+        found[reverse.path] = reverse
+    return {(reverse.mapping.type, reverse.mapping.id): reverse for reverse in found.values()}
 
 
 def _path_of(mapping: Mapping) -> Path:
@@ -95,31 +95,30 @@ def _path_of(mapping: Mapping) -> Path:
         if path is None:
             raise InvalidMappingError(
                 codes.INVALID_MAPPING,
-                f"{where}: the path {show_path(mapping.path)} is no choice that an event can hold, "
-                "so it can't be read backwards. Choices are `enabled` of a channel, a purpose or a "
-                "preference, or a value of a preference. Take it out of tap-actito's mappings.",
+                f"{where}: the path {show_path(mapping.path)} can't be synced to Didomi. Expected "
+                "the path of `enabled` of a channel, a purpose or a preference, or of a value of a "
+                "preference. Correct it, or remove this mapping from tap-actito's mappings.",
             )
         return path
     readings = sorted(set(_readings(mapping.value)))
     if not readings:
         raise InvalidMappingError(
             codes.INVALID_MAPPING,
-            f"{where} can't be read backwards: the name isn't that of a channel, a purpose or a "
-            "value of a preference. Give the mapping its `path`, such as "
-            '["consents", "purposes", "ID", "enabled"], or take it out of tap-actito\'s mappings.',
+            f"{where} can't be synced to Didomi: the name must be that of a channel, a purpose "
+            "or a value of a preference. Add `path` to this mapping, such as "
+            '["consents", "purposes", "ID", "enabled"], or remove it from tap-actito\'s mappings.',
         )
     if len(readings) > 1:
         raise InvalidMappingError(
             codes.AMBIGUOUS_MAPPING,
-            f"{where} reads {len(readings)} ways backwards: "
-            f"{' or '.join(show_path(r) for r in readings)}. Give the mapping the `path` that is "
-            f"meant, such as {list(readings[0])}.",
+            f"Ambiguous name: {where} matches {' and '.join(show_path(r) for r in readings)}. Add "
+            f"`path` to this mapping, such as {list(readings[0])}.",
         )
     return readings[0]
 
 
 def _readings(name: str) -> Iterator[Path]:
-    """Give all paths that a name may stand for."""
+    """Yield all paths that a name may stand for."""
     for pattern, shape in _FORMS:
         for ids in _splits(pattern.split("(.+)"), name):
             if shape[-2:] == ("1", "2") and ids[-1] in {"value", "from_propagation"}:
@@ -128,7 +127,7 @@ def _readings(name: str) -> Iterator[Path]:
 
 
 def _splits(fixed: list[str], name: str) -> Iterator[tuple[str, ...]]:
-    """Give every way in which a name is made of fixed parts with ids between them."""
+    """Yield the ids of each split of a name into fixed parts with ids between them."""
     head = re.match(fixed[0], name)
     if not head:
         return
@@ -145,7 +144,7 @@ def _splits(fixed: list[str], name: str) -> Iterator[tuple[str, ...]]:
 
 
 def _without_spelling(path: Path) -> Path | None:
-    """Give a path as events have it; None where it is no choice."""
+    """Return a path in the form of events; None if it doesn't lead to a choice."""
     for _, shape in _FORMS:
         if len(path) == len(shape) + 1 and path[0] == "consents":
             pairs = zip(shape, path[1:], strict=True)

@@ -267,7 +267,7 @@ def test_the_tolerance_is_kept_between_the_sides_alone(order) -> None:
 
 
 def test_a_change_of_mind_on_one_side_counts_within_the_tolerance() -> None:
-    """One clock tells the order there; between the sides the same two acts leave the opt-out."""
+    """One clock gives the order there; between the sides the same two acts leave the opt-out."""
     out = to_product(act(OPT_OUT, 1, 1))
     back = to_product(act(OPT_IN, 2, 2))
     assert prevails(back, out, 10 * TICK)

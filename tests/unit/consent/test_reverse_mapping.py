@@ -1,4 +1,4 @@
-"""Mappings read backwards, as rules."""
+"""Reverse mappings, as rules."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_a_value_of_a_preference_stands_among_its_values(purpose, preference, va
 
 
 def test_two_ids_for_one_path_are_an_error_that_shows_both() -> None:
-    """On the way back one path has one source."""
+    """In the reverse sync a path has one source."""
     path = ("consents", "channels", "email", "enabled")
     with pytest.raises(InvalidMappingError, match=r"'A'.*'B'"):
         reverse_mappings([Mapping("A", flat_name(path)), Mapping("B", "x", path=path)])
