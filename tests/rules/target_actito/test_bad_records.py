@@ -44,6 +44,15 @@ def test_one_bad_record_among_five_hundred(
     (reject,) = rejects(config)
     assert reject["person"] == "bad"
     assert reject["reason"]
+    assert (
+        reject["code"]
+        == {
+            "not validated": "invalid_record",
+            "not mapped": "invalid_value",
+            "refused": "change_refused",
+        }[kind]
+    )
+    assert f" {reject['code']}: {reject['reason']}" in run.err
     assert report(config)["rejected"] == 1
 
 

@@ -178,6 +178,7 @@ def test_rows_in_error_become_rejects_with_the_reason(config, actito, tmp_path) 
     assert imports(actito) == 1
     found = rejects(config)
     assert sorted(r["person"] for r in found) == ["p77", "p771", "p772"]
+    assert {r["code"] for r in found} == {"change_refused"}
     assert {r["response"] for r in found} == {"The row can't be loaded"}
     assert "p771" not in run.err
 

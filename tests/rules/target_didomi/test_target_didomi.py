@@ -202,6 +202,7 @@ def test_one_bad_event_harms_no_other(didomi, config, tmp_path, actito, per_item
     assert (said["posted"] + said["existed"], said["rejected_opt_outs"]) == (29, 1)
     kept = rejects(config)[0]
     assert (kept["person"], kept["status"]) == ("p11", 400)
+    assert kept["code"] == "event_refused"
     assert "never-heard-of" in kept["response"]
     assert kept["record"]["id"] == given[11]["id"]
     assert all(didomi.state(p)["email"] is (p == "p11") for p in people)
