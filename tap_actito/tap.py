@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from singer_sdk import Stream
 
     from actito_didomi.http import ApiSession
+    from tap_actito.streams import ActitoTap
 
 
 class TapActito(BaseTap):
@@ -36,6 +37,7 @@ class TapActito(BaseTap):
 
         Mappings ask for consent events; without them everything else is read by default.
         """
+        _: ActitoTap = self  # what the streams take this for
         events = ConsentEvents(self)
         streams: list[Stream] = [Profiles(self), SubscriptionChanges(self), events]
         mapped = bool(self.settings.mappings)

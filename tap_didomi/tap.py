@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from actito_didomi.http import ApiSession
     from tap_didomi.sources import ConsentSource
+    from tap_didomi.streams import DidomiTap
 
 
 class TapDidomi(BaseTap):
@@ -36,6 +37,7 @@ class TapDidomi(BaseTap):
 
     def discover_streams(self) -> list[Stream]:
         """Return the streams: those of batch exports if `export_root` is set, else the API's."""
+        _: DidomiTap = self  # what the streams take this for
         if self.settings.export_root:
             batches = bool(self.config.get("batch_config"))
             events: Stream = ExportLines(self) if batches else ConsentEvents(self)

@@ -301,6 +301,14 @@ class Didomi:
         return found
 
 
+def select_all(catalog: dict[str, Any]) -> dict[str, Any]:
+    """Select all streams of a catalog, also those that are off by default."""
+    for stream in catalog["streams"]:
+        (root,) = (item for item in stream["metadata"] if not item["breadcrumb"])
+        root["metadata"]["selected"] = True
+    return catalog
+
+
 @dataclass
 class Run:
     """What a plugin's process did."""

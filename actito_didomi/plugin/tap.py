@@ -215,13 +215,15 @@ class CheckpointStream(Stream):
         start = b'{"type":"RECORD","stream":' + encode(self.name) + b',"record":'
         buffer = self._buffer
         with self.get_record_counter() as counter, self.get_sync_timer():
-            for record in self.raw_records(context):
-                buffer += (start, encode(record), end)
-                counter.increment()
-                if len(buffer) > _BUFFERED_PARTS:
-                    raw.write(b"".join(buffer))
-                    buffer.clear()
-            self._write_buffer()
+            try:
+                for record in self.raw_records(context):
+                    buffer += (start, encode(record), end)
+                    counter.increment()
+                    if len(buffer) > _BUFFERED_PARTS:
+                        raw.write(b"".join(buffer))
+                        buffer.clear()
+            finally:  # what was read before an error is emitted, as the SDK does
+                self._write_buffer()
         self._write_state_message()
 
     def _write_buffer(self) -> None:

@@ -18,7 +18,14 @@ from singer_sdk.testing import (
     target_test_streams,
 )
 from singer_sdk.testing.runners import TargetTestRunner
-from support import Actito, back_config, post_config, tap_config, target_config
+from support import (
+    Actito,
+    back_config,
+    post_config,
+    select_all,
+    tap_config,
+    target_config,
+)
 
 from actito_didomi.sandbox.options import SandboxOptions
 from actito_didomi.sandbox.server import BackgroundSandbox
@@ -57,11 +64,7 @@ def _stop_sandbox() -> Iterator[None]:
 
 def every_stream(tap: type[Tap], config: dict[str, Any]) -> dict[str, Any]:
     """Return a catalog that selects all streams: the suite reads also those that are off."""
-    catalog = tap(config=config).catalog_dict
-    for stream in catalog["streams"]:
-        (root,) = (item for item in stream["metadata"] if not item["breadcrumb"])
-        root["metadata"]["selected"] = True
-    return catalog
+    return select_all(tap(config=config).catalog_dict)
 
 
 def suite(tap: type[Tap], config: dict[str, Any], records: int) -> type[Any]:

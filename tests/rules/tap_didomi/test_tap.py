@@ -11,7 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import BIN, Actito, Didomi, Run, clean_environment, event, run_plugin, tap_config
+from support import (
+    BIN,
+    Actito,
+    Didomi,
+    Run,
+    clean_environment,
+    event,
+    run_plugin,
+    select_all,
+    tap_config,
+)
 
 from actito_didomi.didomi.exports import ExportFolder
 from actito_didomi.didomi.lists import read_page
@@ -289,10 +299,7 @@ def every(url: str, folder: Path, state: Any = None, **config: Any) -> Run:
     settings = tap_config(url, **config)
     path = folder / "catalog.json"
     catalog = json.loads(run_plugin("tap-didomi", settings, folder, "--discover").out)
-    for stream in catalog["streams"]:
-        (root,) = (item for item in stream["metadata"] if not item["breadcrumb"])
-        root["metadata"]["selected"] = True
-    path.write_text(json.dumps(catalog))
+    path.write_text(json.dumps(select_all(catalog)))
     arguments = ["--catalog", str(path)]
     if state is not None:
         (folder / "state.json").write_text(json.dumps(state))
