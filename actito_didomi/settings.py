@@ -10,6 +10,9 @@ from typing import Any
 
 import msgspec
 
+NO_BLANKS = r"^(?![\s\S]*\s)"
+"""Pattern of a text without blanks and line breaks, such as a key."""
+
 
 def setting(
     title: str,

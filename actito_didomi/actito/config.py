@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
-from actito_didomi.settings import setting
+from actito_didomi.settings import NO_BLANKS, setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -32,6 +32,7 @@ class ActitoSettings(msgspec.Struct, frozen=True, kw_only=True):
             "API key",
             "Key of an Actito API user with access to profiles. Required, here or in `connector`.",
             secret=True,
+            pattern=NO_BLANKS,
         ),
     ] = ""
     environment: Annotated[

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import msgspec
 
-from actito_didomi.settings import setting
+from actito_didomi.settings import NO_BLANKS, setting
 
 API_URL = "https://api.didomi.io/v1"
 REQUIRED = ("api_key", "api_secret", "organization_id")
@@ -22,11 +22,17 @@ class DidomiSettings(msgspec.Struct, frozen=True, kw_only=True):
             "API key",
             "Private API key of the Didomi organisation. Required to call the API.",
             secret=True,
+            pattern=NO_BLANKS,
         ),
     ] = ""
     api_secret: Annotated[
         str,
-        setting("API secret", "Secret of the API key. Required to call the API.", secret=True),
+        setting(
+            "API secret",
+            "Secret of the API key. Required to call the API.",
+            secret=True,
+            pattern=NO_BLANKS,
+        ),
     ] = ""
     organization_id: Annotated[
         str,

@@ -19,7 +19,7 @@ from dotenv import load_dotenv
 
 from actito_didomi.consent.mapping import Mapping
 from actito_didomi.errors import InvalidSettingsError
-from actito_didomi.settings import setting
+from actito_didomi.settings import NO_BLANKS, setting
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -468,6 +468,8 @@ def expectation(error: Any, *, from_text: bool = False) -> str:
         return _expected_type(_listed(expected), error.instance, from_text=from_text)
     if kind == "enum":
         return f"must be one of {', '.join(map(str, expected))}."
+    if expected == NO_BLANKS:
+        return "must not contain blanks or line breaks."
     if kind == "required":
         return f"{', '.join(name for name in expected if name not in error.instance)} missing."
     if kind == "additionalProperties":

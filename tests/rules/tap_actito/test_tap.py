@@ -126,6 +126,10 @@ def test_discovery_needs_the_key_only(url, tmp_path) -> None:
     sync = run_plugin("tap-actito", config, tmp_path)
     assert sync.exit_code == 1
     assert "entity_id, table_name, user_unique_key missing" in sync.err
+    without = run_plugin("tap-actito", {**config, "api_key": None}, tmp_path, "--discover")
+    assert without.exit_code == 1
+    assert "api_key is missing" in without.err
+    assert "GET /auth/token" not in without.err
 
 
 # Exports

@@ -201,6 +201,7 @@ def test_settings_come_from_the_environment(
     ("changes", "words"),
     [
         ({"api_key": None}, "api_key is missing"),
+        ({"api_key": "sandbox-actito-key\n"}, "api_key: must not contain blanks or line breaks"),
         ({"mappings": None}, "mappings is missing"),
         ({"mappings": []}, "mappings is missing"),
         ({"mappings": [{"id": "A"}]}, "mappings.0: value missing"),
