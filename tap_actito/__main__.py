@@ -1,4 +1,4 @@
-"""Lets `python -m tap_actito` run the tap."""
+"""Runs the tap as `python -m tap_actito`."""
 
 from tap_actito.tap import TapActito
 

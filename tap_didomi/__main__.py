@@ -1,4 +1,4 @@
-"""Lets `python -m tap_didomi` run the tap."""
+"""Runs the tap as `python -m tap_didomi`."""
 
 from tap_didomi.tap import TapDidomi
 

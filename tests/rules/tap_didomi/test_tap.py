@@ -383,6 +383,37 @@ def test_events_selected_later_are_given_from_the_bookmark_on(url: str, tmp_path
     assert len(again.records("consent_events")) == 1
 
 
+def test_events_alone_keep_a_bookmark_of_their_own(url: str, tmp_path: Path) -> None:
+    """Users needn't be read for them; users that are read later don't move their bookmark."""
+    didomi = Didomi(url)
+    didomi.say(event("ann", channels={"email": True}))
+    settings = tap_config(url)
+    catalog = json.loads(run_plugin("tap-didomi", settings, tmp_path, "--discover").out)
+    (tmp_path / "both.json").write_text(json.dumps(select_all(catalog)))
+    for stream in catalog["streams"]:
+        (root,) = (item for item in stream["metadata"] if not item["breadcrumb"])
+        root["metadata"]["selected"] = stream["stream"] == "consent_events"
+    (tmp_path / "events.json").write_text(json.dumps(catalog))
+
+    def read(streams: str, state: Any = None) -> Run:
+        (tmp_path / "state.json").write_text(json.dumps(state or {}))
+        arguments = ["--catalog", str(tmp_path / streams), "--state", str(tmp_path / "state.json")]
+        return run_plugin("tap-didomi", settings, tmp_path, *arguments)
+
+    first = read("events.json")
+    assert len(first.records("consent_events")) == 1
+    assert first.records("consent_users") == []
+    own = last_state(first)["bookmarks"]["consent_events"]
+    assert own["replication_key_value"]
+    state = last_state(first)
+    state["bookmarks"]["consent_users"] = {
+        "replication_key": "updated_at", "replication_key_value": "2100-01-01T00:00:00.000Z"
+    }  # fmt: skip
+    didomi.say(event("ann", "2026-10-02T10:00:00Z", channels={"email": False}))
+    again = read("both.json", state)
+    assert [e["created_at"] for e in again.records("consent_events")] == ["2026-10-02T10:00:00Z"]
+
+
 def test_a_scan_that_stopped_is_resumed(url: str, people: Actito, tmp_path: Path) -> None:
     """After the failure of the third page the next run reads from there, and misses no one."""
     fault = {"side": "didomi", "route": "list_users", "action": "status", "status": 500}
