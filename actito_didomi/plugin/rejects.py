@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,6 +55,11 @@ class RejectStore:
         max_rejects: Maximum number of rejects in one run.
         runtime: Clock.
 
+    Attributes:
+        count: Rejects stored.
+        by_code: The same, counted by the name of the code.
+        opt_outs: How many of them hold an opt-out, or may hold one.
+
     Raises:
         SettingsError: The file can't be written; checked at start, before it is needed.
     """
@@ -61,6 +67,7 @@ class RejectStore:
     def __init__(self, path: str | os.PathLike[str], max_rejects: int, runtime: Runtime) -> None:
         self.path = Path(path).absolute()
         self.count = 0
+        self.by_code: Counter[str] = Counter()
         self.opt_outs = 0
         self._max_rejects = max_rejects
         self._runtime = runtime
@@ -91,6 +98,7 @@ class RejectStore:
         }
         self._append(msgspec.json.encode(line, enc_hook=str) + b"\n")
         self.count += 1
+        self.by_code[reject.code.name] += 1
         self.opt_outs += reject.opt_out
         if self.count > self._max_rejects:
             raise TooManyRejectsError(

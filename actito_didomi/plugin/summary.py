@@ -44,6 +44,7 @@ class Summary:
         unchanged: People for whom there was nothing to write.
         rejected: Changes and records that could not be written; they are in the rejects file.
         rejected_opt_outs: How many of these contain an opt-out.
+        rejects: The same rejects, counted by the name of the code.
         skipped: Records skipped, by the name of the code.
         requests: Requests to the API, including repeated attempts and requests for tokens.
         retries: How many of these repeated an earlier attempt.
@@ -58,6 +59,7 @@ class Summary:
     unchanged: int = 0
     rejected: int = 0
     rejected_opt_outs: int = 0
+    rejects: Counter[str] = field(default_factory=Counter)
     skipped: Counter[str] = field(default_factory=Counter)
     requests: int = 0
     retries: int = 0
@@ -81,21 +83,22 @@ class Summary:
         """Return the counts as plain data, ready for JSON."""
         return {
             **vars(self),
+            "rejects": dict(sorted(self.rejects.items())),
             "skipped": dict(sorted(self.skipped.items())),
             "seconds": round(self.seconds, 3),
         }
 
     def to_text(self) -> str:
         """Return the counts as text, for the end of a log."""
-        skipped = ", ".join(
-            f"{n:,} {name.replace('_', ' ')}" for name, n in sorted(self.skipped.items())
-        )
+        rejected = f"{self.rejected_opt_outs:,} with an opt-out"
+        if self.rejects:
+            rejected += f": {_count_by_name(self.rejects)}"
         lines = [
             Line("records read", self.records),
-            Line("skipped", sum(self.skipped.values()), skipped),
+            Line("skipped", sum(self.skipped.values()), _count_by_name(self.skipped)),
             Line("people", self.people),
             *self.outcome(),
-            Line("rejected", self.rejected, f"{self.rejected_opt_outs:,} with an opt-out"),
+            Line("rejected", self.rejected, rejected),
             *self.effort(),
         ]
         return "\n".join(
@@ -110,6 +113,11 @@ class Summary:
                 f"  time            {self.seconds:>9,.1f} s",
             ]
         )
+
+
+def _count_by_name(counts: Counter[str]) -> str:
+    """Return counts by code as text, such as `3 guest, 1 not confirmed`."""
+    return ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in sorted(counts.items()))
 
 
 def write_report(summary: Summary, path: str, runtime: Runtime) -> None:

@@ -310,6 +310,7 @@ class ConsentTarget(BasePlugin, Target):
             store.add(reject)
         finally:
             self.summary.rejected = store.count
+            self.summary.rejects = store.by_code
             self.summary.rejected_opt_outs = store.opt_outs
         self.logger.warning(
             "Rejected%s: person %s: %s: %s",

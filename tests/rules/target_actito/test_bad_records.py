@@ -53,7 +53,8 @@ def test_one_bad_record_among_five_hundred(
         }[kind]
     )
     assert f" {reject['code']}: {reject['reason']}" in run.err
-    assert report(config)["rejected"] == 1
+    counts = report(config)
+    assert (counts["rejected"], counts["rejects"]) == (1, {reject["code"]: 1})
 
 
 @pytest.mark.parametrize(
