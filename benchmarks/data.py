@@ -1,4 +1,11 @@
-"""Consent events for benchmarks: some 840 bytes each, drawn from a seed."""
+"""Consent events for benchmarks, drawn from a seed, in three profiles.
+
+- `realistic` (the default): messages of some 950 bytes; 30 % of the choices are null; each event
+  has a TCF string of its own; one purpose has three preferences.
+- `large`: the realistic profile with 18 more purposes of four channels each: some 4.3 kB.
+- `friendly`: messages of some 850 bytes without TCF string and with hardly any null, so that there
+  are few different consents.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +19,40 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+PROFILES = ("realistic", "friendly", "large")
 MAPPINGS = [
     {"id": "Newsletter", "value": "consents_channels_email_enabled"},
     {"id": "SmsAlerts", "value": "consents_channels_sms_enabled"},
     {"id": "PartnerOffers", "value": "consents_purposes_partner_offers_enabled"},
     {"id": "Loyalty_Club", "value": "consents_purposes_loyalty_club-R4_enabled"},
 ]
+"""What the end-to-end part maps, in both profiles."""
+_FRIENDLY = ["partner_offers", "loyalty_club-R4", "surveys", "newsletter-Kd8xQ"]
+_PREFERENCES = ["topics", "events", "offers"]
+_OTHER = "consents_purposes_surveys_preferences"
+_VALUES = [
+    *(mapping["value"] for mapping in MAPPINGS),
+    "consents_purposes_surveys_enabled",
+    "consents_purposes_newsletter-Kd8xQ_enabled",
+    "consents_purposes_partner_offers_enabled_li",
+    "consents_purposes_loyalty_club-R4_enabled_li",
+    "consents_purposes_surveys_enabled_li",
+    "consents_purposes_newsletter-Kd8xQ_enabled_li",
+    "consents_channels_push-app_enabled",
+    *(f"{_OTHER}_{name}_enabled" for name in _PREFERENCES),
+    f"{_OTHER}_topics_channels_email_enabled",
+    "consents_channels_phone_enabled",
+    *(f"consents_purposes_club-{n:02}_enabled" for n in range(5)),
+]
+SUBSCRIPTIONS = [f"Choice{n:02}" for n in range(40)]
+"""What `server.py` adds to the sandbox's table, so that there is enough to map to."""
+
+
+def mappings(count: int) -> list[dict[str, Any]]:
+    """Return 1 to 20 mappings; the realistic profile holds choices for 16 of them."""
+    return [{"id": SUBSCRIPTIONS[n], "value": value} for n, value in enumerate(_VALUES[:count])]
+
+
 _TEXT = {"type": ["string", "null"]}
 _CHOICES = {
     "type": "array",
@@ -46,15 +81,87 @@ SCHEMA = {
 }
 """A plain schema. With the full one of tap-didomi, validation alone takes six times as long."""
 _START = datetime(2026, 10, 1, 6, tzinfo=timezone.utc)
-_PURPOSES = ["partner_offers", "loyalty_club-R4", "surveys", "newsletter-Kd8xQ"]
+_TCF = "CQ0Ab1AQ0Ab1AAHABBENBVFgAP_AAELAAAYgKVtX_G_bXEtj8X516ftkeYxf9_hr7sQxB"
+_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
 
 
 def person_id(number: int) -> str:
-    """Give a person's id."""
+    """Return a person's id."""
     return f"customer-{number:07d}"
 
 
-def events(count: int, people: int, seed: int = 1) -> Iterator[dict[str, Any]]:
+def _realistic(rng: random.Random, profile: str) -> dict[str, Any]:
+    def choice() -> bool | None:
+        return None if rng.random() < 0.3 else rng.random() < 0.6
+
+    purposes: list[dict[str, Any]] = [
+        {"id": "partner_offers", "enabled": choice(), "enabled_li": choice()},
+        {"id": "loyalty_club-R4", "enabled": choice()},
+        {"id": "newsletter-Kd8xQ", "enabled": choice()},
+        {
+            "id": "surveys",
+            "enabled": choice(),
+            "preferences": [
+                {
+                    "id": name,
+                    "enabled": choice(),
+                    **({"channels": [{"id": "email", "enabled": choice()}]} if at == 0 else {}),
+                }
+                for at, name in enumerate(_PREFERENCES)
+            ],
+        },
+    ]
+    if profile == "large":
+        purposes += [
+            {
+                "id": f"club-{n:02}",
+                "enabled": choice(),
+                "enabled_li": choice(),
+                "channels": [
+                    {"id": name, "enabled": choice()}
+                    for name in ("email", "sms", "telephone", "post")
+                ],
+            }
+            for n in range(18)
+        ]
+    return {
+        "channels": [
+            {"id": name, "enabled": choice()} for name in ("email", "sms", "push-app", "phone")
+        ],
+        "purposes": purposes,
+        "tcfcs": _TCF + "".join(rng.choices(_LETTERS, k=30)),
+    }
+
+
+def _friendly(rng: random.Random) -> dict[str, Any]:
+    return {
+        "channels": [
+            {"id": "email", "enabled": rng.random() < 0.7},
+            {"id": "sms", "enabled": rng.random() < 0.4},
+            {"id": "push-app", "enabled": None},
+        ],
+        "purposes": [
+            {
+                "id": name,
+                "enabled": rng.random() < 0.6,
+                "preferences": [
+                    {
+                        "id": "topic",
+                        "enabled": rng.random() < 0.5,
+                        "channels": [{"id": "email", "enabled": rng.random() < 0.5}],
+                    }
+                ]
+                if name == "surveys"
+                else [],
+            }
+            for name in _FRIENDLY
+        ],
+    }
+
+
+def events(
+    count: int, people: int, profile: str = "realistic", seed: int = 1
+) -> Iterator[dict[str, Any]]:
     """Draw events; each person has some in the first round, all else is chance."""
     rng = random.Random(seed)
     for number in range(count):
@@ -72,43 +179,22 @@ def events(count: int, people: int, seed: int = 1) -> Iterator[dict[str, Any]]:
                 "country": "BE",
                 "metadata": {"firstName": f"Anna{person % 100}", "favouriteColour": "blue"},
             },
-            "consents": {
-                "channels": [
-                    {"id": "email", "enabled": rng.random() < 0.7},
-                    {"id": "sms", "enabled": rng.random() < 0.4},
-                    {"id": "push-app", "enabled": None},
-                ],
-                "purposes": [
-                    {
-                        "id": name,
-                        "enabled": rng.random() < 0.6,
-                        "preferences": [
-                            {
-                                "id": "topic",
-                                "enabled": rng.random() < 0.5,
-                                "channels": [{"id": "email", "enabled": rng.random() < 0.5}],
-                            }
-                        ]
-                        if name == "surveys"
-                        else [],
-                    }
-                    for name in _PURPOSES
-                ],
-            },
+            "consents": _friendly(rng) if profile == "friendly" else _realistic(rng, profile),
         }
 
 
 def expected(count: int, people: int) -> dict[str, dict[str, bool]]:
-    """Reckon what everybody's subscriptions must be, in the plainest way."""
+    """Compute what everybody's subscriptions must be, in the plainest way; absent: unchanged."""
     newest: dict[str, dict[str, tuple[str, bool]]] = {}
     for event in events(count, people):
         choices = {f"channels_{c['id']}": c["enabled"] for c in event["consents"]["channels"]}
         choices |= {f"purposes_{p['id']}": p["enabled"] for p in event["consents"]["purposes"]}
         person = newest.setdefault(event["user"]["organization_user_id"], {})
         for mapping in MAPPINGS:
-            name = mapping["value"].removeprefix("consents_").removesuffix("_enabled")
-            choice = event["created_at"], not choices[name]  # at equal times an opt-out counts
-            person[mapping["id"]] = max(person.get(mapping["id"], choice), choice)
+            said = choices[mapping["value"].removeprefix("consents_").removesuffix("_enabled")]
+            if said is not None:
+                choice = event["created_at"], not said  # at equal times an opt-out counts
+                person[mapping["id"]] = max(person.get(mapping["id"], choice), choice)
     return {
         person: {name: not refused for name, (_, refused) in found.items()}
         for person, found in newest.items()
@@ -119,15 +205,18 @@ def write_messages(
     path: Path,
     count: int,
     people: int,
+    profile: str = "realistic",
     *,
-    different: bool = False,
     schema: dict[str, Any] | None = None,
-) -> None:
+) -> int:
     """Write events as Singer messages, with STATE every 10,000 and at the end.
 
-    The schema is the plain one unless another is given. With `different` no two consents are alike:
-    each holds a consent string of its own.
+    The schema is the plain one unless another is given.
+
+    Returns:
+        Mean number of bytes of a RECORD message.
     """
+    size = 0
     with path.open("w") as file:
         first = {
             "type": "SCHEMA",
@@ -136,13 +225,12 @@ def write_messages(
             "key_properties": ["id"],
         }
         file.write(json.dumps(first) + "\n")
-        for number, event in enumerate(events(count, people), start=1):
-            if different:
-                event["consents"]["tcfcs"] = f"CPXxRfAPXxRf{number:012d}"
+        for number, event in enumerate(events(count, people, profile), start=1):
             message = {"type": "RECORD", "stream": "consent_events", "record": event}
-            file.write(json.dumps(message, separators=(",", ":")) + "\n")
+            size += file.write(json.dumps(message, separators=(",", ":")) + "\n")
             if number % 10_000 == 0 or number == count:
                 file.write(json.dumps({"type": "STATE", "value": {"read": number}}) + "\n")
+    return size // max(count, 1)
 
 
 def open_gzip(path: Path) -> IO[str]:
@@ -151,7 +239,7 @@ def open_gzip(path: Path) -> IO[str]:
 
 
 def write_export(root: Path, count: int, people: int) -> Path:
-    """Write events as one partition of a batch export: a line a user with the day's events."""
+    """Write events as one partition of a batch export: one line per user with the day's events."""
     folder = root / "data" / "export-id=benchmark" / "date=2026-10-01"
     (folder / "users").mkdir(parents=True)
     by_person: dict[str, list[dict[str, Any]]] = {}
@@ -169,7 +257,7 @@ def write_export(root: Path, count: int, people: int) -> Path:
 
 
 def write_batch(path: Path, count: int, people: int) -> None:
-    """Write events as one file of a BATCH message: gzip, a line an event."""
+    """Write events as one file of a BATCH message: gzip, one line per event."""
     with open_gzip(path) as out:
         for event in events(count, people):
             out.write(json.dumps(event, separators=(",", ":")) + "\n")

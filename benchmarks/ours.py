@@ -26,9 +26,9 @@ class Planning(TargetActito):
 
     def write_changes(self, changes: list[ProfileChange]) -> None:
         """Make the files, and throw them away."""
-        workspace = self.connected.workspace
+        workspace = self.pipeline.workspace
         assert workspace is not None  # noqa: S101 - imports are on by default
-        for file in plan_writes(changes, self.settings.bulk.limits).files:
+        for file in plan_writes(changes, self.settings.limits).files:
             path = workspace.folder / "file.zip"
             columns = ["customerId", *(target.name for target in file.columns)]
             write_file(path, columns, file_rows(file.columns, file.changes))

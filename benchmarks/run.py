@@ -1,4 +1,4 @@
-"""Measures this project beside plain Singer targets, in one run, and prints Markdown tables.
+"""Measures this project next to plain Singer plugins, in one run, and prints Markdown tables.
 
 `make bench` runs all; `make bench ARGS=--quick` leaves out what takes minutes.
 """
@@ -82,9 +82,13 @@ class Server:
             prepared.actito.profiles.create(actito_tables.TABLES[0], attributes, {})
         prepared.database.run("COMMIT")
         prepared.database.close()
-        command = [str(BIN / "actito-didomi"), "sandbox", "--port=0", f"--database={database}"]
+        command = python("server.py", "sandbox", "--port=0", f"--database={database}")
         self._process = subprocess.Popen(
-            [*command, *options], stderr=subprocess.PIPE, text=True, cwd=ROOT
+            [*command, *options],
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
         )
         assert self._process.stderr  # noqa: S101 - it is a pipe
         self._process.stderr.readline()
@@ -144,94 +148,193 @@ def settings(url: str, folder: Path, **more: Any) -> str:
     return str(path)
 
 
-def record_path(folder: Path, tries: int) -> str:
-    """(a) Reading, checking, mapping, coalescing, against the plain target."""
-    messages, peers = folder / "messages.jsonl", folder / "peer.jsonl"
-    different, batch, nothing = (folder / n for n in ("different.jsonl", "b.jsonl.gz", "no.jsonl"))
-    data.write_messages(messages, RECORDS, PEOPLE)
-    data.write_messages(peers, PEER_RECORDS, PEOPLE // 5)
-    real = folder / "real.jsonl"
-    data.write_messages(real, PEER_RECORDS, PEOPLE // 5, schema=CONSENT_EVENTS)
-    data.write_messages(different, RECORDS, PEOPLE, different=True)
-    data.write_batch(batch, RECORDS, PEOPLE)
-    export = data.write_export(folder / "export", RECORDS, PEOPLE)
-    schema = {"type": "SCHEMA", "stream": "consent_events", "schema": data.SCHEMA}
-    schema["key_properties"] = []
-    nothing.write_text(json.dumps(schema) + "\n")
+@dataclass
+class Case:
+    """What is measured.
 
-    def batch_of(file: Path) -> Path:
+    Attributes:
+        name: The plugin and what it does.
+        profile: Profile of the data.
+        mappings: How many mappings there are; None where there are none.
+        records: How many records are read.
+        command: What to run.
+        stdin: Its input.
+        idle: The same without records.
+        peer: Name of the case to compare with.
+    """
+
+    name: str
+    profile: str
+    mappings: int | None
+    records: int
+    command: list[str]
+    stdin: Path
+    idle: tuple[list[str], Path]
+    peer: str = ""
+
+
+OTHER_MAPPINGS = {
+    "and `country`": {"id": "motherLanguage", "value": "country", "type": "attribute"},
+    "and vendors": {"id": "Choice30", "value": "consents_vendors_shop_enabled"},
+    "and metadata": {"id": "shop", "value": "metadata_favouriteColour", "type": "attribute"},
+}
+"""Mappings of what isn't a choice of a channel, purpose or preference, next to three usual ones."""
+
+
+class Cases:
+    """Files for (a), and what is measured with them.
+
+    Args:
+        folder: Where files lie.
+        url: The sandbox.
+    """
+
+    def __init__(self, folder: Path, url: str) -> None:
+        self._folder, self._url = folder, url
+        self._nothing = folder / "nothing.jsonl"
+        schema = {"type": "SCHEMA", "stream": "consent_events", "schema": data.SCHEMA}
+        self._nothing.write_text(json.dumps({**schema, "key_properties": []}) + "\n")
+        self._files = {profile: folder / f"{profile}.jsonl" for profile in data.PROFILES}
+        self.sizes = {
+            profile: data.write_messages(file, RECORDS, PEOPLE, profile)
+            for profile, file in self._files.items()
+        }
+        data.write_messages(folder / "few.jsonl", PEER_RECORDS, PEOPLE // 5)
+        data.write_messages(
+            folder / "schema.jsonl", PEER_RECORDS, PEOPLE // 5, schema=CONSENT_EVENTS
+        )
+        data.write_batch(folder / "events.jsonl.gz", RECORDS, PEOPLE)
+        self._export = data.write_export(folder / "export", RECORDS, PEOPLE)
+        data.write_export(folder / "few", PEER_RECORDS, PEOPLE // 5)
+        data.write_export(folder / "empty", 0, 0)
+        for name in ("changes", "none"):
+            (folder / name).mkdir()
+        data.write_changes(folder / "changes" / "changes.csv", RECORDS, PEOPLE)
+
+    def _config(self, **values: Any) -> str:
+        path = self._folder / f"config-{time.monotonic_ns()}.json"
+        path.write_text(json.dumps(values))
+        return str(path)
+
+    def _messages_of(self, file: Path) -> Path:
         encoding = {"format": "jsonl", "compression": "gzip"}
         message = {"type": "BATCH", "stream": "consent_events", "encoding": encoding}
-        path = folder / f"{file.name}.messages"
+        path = self._folder / f"{file.name}.messages"
         path.write_text(
-            f"{json.dumps(schema)}\n{json.dumps({**message, 'manifest': [str(file)]})}\n"
+            f"{self._nothing.read_text()}{json.dumps({**message, 'manifest': [str(file)]})}\n"
         )
         return path
 
-    with Server(folder, 0, "--no-limits") as server:
-        config = settings(server.url, folder)
-        checked = settings(server.url, folder, validate_records=True)
-        tap = folder / "tap.json"
-        tap.write_text(json.dumps({"export_root": f"file://{folder / 'export'}"}))
-        data.write_export(folder / "empty", 0, 0)
-        empty = folder / "empty.json"
-        empty.write_text(json.dumps({"export_root": f"file://{folder / 'empty'}"}))
-        reader = [str(BIN / "tap-didomi")]
-        (folder / "changes").mkdir()
-        data.write_changes(folder / "changes" / "changes.csv", RECORDS, PEOPLE)
-        (folder / "none").mkdir()
-        back = [str(BIN / "tap-actito"), "--config"]
-        changes, none = (
-            settings(
-                server.url,
-                folder,
-                change_source="exports",
-                export_root=f"file://{folder / name}",
-                export_grace=0,
-            )
-            for name in ("changes", "none")
+    def _target(
+        self, name: str, profile: str, mappings: list[Any], stdin: Path | None = None, **more: Any
+    ) -> Case:
+        path = settings(self._url, self._folder, mappings=mappings, **more)
+        command = python("ours.py", "reading", "--config", path)
+        return Case(
+            name,
+            profile,
+            len(mappings),
+            RECORDS,
+            command,
+            stdin or self._files[profile],
+            (command, self._nothing),
+            "plain SDK target" if name == "target-actito" else "",
         )
-        ours = python("ours.py", "reading", "--config", config)
-        cases = {
-            "plain SDK target": (python("peers.py", "idle"), peers, PEER_RECORDS),
-            "plain SDK target, tap-didomi's own schema": (
-                python("peers.py", "idle"), real, PEER_RECORDS,
+
+    def _plain(self, name: str, mappings: int, file: str) -> Case:
+        command = python(
+            "peers.py", "gathering", "--config", self._config(mappings=data.mappings(mappings))
+        )
+        idle = command, self._nothing
+        stdin = self._folder / file
+        return Case(name, "realistic", mappings, PEER_RECORDS, command, stdin, idle)
+
+    def _tap(self, name: str, program: list[str], folder: str, count: int, peer: str = "") -> Case:
+        def command(name: str) -> list[str]:
+            path = self._folder / name
+            key, value = ("root", str(path)) if "peers.py" in " ".join(program) else (
+                "export_root", f"file://{path}"
+            )  # fmt: skip
+            return [*program, "--config", self._config(**{key: value})]
+
+        idle = command("empty"), Path(os.devnull)
+        return Case(name, "realistic", None, count, command(folder), Path(os.devnull), idle, peer)
+
+    def _changes(self, folder: str) -> list[str]:
+        path = settings(
+            self._url,
+            self._folder,
+            change_source="exports",
+            export_root=f"file://{self._folder / folder}",
+            export_grace=0,
+        )
+        return [str(BIN / "tap-actito"), "--config", path]
+
+    def all(self) -> list[Case]:
+        """Return all that is measured."""
+        three, target = data.mappings(3), "target-actito"
+        plain_tap = "plain SDK tap, batch export"
+        return [
+            self._plain("plain SDK target", 3, "few.jsonl"),
+            self._plain("plain SDK target", 20, "few.jsonl"),
+            self._plain("plain SDK target, tap-didomi's schema", 3, "schema.jsonl"),
+            self._target(target, "realistic", three),
+            self._target(target, "realistic", data.mappings(20)),
+            self._target(target, "large", data.mappings(20)),
+            self._target(target, "friendly", three),
+            *(
+                self._target(f"{target}, {name}", "realistic", [*three, mapping])
+                for name, mapping in OTHER_MAPPINGS.items()
             ),
-            "target-actito": (ours, messages, RECORDS),
-            "target-actito, `validate_records`": (
-                python("ours.py", "reading", "--config", checked), messages, RECORDS,
+            self._target(
+                f"{target}, `validate_records`", "realistic", three, validate_records=True
             ),
-            "target-actito, no two consents alike": (ours, different, RECORDS),
-            "target-actito, BATCH of events": (ours, batch_of(batch), RECORDS),
-            "target-actito, BATCH of export lines": (ours, batch_of(export), RECORDS),
-            "tap-didomi, batch export": (
-                [*reader, "--config", str(tap)], nothing, RECORDS,
+            self._target(
+                f"{target}, BATCH of events", "realistic", three,
+                self._messages_of(self._folder / "events.jsonl.gz"),
             ),
-            "tap-actito, changes to events": ([*back, changes], nothing, RECORDS),
-        }  # fmt: skip
-        idle = {
-            "plain SDK target": (python("peers.py", "idle"), nothing),
-            "tap-didomi": ([*reader, "--config", str(empty)], None),
-            "tap-actito": ([*back, none], None),
-            "target-actito": (ours, nothing),
-        }
-        # The least of several tries, with and without records, each by itself: a difference of two
-        # that happened to be taken together would be as noisy as both.
-        least: dict[str, float] = {}
-        for _ in range(tries):
-            for name, (command, stdin) in idle.items():
-                cost = run(command, folder / "log", stdin=stdin).cpu
-                least[f"idle {name}"] = min(least.get(f"idle {name}", cost), cost)
-            for name, (command, stdin, _) in cases.items():
-                cost = run(command, folder / "log", stdin=stdin).cpu
-                least[name] = min(least.get(name, cost), cost)
-    best = {
-        name: count / (least[name] - least[f"idle {name.split(',')[0]}"])
-        for name, (_, _, count) in cases.items()
-    }
-    base = best["plain SDK target"]
-    lines = [f"| {n} | {rate:,.0f} | {rate / base:.1f} |" for n, rate in best.items()]
-    return "\n".join(["| path | records/s | ratio |", "| --- | ---: | ---: |", *lines])
+            self._target(
+                f"{target}, BATCH of export lines", "realistic", three,
+                self._messages_of(self._export),
+            ),
+            self._tap(plain_tap, python("peers.py", "export"), "few", PEER_RECORDS),
+            self._tap(
+                "tap-didomi, batch export",
+                [sys.executable, "-m", "tap_didomi"], "export", RECORDS, plain_tap,
+            ),
+            Case(
+                "tap-actito, changes to events", "rows of CSV", 4, RECORDS,
+                self._changes("changes"), Path(os.devnull),
+                (self._changes("none"), Path(os.devnull)),
+            ),
+        ]  # fmt: skip
+
+
+def record_path(folder: Path, attempts: int) -> str:
+    """(a) From messages to changes ready to be written, and from files to messages."""
+    rates: list[tuple[Case, float]] = []
+    with Server(folder, 0, "--no-limits") as server:
+        cases = Cases(folder, server.url)
+        for case in cases.all():
+            # The least of several attempts, with and without records, each by itself: a difference
+            # of two that happened to be taken together would be as noisy as both.
+            full, idle = (
+                min(run(command, folder / "log", stdin=stdin).cpu for _ in range(attempts))
+                for command, stdin in ((case.command, case.stdin), case.idle)
+            )
+            rates.append((case, case.records / (full - idle)))
+    lines = [
+        "| path | profile | bytes | mappings | records/s | ratio |",
+        "| --- | --- | ---: | ---: | ---: | ---: |",
+    ]
+    for case, rate in rates:
+        same = case.profile, case.mappings
+        base = [r for c, r in rates if c.name == case.peer and (c.profile, c.mappings) == same]
+        lines.append(
+            f"| {case.name} | {case.profile} | {cases.sizes.get(case.profile, '')} | "
+            f"{case.mappings or ''} | {rate:,.0f} | {f'{rate / base[0]:.0f}' if base else ''} |"
+        )
+    return "\n".join(lines)
 
 
 def end_to_end(folder: Path, sizes: list[int]) -> str:
@@ -324,7 +427,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if "a" in parts:
-            print("(a) Record path, one core, by processor time\n", flush=True)
+            print("(a) Record path, one core, by CPU time\n", flush=True)
             print(record_path(folder, 1 if quick else 5) + "\n", flush=True)
         if "b" in parts:
             print("(b) End to end at documented limits\n", flush=True)
