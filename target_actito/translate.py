@@ -5,23 +5,40 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
 
 from actito_didomi import codes
 from actito_didomi.actito import ConversionError, ValueType, convert
-from actito_didomi.consent.coalesce import Field, Value
-from actito_didomi.consent.mapping import Found, Mapping, Resolver, Unclear, show_path
+from actito_didomi.consent.coalesce import Extra, Field, MappedField, Masks
+from actito_didomi.consent.mapping import Mapping, Resolver, Unclear, show_path
 from actito_didomi.errors import SettingsError
 
 if TYPE_CHECKING:
-    from datetime import datetime
+    from collections.abc import Mapping as MappingABC
     from zoneinfo import ZoneInfo
 
     from actito_didomi.actito import TableStructure
     from actito_didomi.codes import Code
+    from actito_didomi.consent.choices import Path
     from actito_didomi.consent.records import ConsentRecord
 
 logger = logging.getLogger("target-actito")
+_ANY_LENGTH = 1 << 30
+_METADATA = msgspec.json.Decoder(dict[str, Any])
+
+
+class Said(NamedTuple):
+    """What a value in a record says.
+
+    Attributes:
+        mask: It as bits.
+        values: Numbers of fields, each with a value that is no choice.
+    """
+
+    mask: int
+    values: tuple[tuple[int, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -50,6 +67,11 @@ class Translator:
         mappings: The mappings, which must fit the table.
         zone: Time zone of timestamps in Actito.
 
+    Attributes:
+        resolver: Finds the choices that mappings name.
+        masks: What the bits of masks stand for: fields have the numbers of their mappings.
+        metadata_attributes: Attributes that metadata may set, by name.
+
     Raises:
         SettingsError: A mapping names a subscription or attribute that the table lacks, or
             one that may not be written; the message lists those that do.
@@ -62,75 +84,93 @@ class Translator:
         self._structure = structure
         self._zone = zone
         self.resolver = Resolver(mappings)
+        self._numbers = {mapping.id: number for number, mapping in enumerate(mappings)}
+        values = [
+            {choice: self._convert(mapping, mapping.path or (), choice) for choice in (True, False)}
+            for mapping in mappings
+        ]
+        self._takes_choices = [
+            not any(isinstance(value, Untranslatable) for value in found.values())
+            for found in values
+        ]
+        self.masks = Masks(
+            [
+                MappedField(Field(mapping.type, mapping.id), found[False], found[True])
+                for mapping, found in zip(mappings, values, strict=True)
+            ]
+        )
         mapped = {m.id for m in mappings if m.type == "attribute"}
         self.metadata_attributes = {
             name: attribute
             for name, attribute in structure.attributes.items()
             if attribute.writable and name != key and name not in mapped
         }
-        self.unknown_metadata: Counter[str] = Counter()
+        self._texts = {
+            name: _ANY_LENGTH if attribute.max_length is None else attribute.max_length
+            for name, attribute in self.metadata_attributes.items()
+            if attribute.type is ValueType.STRING
+        }
+        self.unknown_metadata: set[str] = set()
         self.unusable_metadata: Counter[str] = Counter()
+
+    # Records
 
     def translate(
         self, record: ConsentRecord
-    ) -> tuple[list[tuple[Field, Value]], list[Untranslatable]]:
-        """Give the values that a record asks for, and the choices that can't be translated."""
-        values: list[tuple[Field, Value]] = []
-        failed: list[Untranslatable] = []
-        for name, raw in record.metadata.items():
-            if (value := self.convert_metadata(name, raw)) is not None:
-                values.append((Field("attribute", name), Value(record.timestamp, value, None)))
+    ) -> tuple[int, bytes | Extra | None, list[Untranslatable]]:
+        """Return what a record says, as `Collector.put` takes it, and what can't be translated."""
+        mask = 0
+        values: dict[int, Any] = {}
         found, unclear = self.resolver.resolve(record.tree)
+        failed: list[Untranslatable] = []
         for hit in found:
-            result = self.convert_choice(hit, record.timestamp)
-            if isinstance(result, Untranslatable):
-                failed.append(result)
+            said = self.translate_choice(self._numbers[hit.mapping.id], hit.path, hit.value)
+            if isinstance(said, Untranslatable):
+                failed.append(said)
             else:
-                values.append((Field(hit.mapping.type, hit.mapping.id), result))
+                mask |= said.mask
+                values.update(said.values)
         failed += [_unclear(item) for item in unclear]
-        return values, failed
+        metadata = msgspec.json.encode(record.metadata) if record.metadata else None
+        return mask, Extra(metadata, values) if values else metadata, failed
 
     def may_opt_out(self, consents: Any) -> bool:
-        """Tell whether consents that could not be read as a whole hold a mapped opt-out."""
+        """Return whether consents that could not be read as a whole hold a mapped opt-out."""
         if not isinstance(consents, dict):
             return False
         found, unclear = self.resolver.resolve({"consents": consents})
         return any(hit.value is False for hit in found) or any(u.maybe_opt_out for u in unclear)
 
-    def convert_metadata(self, name: str, raw: Any) -> Any:
-        """Convert one key of the metadata; one that can't be holds up nothing else."""
-        if raw is None:
-            return None
-        attribute = self.metadata_attributes.get(name)
-        if attribute is None:
-            self.note_unknown(name)
-            return None
-        try:
-            return convert(raw, attribute.type, self._zone, attribute.max_length)
-        except ConversionError as error:
-            if name not in self.unusable_metadata:
-                logger.warning(
-                    "Metadata %r can't become the attribute of that name, a %s: %s. It is left "
-                    "out; all else of such records is written.",
-                    name,
-                    attribute.type.value,
-                    error,
-                )
-            self.unusable_metadata[name] += 1
-            return None
+    # Choices
 
-    def note_unknown(self, name: str) -> None:
-        """Take note of a key of metadata that isn't written."""
-        if name not in self._structure.attributes:
-            self.unknown_metadata[name] += 1
+    def takes_choices(self, number: int) -> bool:
+        """Return whether the field of a mapping has a value for an opt-in and for an opt-out."""
+        return self._takes_choices[number]
 
-    def is_boolean(self, attribute: str) -> bool:
-        """Tell whether an attribute is a boolean."""
+    def translate_choice(self, number: int, path: Path, raw: Any) -> Said | Untranslatable:
+        """Return what a value that stands at a path says to a mapping.
+
+        Args:
+            number: Number of the mapping.
+            path: Where the value stands in the record.
+            raw: The value; not null.
+        """
+        mapping = self.resolver.mappings[number]
+        value = self._convert(mapping, path, raw)
+        if isinstance(value, Untranslatable):
+            return value
+        choice = raw if isinstance(raw, bool) else None
+        if choice is None and mapping.type == "attribute" and self._is_boolean(mapping.id):
+            choice = value is not mapping.invert  # a text such as "false" is a yes or no as well
+        if choice is None:
+            return Said(self.masks.value(number), ((number, value),))
+        return Said(self.masks.choice(number, choice))
+
+    def _is_boolean(self, attribute: str) -> bool:
         return self._structure.attributes[attribute].type is ValueType.BOOLEAN
 
-    def convert_choice(self, hit: Found, timestamp: datetime) -> Value | Untranslatable:
-        """Convert a choice for the target of its mapping."""
-        mapping, raw = hit.mapping, hit.value
+    def _convert(self, mapping: Mapping, path: Path, raw: Any) -> Any:
+        """Return a value in the form of a mapping's field."""
         choice = raw if isinstance(raw, bool) else None
         value = (not raw) if mapping.invert and choice is not None else raw
         if mapping.type == "subscription":
@@ -138,11 +178,11 @@ class Translator:
                 return Untranslatable(
                     codes.INVALID_VALUE,
                     mapping.id,
-                    f"{mapping.value} ({show_path(hit.path)}) is no boolean but a "
+                    f"{mapping.value} ({show_path(path)}) must be a boolean, but is a "
                     f"{type(raw).__name__}, so subscription {mapping.id!r} can't be set from it.",
                     opt_out=False,
                 )
-            return Value(timestamp, value, choice)
+            return value
         attribute = self._structure.attributes[mapping.id]
         try:
             converted = convert(value, attribute.type, self._zone, attribute.max_length)
@@ -150,15 +190,49 @@ class Translator:
             return Untranslatable(
                 codes.INVALID_VALUE,
                 mapping.id,
-                f"{mapping.value} ({show_path(hit.path)}) can't become attribute {mapping.id!r}, "
+                f"{mapping.value} ({show_path(path)}) can't become attribute {mapping.id!r}, "
                 f"a {attribute.type.value}: {error}.",
                 opt_out=choice is False,
             )
-        if attribute.type is ValueType.BOOLEAN and choice is None:
-            # A text such as "false" for a boolean attribute is a yes or no as well.
-            choice = bool(converted)
-            converted = (not converted) if mapping.invert else converted
-        return Value(timestamp, converted, choice)
+        if attribute.type is ValueType.BOOLEAN and choice is None and mapping.invert:
+            return not converted
+        return converted
+
+    # Metadata
+
+    def read_metadata(self, metadata: bytes) -> MappingABC[str, Any]:
+        """Decode metadata; what can't be decoded holds up nothing else."""
+        try:
+            return _METADATA.decode(metadata)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            self._note_unusable("", "not valid JSON")
+            return {}
+
+    def convert_metadata(self, name: str, raw: Any, *, count: bool) -> Any:
+        """Convert one key of the metadata; one that can't be holds up nothing else."""
+        if raw.__class__ is str and name in self._texts and len(raw) <= self._texts[name]:
+            return raw
+        attribute = self.metadata_attributes.get(name)
+        if attribute is None:
+            if name not in self._structure.attributes:
+                self.unknown_metadata.add(name)
+            return None
+        try:
+            return convert(raw, attribute.type, self._zone, attribute.max_length)
+        except ConversionError as error:
+            if count:
+                self._note_unusable(name, f"can't become a {attribute.type.value}: {error}")
+            return None
+
+    def _note_unusable(self, name: str, problem: str) -> None:
+        if name not in self.unusable_metadata:
+            logger.warning(
+                "Metadata %r can't become the attribute of that name (%s). It is left out; all "
+                "else of such records is written.",
+                name,
+                problem,
+            )
+        self.unusable_metadata[name] += 1
 
 
 def _unclear(item: Unclear) -> Untranslatable:

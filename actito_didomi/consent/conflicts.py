@@ -94,6 +94,19 @@ def resolve_tie(first: bool | None, second: bool) -> bool:
     return second if first is None else first and second
 
 
+def resolve_ties(opt_ins: int, opt_outs: int) -> tuple[int, int]:
+    """Return what counts of choices that have the same timestamp: `resolve_tie` for many fields.
+
+    Args:
+        opt_ins: A bit for each field that has an opt-in.
+        opt_outs: A bit for each field that has an opt-out.
+
+    Returns:
+        The opt-ins and the opt-outs that count; no field has both.
+    """
+    return opt_ins & ~opt_outs, opt_outs
+
+
 def certainly_later(new: Act, old: Act, tolerance: timedelta) -> bool:
     """Return whether `new` was made after `old`, whatever the true times and clocks are.
 

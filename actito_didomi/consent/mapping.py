@@ -11,7 +11,7 @@ from __future__ import annotations
 import itertools
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import msgspec
 
@@ -31,6 +31,8 @@ Kind = Literal["subscription", "attribute"]
 _MIN_PREFERENCE_PATH = 4
 _VALUE_PATH = 6
 """Parts of consents, purposes, PURPOSE, values, PREFERENCE, value."""
+_MOST_PATHS = 50_000
+"""Paths of which is remembered what names them: keys of metadata may be without number."""
 _NOT_VALUE_IDS = frozenset({"value", "from_propagation"})
 
 
@@ -69,7 +71,7 @@ def check_mappings(mappings: Sequence[Mapping]) -> None:
 
 
 def flatten(tree: MappingABC[str, Any]) -> Iterator[tuple[Path, Any]]:
-    """Walk a record and give each leaf with its path.
+    """Walk a record and yield each leaf with its path.
 
     Arrays of objects with an `id` are keyed by it, taken as it is; other arrays are leaves.
     """
@@ -99,7 +101,7 @@ def show_path(path: Path) -> str:
 
 
 def alias_names(path: Path) -> Iterator[str]:
-    """Give the other spellings of a path that Didomi's published examples use.
+    """Yield the other spellings of a path that Didomi's published examples use.
 
     `channel` and `preference` in the singular, and a preference without its purpose.
     """
@@ -136,7 +138,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Unclear:
-    """A mapping that reads two ways in a record.
+    """A mapping that is ambiguous in a record.
 
     Attributes:
         mapping: The mapping.
@@ -149,11 +151,27 @@ class Unclear:
     maybe_opt_out: bool
 
 
+class PathReading(NamedTuple):
+    """Mappings for which a choice at a path counts, whatever else a record holds.
+
+    Attributes:
+        mappings: Their numbers.
+        announced: Whether all warnings about the path have been logged.
+    """
+
+    mappings: tuple[int, ...]
+    announced: bool
+
+
 @dataclass
 class Resolver:
-    """Finds the choices that a record makes for a set of mappings.
+    """Finds the choices that a record makes for a set of mappings: what their names mean.
 
-    It remembers which readings it has told, and which preferences and values it has seen.
+    It remembers which warnings it has logged, which paths it has seen for which mapping, and which
+    preferences and values.
+
+    `resolve` reads a whole record. `read_path` and `read_answer` say the same of a single path,
+    where that can be said without the rest of the record. It holds until `version` grows.
 
     Attributes:
         mappings: The mappings.
@@ -163,54 +181,158 @@ class Resolver:
     mappings: Sequence[Mapping]
     version: int = 0
     _announced: set[tuple[str, Path]] = field(default_factory=set)
+    _named: dict[Path, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    _places: dict[int, set[Path]] = field(default_factory=dict)
     _readings: dict[str, dict[Path, list[str]]] = field(default_factory=dict)
     _proven: dict[str, set[tuple[Path, str]]] = field(default_factory=dict)
 
     def resolve(self, tree: MappingABC[str, Any]) -> tuple[list[Found], list[Unclear]]:
         """Look all mappings up in one record in the user form.
 
-        Absent and null choices give nothing: neither is a choice.
+        Absent and null choices give nothing: neither is a choice. Of a choice that stands there
+        twice the opt-out counts.
         """
-        leaves = list(flatten(tree))
-        names: dict[str, list[tuple[Path, Any]]] = {}
-        for path, value in leaves:
-            names.setdefault(flat_name(path), []).append((path, value))
-        aliases: dict[str, list[tuple[Path, Any]]] | None = None
+        exact: dict[int, list[tuple[Path, Any]]] = {}
+        spelt: dict[int, list[tuple[Path, Any]]] = {}
+        answers: dict[Path, list[str]] = {}
+        for path, value in flatten(tree):
+            for number, rank in self._names(path):
+                (spelt if rank else exact).setdefault(number, []).append((path, value))
+            if is_answer(path, value):
+                chosen = split_answer(value)
+                # Of an answer that is repeated, a value that is not in each is an opt-out.
+                answers[path] = [v for v in answers.get(path, chosen) if v in chosen]
         found: list[Found] = []
         unclear: list[Unclear] = []
-        for mapping in self.mappings:
+        for number, mapping in enumerate(self.mappings):
             if mapping.path is not None:
                 hits = _at(tree, mapping.path)
             else:
-                hits = names.get(mapping.value, [])
-                if not hits:
-                    if aliases is None:
-                        aliases = _aliases(leaves)
-                    hits = aliases.get(mapping.value, [])
-                if not hits:
-                    hits = self._preference_value(mapping, leaves)
+                hits = (
+                    exact.get(number)
+                    or spelt.get(number)
+                    or self._preference_value(mapping, answers)
+                )
+            self._note_places([(number, path) for path, _ in hits])
             hits = _merge_repeated(hits)
             if len(hits) > 1:
                 unclear.append(_two_ways(mapping, hits))
             elif hits and hits[0][1] is not None:
                 path, value = hits[0]
-                self.announce(mapping, path)
+                self._announce(mapping, path)
                 found.append(Found(mapping, path, value))
         return found, unclear
 
-    def announce(self, mapping: Mapping, path: Path) -> None:
-        """Warn, once a path, where a name was read in another way than by flattening."""
+    @property
+    def places_known(self) -> int:
+        """How many paths have been seen at which a choice counts for a mapping."""
+        return sum(map(len, self._places.values()))
+
+    def places(self, number: int) -> frozenset[Path]:
+        """Return the paths at which choices for a mapping have been seen."""
+        return frozenset(self._places.get(number, ()))
+
+    def read_path(self, path: Path) -> PathReading | None:
+        """Return for which mappings a choice at this path counts.
+
+        Returns:
+            None where it depends on the rest of the record: a mapping was seen elsewhere, too.
+        """
+        if any(_is_entangled(path, mapping.path) for mapping in self.mappings if mapping.path):
+            return None
+        return self._note_places([(number, path) for number, _ in self._names(path)])
+
+    def may_name_below(self, path: Path) -> bool:
+        """Return whether a mapping may name something below a path that ends in a node's name."""
+        below = (*path, "")
+        starts = tuple({flat_name(below), *alias_names(below)})
+        return any(
+            mapping.value.startswith(starts)
+            if mapping.path is None
+            else mapping.path[: len(path)] == path
+            for mapping in self.mappings
+        )
+
+    def read_answer(
+        self, path: Path, answer: str
+    ) -> tuple[list[tuple[int, Path, Any]], bool] | None:
+        """Return what an answer to a preference says to which mappings.
+
+        Args:
+            path: Path of the answer; it ends in `value`.
+            answer: Its text.
+
+        Returns:
+            For each mapping its number, the path and value found, and whether all warnings were
+            logged; None where it depends on the rest of the record.
+        """
+        named = {number for number, _ in self._names(path)}
+        chosen = split_answer(answer)
+        meaning: list[tuple[int, Path, Any]] = []
+        for number, mapping in enumerate(self.mappings):
+            if number in named:
+                meaning.append((number, path, answer))
+            elif mapping.path is not None:
+                if mapping.path[:-1] == path[:-1]:
+                    meaning.append((number, mapping.path, mapping.path[-1] in chosen))
+            elif not self._knows(mapping, path, chosen):
+                return None
+            else:
+                meaning += [
+                    (number, (*path[:-1], value_id), value_id in chosen)
+                    for where, value_id in self._fitting(mapping)
+                    if where == path
+                ]
+        reading = self._note_places([(number, where) for number, where, _ in meaning])
+        return None if reading is None else (meaning, reading.announced)
+
+    def _note_places(self, places: list[tuple[int, Path]]) -> PathReading | None:
+        alone = announced = True
+        for number, path in places:
+            known = self._places.setdefault(number, set())
+            if path not in known:
+                known.add(path)
+                self.version += len(known) == 2  # noqa: PLR2004 - until now there was one
+            alone = alone and len(known) == 1
+            announced = announced and self._is_announced(self.mappings[number], path)
+        return PathReading(tuple(number for number, _ in places), announced) if alone else None
+
+    def _names(self, path: Path) -> tuple[tuple[int, int], ...]:
+        """Return the numbers of mappings that name a path: as it is (0) or otherwise spelt (1)."""
+        named = self._named.get(path)
+        if named is None:
+            name, others = flat_name(path), set(alias_names(path))
+            ranks = [
+                (number, 0 if name == mapping.value else 1)
+                for number, mapping in enumerate(self.mappings)
+                if mapping.path is None and (mapping.value == name or mapping.value in others)
+            ]
+            ranks += [(n, 0) for n, mapping in enumerate(self.mappings) if mapping.path == path]
+            if len(self._named) >= _MOST_PATHS:
+                self._named.clear()
+            named = self._named[path] = tuple(sorted(ranks))
+        return named
+
+    def _is_announced(self, mapping: Mapping, path: Path) -> bool:
+        """Return whether there is nothing to log about a name that is read as this path."""
         one_value = len(path) == _VALUE_PATH and path[3] == "values" and path[5] != "value"
-        if mapping.path is not None or (flat_name(path) == mapping.value and not one_value):
-            return
-        if (mapping.id, path) not in self._announced:
+        return (
+            mapping.path is not None
+            or (flat_name(path) == mapping.value and not one_value)
+            or (mapping.id, path) in self._announced
+        )
+
+    def _announce(self, mapping: Mapping, path: Path) -> None:
+        """Warn, once for each path, where a name was read in another way than by flattening."""
+        if not self._is_announced(mapping, path):
             self._announced.add((mapping.id, path))
+            self.version += 1
             logger.warning(
                 "Mapping %s: %r is read as %s.", mapping.id, mapping.value, show_path(path)
             )
 
     def _preference_value(
-        self, mapping: Mapping, leaves: list[tuple[Path, Any]]
+        self, mapping: Mapping, answers: dict[Path, list[str]]
     ) -> list[tuple[Path, Any]]:
         """Read a mapping as one value of a preference in the current format.
 
@@ -218,12 +340,6 @@ class Resolver:
         answered without it. Of all preferences seen so far whose ids fit the name, the longest id
         is meant, unless a value was seen chosen that says otherwise.
         """
-        answers: dict[Path, list[str]] = {}
-        for path, text in leaves:
-            if _is_answer(path, text):
-                chosen = split_answer(text)
-                # Of an answer that is repeated, a value that is not in each is an opt-out.
-                answers[path] = [v for v in answers.get(path, chosen) if v in chosen]
         readings = self._readings.setdefault(mapping.id, {})
         proven = self._proven.setdefault(mapping.id, set())
         for path, chosen in answers.items():
@@ -240,7 +356,7 @@ class Resolver:
         ]
 
     def _fitting(self, mapping: Mapping) -> list[tuple[Path, str]]:
-        """Give the answers and values that a mapping's name is read as, by what is known so far."""
+        """Return the answers and values that a mapping's name is read as, as far as is known."""
         readings = self._readings.get(mapping.id, {})
         fitting = self._proven.get(mapping.id) or {
             (path, v) for path, values in readings.items() for v in values
@@ -248,34 +364,17 @@ class Resolver:
         shortest = min((len(value_id) for _, value_id in fitting), default=0)
         return sorted(pair for pair in fitting if len(pair[1]) == shortest)
 
-    def rank(self, mapping: Mapping, path: Path) -> int | None:
-        """Tell how a mapping names a path: 0 as it is, 1 by another spelling, None not at all."""
-        if mapping.path is not None:
-            return 0 if mapping.path == path else None
-        if flat_name(path) == mapping.value:
-            return 0
-        return 1 if mapping.value in alias_names(path) else None
-
-    def knows(self, mapping: Mapping, path: Path, answer: str) -> bool:
-        """Tell whether an answer at this path teaches nothing new about a mapping."""
+    def _knows(self, mapping: Mapping, path: Path, chosen: list[str]) -> bool:
+        """Return whether an answer at this path teaches nothing new about a mapping."""
         values = self._readings.get(mapping.id, {}).get(path)
         if values is None:
             return not _value_ids(mapping.value, path)
         proven = self._proven.get(mapping.id, set())
-        chosen = split_answer(answer)
         return all((path, v) in proven for v in values if v in chosen)
 
-    def read_answer(self, mapping: Mapping, path: Path, answer: str) -> list[tuple[Path, bool]]:
-        """Read a mapping as one value of the preference answered at this path."""
-        chosen = split_answer(answer)
-        return [
-            ((*path[:-1], value_id), value_id in chosen)
-            for where, value_id in self._fitting(mapping)
-            if where == path
-        ]
 
-
-def _is_answer(path: Path, text: Any) -> bool:
+def is_answer(path: Path, text: Any) -> bool:
+    """Return whether this is an answer to a preference in the current format."""
     return (
         len(path) == _VALUE_PATH
         and path[1] == "purposes"
@@ -303,15 +402,6 @@ def _value_ids(name: str, path: Path) -> list[str]:
     return found
 
 
-def _aliases(leaves: list[tuple[Path, Any]]) -> dict[str, list[tuple[Path, Any]]]:
-    names: dict[str, list[tuple[Path, Any]]] = {}
-    for path, value in leaves:
-        if path:
-            for name in alias_names(path):
-                names.setdefault(name, []).append((path, value))
-    return names
-
-
 def _at(tree: Any, path: Path) -> list[tuple[Path, Any]]:
     """Return what stands at a path that the user gave: several hits where an `id` is repeated.
 
@@ -331,6 +421,15 @@ def _at(tree: Any, path: Path) -> list[tuple[Path, Any]]:
                     below.append(part in split_answer(answer))
         nodes = below
     return [(path, node) for node in nodes]
+
+
+def _is_entangled(path: Path, other: Path) -> bool:
+    """Return whether a mapping's path leads past a leaf at `path`, above or below it."""
+    return path != other and (
+        other[: len(path)] == path
+        or path[: len(other)] == other
+        or (path[-1] == "value" and "values" in other and path[:-1] == other[:-1])
+    )
 
 
 def _merge_repeated(hits: list[tuple[Path, Any]]) -> list[tuple[Path, Any]]:

@@ -1,4 +1,4 @@
-"""Consent records of Didomi, told apart by their shape, brought to one form.
+"""Consent records of Didomi, distinguished by their shape, brought to one form.
 
 Three shapes arrive: consent events, consent users, and lines of batch exports, which hold `user`
 and `events`.
@@ -64,7 +64,7 @@ class ConsentRecord:
 
 
 def shape_of(record: Mapping[str, Any]) -> Shape | None:
-    """Tell what a record is; None for anything else."""
+    """Return what a record is; None for anything else."""
     if "user" in record:
         if "events" in record:
             return Shape.LINE
@@ -111,19 +111,19 @@ def read_record(record: Mapping[str, Any]) -> ConsentRecord:
 
 
 def events_of_line(line: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Give the events of a batch-export line, each with its user.
+    """Return the events of a batch-export line, each with its user.
 
     That the key is `events` is inferred. Where an event doesn't say whose it is, the line's user
-    tells: id, organisation user id and metadata.
+    says so: id, organisation user id and metadata.
 
     Raises:
         BadInputError: The line isn't of that form.
     """
     user, events = line.get("user"), line.get("events")
     if not isinstance(user, dict):
-        raise BadInputError(codes.INVALID_RECORD, "`user` is no object.")
+        raise BadInputError(codes.INVALID_RECORD, "`user` must be an object.")
     if not isinstance(events, list) or not all(isinstance(e, dict) for e in events):
-        raise BadInputError(codes.INVALID_RECORD, "`events` is no list of objects.")
+        raise BadInputError(codes.INVALID_RECORD, "`events` must be a list of objects.")
     owner = {k: user[k] for k in OWNER_PARTS if k in user}
     result = []
     for event in events:
@@ -145,9 +145,9 @@ _RAW_LINES = msgspec.json.Decoder(_RawLine)
 
 
 def raw_events(line: bytes) -> list[dict[str, msgspec.Raw]] | None:
-    """Give the events of a line, each with its user, their parts not decoded.
+    """Return the events of a line, each with its user, their parts not decoded.
 
-    The same as `events_of_line` gives, several times as fast; None for a line that isn't made as
+    The same as `events_of_line` returns, several times as fast; None for a line that isn't made as
     usual, which must be decoded in full.
     """
     try:
@@ -222,7 +222,7 @@ def _object(record: Mapping[str, Any], name: str) -> dict[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise BadInputError(codes.INVALID_RECORD, f"`{name}` is no object.")
+        raise BadInputError(codes.INVALID_RECORD, f"`{name}` must be an object.")
     return value
 
 
@@ -231,7 +231,7 @@ def _text(record: Mapping[str, Any], name: str) -> str | None:
     if value is None:
         return None
     if not isinstance(value, str):
-        raise BadInputError(codes.INVALID_RECORD, f"`{name}` is no text.")
+        raise BadInputError(codes.INVALID_RECORD, f"`{name}` must be a string.")
     return value
 
 
@@ -240,7 +240,7 @@ def _timestamp(record: Mapping[str, Any], *names: str) -> datetime:
         if (value := record.get(name)) is not None:
             return parse_timestamp(value, name)
     raise BadInputError(
-        codes.INVALID_RECORD, f"`{names[0]}` is missing, so the order of the choices can't be told."
+        codes.INVALID_RECORD, f"`{names[0]}` is missing, so the order of the choices is unknown."
     )
 
 

@@ -26,18 +26,15 @@ _TICK = 0.2
 class SafeReader(GenericSingerReader[str]):
     """A message reader whose errors name the line by its number and never show it.
 
-    `on_idle` is called before lines are processed, and several times a second while none comes; it
-    may end the reading by raising. `on_lines` gets the whole lines of one read together, without
-    the end of the last, and may hand each to `process_line`.
+    Attributes:
+        line_number: Number of the last line that was read.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.on_idle: Callable[[], None] = lambda: None
-        self.on_lines: Callable[[bytes], None] = self.process_each
         self.line_number = 0
         self._callbacks: dict[str, Callable[[dict[str, Any]], None]] = {}
-        self._stats: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
         self._decoder = msgspec.json.Decoder()
 
     @property
@@ -45,31 +42,50 @@ class SafeReader(GenericSingerReader[str]):
         """Standard input."""
         return sys.stdin
 
+    def blocks(self, file_input: IO[str] | None) -> Iterator[bytes | None]:
+        """Yield the lines of the input, many at a time.
+
+        Yields:
+            Whole lines, without the end of the last; None several times a second while no line
+            comes, so that the clock and signals are looked at.
+        """
+        source = file_input or self.default_input
+        handle = _pipe_handle(source)
+        raw = getattr(source, "buffer", None)
+        if handle is not None:
+            yield from whole_lines(_chunks_of_pipe(handle))
+        elif raw is not None:
+            yield from whole_lines(iter(lambda: raw.read(_CHUNK), b""))
+        else:
+            yield from (line.rstrip("\n").encode() for line in source)
+
     def process_lines(
         self,
         file_input: IO[str] | None,
         callbacks: dict[str, Callable[[dict[str, Any]], None]],
     ) -> Counter[str]:
-        """Pass each message to the callback of its type.
+        """Read the input to its end, and pass each message to the callback of its type.
 
         Returns:
-            How many messages of each type came; those that `on_lines` takes aren't counted.
+            How many messages of each type were passed by `process_line`.
 
         Raises:
-            InvalidInputLine: A line is not a JSON object, or lacks a key; the message names the
-                number of the line.
-            ValueError: A message is of an unknown type.
+            InvalidInputLine: A line isn't a JSON object, lacks a key, or is of an unknown type; the
+                message names the number of the line.
         """
         self._callbacks = callbacks
-        for block in _blocks(file_input or self.default_input, self.on_idle):
-            self.on_idle()
-            self.on_lines(block)
-        return self._stats
+        for block in self.blocks(file_input):
+            self.process_block(block)
+        return self._counts
 
-    def process_each(self, block: bytes) -> None:
-        """Process lines one by one; what `on_lines` does unless it is replaced."""
-        for line in block.split(b"\n"):
-            self.on_idle()
+    def process_block(self, block: bytes | None) -> None:
+        """Process lines that came together; override to process them another way.
+
+        Args:
+            block: Whole lines, without the end of the last; None several times a second while no
+                line comes.
+        """
+        for line in [] if block is None else block.split(b"\n"):
             self.process_line(line)
 
     def process_line(self, line: bytes) -> None:
@@ -90,13 +106,13 @@ class SafeReader(GenericSingerReader[str]):
                 "SCHEMA, RECORD, STATE, BATCH, ACTIVATE_VERSION."
             )
         callback(message)
-        self._stats[kind] += 1
+        self._counts[kind] += 1
 
     def deserialize_json(self, line: str | bytes) -> dict[str, Any]:
         """Decode a line.
 
         Raises:
-            InvalidInputLine: It is not a JSON object with a `type`.
+            InvalidInputLine: It isn't a JSON object with a `type`.
         """
         try:
             message = self._decoder.decode(line)
@@ -108,12 +124,12 @@ class SafeReader(GenericSingerReader[str]):
             ) from None
         if not isinstance(message, dict) or not isinstance(message.get("type"), str):
             raise InvalidInputLine(
-                f"Line {self.line_number} of the input is no Singer message: it has no `type`."
+                f"Line {self.line_number} of the input is not a Singer message: it has no `type`."
             )
         if message["type"] == "RECORD" and not isinstance(message.get("record", {}), dict):
             raise InvalidInputLine(
-                f"Line {self.line_number} of the input is a RECORD message whose `record` is no "
-                "object."
+                f"Line {self.line_number} of the input is a RECORD message without an object "
+                "`record`."
             )
         return message
 
@@ -132,21 +148,16 @@ class SafeReader(GenericSingerReader[str]):
             )
 
 
-def _blocks(source: IO[str], on_idle: Callable[[], None]) -> Iterator[bytes]:
-    """Yield the lines of a source, many at a time."""
-    handle = _pipe_handle(source)
-    if handle is not None:
-        return whole_lines(_chunks_of_pipe(handle, on_idle))
-    raw = getattr(source, "buffer", None)
-    if raw is not None:
-        return whole_lines(iter(lambda: raw.read(_CHUNK), b""))
-    return (line.rstrip("\n").encode() for line in source)
+def whole_lines(chunks: Iterator[bytes | None]) -> Iterator[bytes | None]:
+    """Cut chunks of bytes into blocks of whole lines, without the end of the last line.
 
-
-def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
-    """Cut chunks of bytes into blocks of whole lines, without the end of the last line."""
+    None, which stands for a pause, is passed on.
+    """
     rest: list[bytes] = []
     for chunk in chunks:
+        if chunk is None:
+            yield None
+            continue
         end = chunk.rfind(b"\n")
         if end < 0:
             rest.append(chunk)
@@ -159,7 +170,7 @@ def whole_lines(chunks: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def _pipe_handle(source: IO[str]) -> int | None:
-    """Return the file descriptor of a source that can block; None for files and texts."""
+    """Return the file descriptor of a source that can keep us waiting; None for files and texts."""
     try:
         handle = source.fileno()
         mode = os.fstat(handle).st_mode
@@ -168,8 +179,8 @@ def _pipe_handle(source: IO[str]) -> int | None:
     return None if stat.S_ISREG(mode) or os.name != "posix" else handle
 
 
-def _chunks_of_pipe(handle: int, on_idle: Callable[[], None]) -> Iterator[bytes]:
-    """Yield what a pipe delivers, as it arrives.
+def _chunks_of_pipe(handle: int) -> Iterator[bytes | None]:
+    """Yield what a pipe holds, as it comes, and None several times a second while nothing comes.
 
     Reading through `select` matters: Python resumes a blocked read after a signal, so a handler
     that sets a flag would not be seen before the tap writes again.
@@ -177,9 +188,8 @@ def _chunks_of_pipe(handle: int, on_idle: Callable[[], None]) -> Iterator[bytes]
     while True:
         ready, _, _ = select.select([handle], [], [], _TICK)
         if not ready:
-            on_idle()
-            continue
-        chunk = os.read(handle, _CHUNK)
-        if not chunk:
+            yield None
+        elif chunk := os.read(handle, _CHUNK):
+            yield chunk
+        else:
             return
-        yield chunk

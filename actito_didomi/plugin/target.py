@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import gc
-import sys
-import time
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import msgspec
@@ -58,7 +56,6 @@ class ConsentTarget(BasePlugin, Target):
 
     package_name = "actito-didomi"
     default_sink_class = ConsentSink
-    message_reader_class = SafeReader
     system: ClassVar[str]
     """The system written to, as people call it."""
     summary_class: ClassVar[type[Summary]]
@@ -71,22 +68,20 @@ class ConsentTarget(BasePlugin, Target):
     ]
 
     def __init__(self, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+        self._reader = _TargetReader(self)
+        super().__init__(message_reader=self._reader, **kwargs)
         self.shutdown.grace = self.settings.target.shutdown_grace
         self.summary = self.summary_class()
         self._barriers = StateBarriers()
         self._unacknowledged = Unacknowledged([])
         self._rejects: RejectStore | None = None
         self._session: ApiSession | None = None
-        self._started = time.monotonic()
+        self._started = self.runtime.monotonic()
         self._waiting_since: float | None = None
         self._skipped_streams: set[str] = set()
         self._unmatched_examples: list[str] = []
         self._concluded = False
-        if not isinstance(self.message_reader, SafeReader):
-            raise TypeError("message_reader_class must be SafeReader")
-        self._reader = self.message_reader
-        self._reader.on_idle = self._on_idle
+        self._pauses_gc = False
 
     # What a plugin says
 
@@ -108,6 +103,13 @@ class ConsentTarget(BasePlugin, Target):
             BadInputError: It can't be read after all; it becomes a reject.
         """
         raise NotImplementedError
+
+    def found_consent(self, sink: ConsentSink) -> None:
+        """Note that a stream holds consent records: at its SCHEMA, or at its first such record.
+
+        Args:
+            sink: The stream's sink.
+        """
 
     def may_opt_out(self, part: dict[str, Any]) -> bool:
         """Return whether a record, or event of one, that could not be read may hold an opt-out."""
@@ -166,6 +168,7 @@ class ConsentTarget(BasePlugin, Target):
         target.shutdown.watch()
         # A million people are kept, and none of them in a cycle: looking for cycles while reading,
         # and once more at the end, would take a fifth of the time. While writing it is needed.
+        target._pauses_gc = gc.isenabled()
         gc.freeze()
         gc.disable()
         try:
@@ -185,16 +188,35 @@ class ConsentTarget(BasePlugin, Target):
             raise
         finally:
             gc.freeze()
+            if target._pauses_gc:
+                gc.enable()
 
     # Messages
 
+    def take_lines(self, block: bytes) -> None:
+        """Read whole lines of the input; override to read many at once.
+
+        Args:
+            block: The lines, without the end of the last.
+        """
+        for line in block.split(b"\n"):
+            self.take_line(line)
+
+    def count_lines(self, count: int) -> None:
+        """Record that this many lines were read without `take_line`."""
+        self._reader.line_number += count
+
+    def take_line(self, line: bytes) -> None:
+        """Read one line of the input, as a whole."""
+        self.on_idle()
+        self._reader.process_line(line)
+
     def _process_schema_message(self, message_dict: dict[str, Any]) -> None:
         super()._process_schema_message(message_dict)
-        if any(
-            isinstance(sink, ConsentSink) and sink.declares_consent
-            for sink in self._sinks_active.values()
-        ):
-            self.connect()
+        for sink in self._sinks_active.values():
+            if isinstance(sink, ConsentSink) and sink.declares_consent:
+                self.connect()
+                self.found_consent(sink)
 
     def _process_record_message(self, message_dict: dict[str, Any]) -> None:
         self.summary.records += 1
@@ -204,7 +226,7 @@ class ConsentTarget(BasePlugin, Target):
     def after_records(self) -> None:
         """See whether it is time to write."""
         if self._waiting_since is None and self.waiting:
-            self._waiting_since = time.monotonic()
+            self._waiting_since = self.runtime.monotonic()
         if self.waiting >= self.settings.target.max_buffered_people:
             self.logger.info("Changes of %d people are gathered.", self.waiting)
             self.flush()
@@ -230,7 +252,7 @@ class ConsentTarget(BasePlugin, Target):
         )
 
     def _handle_max_record_age(self) -> None:
-        """Do nothing: `_on_idle` looks at the age of what waits, also while the tap is quiet."""
+        """Do nothing: `on_idle` looks at the age of what waits, also while the tap is quiet."""
 
     def _write_state_message(self, state: dict[str, Any]) -> None:
         """Print nothing: STATE leaves through `_release` only, never from a drain of the SDK."""
@@ -271,6 +293,7 @@ class ConsentTarget(BasePlugin, Target):
             self._skip_stream(sink.stream_name)
             return
         self.connect()
+        self.found_consent(sink)
         if invalid is not None:
             self._reject_record(record, *invalid)
             return
@@ -346,9 +369,11 @@ class ConsentTarget(BasePlugin, Target):
         """
         self._waiting_since = None
         if self._session:
-            gc.enable()
+            if self._pauses_gc:
+                gc.enable()
             self.write_gathered()
-            gc.disable()
+            if self._pauses_gc:
+                gc.disable()
         self._release()
 
     def expect(self, first_records: Iterable[int]) -> None:
@@ -369,15 +394,16 @@ class ConsentTarget(BasePlugin, Target):
         """Emit the STATE messages before which everything is acknowledged."""
         waiting = [n for n in (self._unacknowledged.oldest, self.oldest_waiting) if n is not None]
         for state in self._barriers.release(min(waiting, default=None)):
-            sys.stdout.write(msgspec.json.encode(state).decode() + "\n")
-            sys.stdout.flush()
+            self.runtime.stdout.write(msgspec.json.encode(state).decode() + "\n")
+            self.runtime.stdout.flush()
 
     # Time and signals
 
-    def _on_idle(self) -> None:
+    def on_idle(self) -> None:
+        """Look at signals, and at how long changes have waited."""
         self.shutdown.check()
-        since = self._waiting_since
-        if since is not None and time.monotonic() - since >= self.settings.target.flush_interval:
+        since, longest = self._waiting_since, self.settings.target.flush_interval
+        if since is not None and self.runtime.monotonic() - since >= longest:
             self.flush()
 
     # The end
@@ -390,7 +416,7 @@ class ConsentTarget(BasePlugin, Target):
         summary = self.summary
         summary.status = status
         summary.code = code.name if code else None
-        summary.seconds = time.monotonic() - self._started
+        summary.seconds = self.runtime.monotonic() - self._started
         if self._session:
             summary.requests = self._session.count.calls
             summary.retries = self._session.count.retries
@@ -411,6 +437,24 @@ class ConsentTarget(BasePlugin, Target):
                 self.logger.error(  # noqa: TRY400
                     "report_path: the report can't be written: %s", error.strerror
                 )
+
+
+class _TargetReader(SafeReader):
+    """Passes lines to a target.
+
+    Args:
+        target: The target.
+    """
+
+    def __init__(self, target: ConsentTarget) -> None:
+        super().__init__()
+        self._target = target
+
+    def process_block(self, block: bytes | None) -> None:
+        """Make the target check the time and signals, and read the lines."""
+        self._target.on_idle()
+        if block is not None:
+            self._target.take_lines(block)
 
 
 def _parts_of(record: Any) -> list[dict[str, Any]]:

@@ -62,10 +62,10 @@ def test_one_bad_record_among_five_hundred(
     [
         ({"created_at": "yesterday"}, "`created_at` is no timestamp"),
         ({"created_at": None}, "`created_at` is missing"),
-        ({"consents": ["x"]}, "`consents` is no object"),
-        ({"status": 7}, "`status` is no text"),
+        ({"consents": ["x"]}, "`consents` must be an object"),
+        ({"status": 7}, "`status` must be a string"),
         ({"user": {"organization_user_id": ["x"]}}, "`organization_user_id` is neither"),
-        ({"delegate": "me"}, "`delegate` is no object"),
+        ({"delegate": "me"}, "`delegate` must be an object"),
     ],
 )
 def test_a_record_that_cannot_be_read_says_what_is_wrong(
@@ -127,7 +127,7 @@ def test_a_line_without_a_user_is_rejected(
     ]
     run = run_target(config, tmp_path, messages)
     assert run.states == [{"n": 1}]
-    assert "`user` is no object" in rejects(config)[0]["reason"]
+    assert "`user` must be an object" in rejects(config)[0]["reason"]
 
 
 def test_a_record_of_no_known_shape_in_a_consent_stream_is_rejected(

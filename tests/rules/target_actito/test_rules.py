@@ -483,7 +483,7 @@ def test_a_value_that_is_no_boolean_is_rejected_by_name(
     assert not actito.subscriptions("ann")["SmsAlerts"]
     (reject,) = rejects(config)
     assert "consents_channels_email_enabled" in reject["reason"]
-    assert "no boolean" in reject["reason"]
+    assert "must be a boolean" in reject["reason"]
     assert reject["person"] == "ann"
 
 

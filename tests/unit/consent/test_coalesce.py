@@ -1,126 +1,261 @@
-"""Coalescing: rules of meaning 1 and 3, for any input."""
+"""Coalescing: the fold is the rule for conflicts, for any input in any order."""
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from actito_didomi.consent.coalesce import Collector, Field, ProfileChange, Value
-
-A = Field("subscription", "A")
-B = Field("subscription", "B")
-NAME = Field("attribute", "firstName")
-
-MOMENTS = [datetime(2026, 10, day, tzinfo=timezone.utc) for day in range(1, 7)]
-timestamps = st.sampled_from(MOMENTS)
-choices = st.builds(lambda m, c: Value(m, c, c), timestamps, st.booleans())
-arrivals = st.lists(
-    st.tuples(st.sampled_from(["ann", "bob", "cy"]), st.sampled_from([A, B]), choices), max_size=30
+from actito_didomi.consent import conflicts
+from actito_didomi.consent.coalesce import (
+    Collector,
+    Extra,
+    Field,
+    MappedField,
+    Masks,
+    ProfileChange,
+    Value,
 )
 
+TIMES = [datetime(2026, 10, day, tzinfo=timezone.utc) for day in range(1, 5)]
+FIELDS = [
+    MappedField(Field("subscription", "A"), opt_out=False, opt_in=True),
+    MappedField(Field("subscription", "Inverted"), opt_out=True, opt_in=False),
+    MappedField(Field("attribute", "text"), opt_out="false", opt_in="true"),
+    *(MappedField(Field("subscription", f"S{n}"), opt_out=False, opt_in=True) for n in range(10)),
+]
+TEXT = 2
+"""Number of the field that takes values which are no choices, too."""
+MASKS = Masks(FIELDS)
+timestamps = st.sampled_from(TIMES)
 
-def collect(items: list[tuple[str, Field, Value]]) -> Collector:
-    collector = Collector()
-    for number, (person, target, value) in enumerate(items, start=1):
-        collector.add(person, number, [(target, value)])
-    return collector
+
+class Names:
+    """Attributes of which `bad` is no value."""
+
+    def __init__(self) -> None:
+        self.unusable = 0
+
+    def read_metadata(self, metadata: bytes) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(metadata)
+        return found
+
+    def convert_metadata(self, name: str, raw: Any, *, count: bool) -> Any:
+        if raw == "bad":
+            self.unusable += count
+            return None
+        return None if name == "unknown" else raw
 
 
-def result(changes: list[ProfileChange]) -> dict[str, dict[Field, Value]]:
-    return {change.person: by_target(change) for change in changes}
+@dataclass
+class Said:
+    """What one record says."""
+
+    person: str
+    timestamp: datetime
+    choices: dict[int, bool]
+    text: str | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def mask(self) -> int:
+        mask = MASKS.value(TEXT) if self.text is not None else 0
+        for number, choice in self.choices.items():
+            mask |= MASKS.choice(number, choice)
+        return mask
+
+    @property
+    def more(self) -> bytes | Extra | None:
+        metadata = json.dumps(self.metadata).encode() if self.metadata else None
+        return metadata if self.text is None else Extra(metadata, {TEXT: self.text})
 
 
-def by_target(change: ProfileChange) -> dict[Field, Value]:
+numbers = st.integers(0, len(FIELDS) - 1)
+metadata = st.dictionaries(
+    st.sampled_from(["first", "last", "unknown"]), st.sampled_from(["x", "y", "bad", None])
+)
+said = st.builds(
+    Said,
+    st.sampled_from(["ann", "bob"]),
+    timestamps,
+    st.dictionaries(numbers, st.booleans(), max_size=4),
+    st.sampled_from([None, None, "weekly", "daily"]),
+    metadata,
+)
+records = st.lists(said, max_size=40)
+
+
+def model(found: Iterable[Said]) -> dict[str, dict[Field, Value]]:
+    """Compute what counts, by `conflicts.prevails` and arrival, in the plainest way."""
+    acts: dict[str, dict[int, conflicts.Act]] = {}
+    others: dict[str, dict[Field, Value]] = {}
+    for n, record in enumerate(found):
+        mine, theirs = acts.setdefault(record.person, {}), others.setdefault(record.person, {})
+        for number, choice in record.choices.items():
+            when = record.timestamp
+            act = conflicts.Act(choice, when, when, conflicts.DIDOMI, "event", str(n))
+            if number not in mine or conflicts.prevails(act, mine[number], timedelta(hours=1)):
+                mine[number] = act
+        texts = {Field("attribute", k): v for k, v in record.metadata.items() if k != "unknown"}
+        for target, text in [*texts.items(), (FIELDS[TEXT].field, record.text)]:
+            before = theirs.get(target)
+            if text not in {None, "bad"} and (
+                before is None or record.timestamp >= before.timestamp
+            ):
+                theirs[target] = Value(record.timestamp, text, None)
+    result: dict[str, dict[Field, Value]] = {}
+    for person, mine in acts.items():
+        values = dict(others[person])
+        for number, act in mine.items():
+            mapped = FIELDS[number]
+            before = values.get(mapped.field)
+            if before is None or act.latest >= before.timestamp:
+                written = mapped.opt_in if act.value else mapped.opt_out
+                values[mapped.field] = Value(act.latest, written, act.value)
+        if values:
+            result[person] = values
+    return result
+
+
+def collector() -> Collector:
+    return Collector(MASKS, Names())
+
+
+def put(target: Collector, number: int, record: Said) -> None:
+    target.put(record.person, number, record.timestamp, record.mask, record.more)
+
+
+def collect(found: Iterable[Said]) -> Collector:
+    target = collector()
+    for number, record in enumerate(found, start=1):
+        put(target, number, record)
+    return target
+
+
+def result(changes: Iterable[ProfileChange]) -> dict[str, dict[Field, Value]]:
+    return {change.person: by_field(change) for change in changes}
+
+
+def by_field(change: ProfileChange) -> dict[Field, Value]:
     return dict(zip(change.fields, change.values, strict=True))
 
 
-@given(arrivals, st.randoms(use_true_random=False))
-def test_any_order_of_the_same_choices_gives_the_same_result(items, rng) -> None:
+@given(records)
+def test_the_fold_is_the_rule_for_conflicts(found) -> None:
+    """Newest wins, opt-outs break ties, a choice goes before a text, the last text counts."""
+    assert result(collect(found).take()) == model(found)
+
+
+@given(records, st.randoms(use_true_random=False))
+def test_any_order_of_the_same_choices_gives_the_same_result(found, rng) -> None:
     """Order of arrival changes nothing for choices."""
-    shuffled = list(items)
+    for record in found:
+        record.text, record.metadata = None, {}
+    shuffled = list(found)
     rng.shuffle(shuffled)
-    assert result(collect(items).take()) == result(collect(shuffled).take())
+    assert result(collect(found).take()) == result(collect(shuffled).take())
 
 
-@given(arrivals)
-def test_newest_wins_and_opt_out_breaks_ties(items) -> None:
-    """Each target ends with its newest choice, and with the opt-out where timestamps are equal."""
-    expected: dict[str, dict[Field, Value]] = {}
-    for person in {p for p, _, _ in items}:
-        for target in {t for p, t, _ in items if p == person}:
-            values = [v for p, t, v in items if (p, t) == (person, target)]
-            newest = max(v.timestamp for v in values)
-            chosen = all(v.choice for v in values if v.timestamp == newest)
-            expected.setdefault(person, {})[target] = Value(newest, chosen, chosen)
-    assert result(collect(items).take()) == expected
-
-
-@given(arrivals, st.integers(min_value=0, max_value=30))
-def test_writing_in_between_does_not_change_what_is_written_last(items, cut) -> None:
-    """An older choice that comes after a newer one was written is still the older one."""
-    whole = result(collect(items).take())
-    collector = Collector()
+@given(records, st.sets(st.integers(1, 40)))
+def test_writing_in_between_does_not_change_what_is_written_last(found, cuts) -> None:
+    """An older choice that arrives after a newer one was written is still the older one."""
+    target = collector()
     written: dict[str, dict[Field, Value]] = {}
-    for number, (person, target, value) in enumerate(items, start=1):
-        if number == cut:
-            for change in collector.take():
-                written.setdefault(change.person, {}).update(by_target(change))
-        collector.add(person, number, [(target, value)])
-    for change in collector.take():
-        written.setdefault(change.person, {}).update(by_target(change))
-    assert written == whole
+    for number, record in enumerate(found, start=1):
+        put(target, number, record)
+        if number in cuts:
+            for change in target.take():
+                written.setdefault(change.person, {}).update(by_field(change))
+    for change in target.take():
+        written.setdefault(change.person, {}).update(by_field(change))
+    assert written == model(found)
 
 
-@given(arrivals)
-def test_opt_outs_are_handed_out_first(items) -> None:
-    """No change with an opt-out waits behind one without."""
-    opt_outs = [change.opt_out for change in collect(items).take()]
+@given(records)
+def test_opt_outs_are_handed_out_first(found) -> None:
+    """No change with an opt-out waits after one without, and each says whether it holds one."""
+    changes = collect(found).take()
+    opt_outs = [change.opt_out for change in changes]
     assert opt_outs == sorted(opt_outs, reverse=True)
+    assert opt_outs == [any(v.opt_out for v in change.values) for change in changes]
 
 
-@given(arrivals)
-def test_the_oldest_waiting_record_is_known(items) -> None:
-    """`oldest` is the least number that any waiting change holds something of."""
-    collector = collect(items)
-    oldest = collector.oldest
-    changes = collector.take()
-    assert oldest == min((change.first_record for change in changes), default=None)
-    assert collector.oldest is None
-    assert collector.waiting == 0
+@given(records)
+def test_the_oldest_waiting_record_is_known(found) -> None:
+    """`oldest` is the least number of a record of which something waits."""
+    target = collect(found)
+    oldest, waiting = target.oldest, target.waiting
+    speaking = {r.person: n for n, r in reversed([*enumerate(found, 1)]) if r.mask or r.metadata}
+    assert oldest == min(speaking.values(), default=None)
+    assert waiting == len(speaking)
+    changes = target.take()
+    assert all(change.first_record == speaking[change.person] for change in changes)
+    assert (target.oldest, target.waiting) == (None, 0)
 
 
-def test_a_text_at_the_same_moment_is_the_one_that_came_last() -> None:
-    """Of two values that are no choices the later arrival wins a tie."""
-    items = [("ann", NAME, Value(MOMENTS[1], text, None)) for text in ("Ann", "Anna")]
-    assert result(collect(items).take())["ann"][NAME].value == "Anna"
+@given(records, st.sets(st.integers(0, 39)))
+def test_what_actito_holds_is_not_written_and_nothing_older_is_written_over_it(found, held) -> None:
+    """Of choices only; in whatever order it is learned."""
+    for record in found:
+        record.text, record.metadata = None, {}
+    target = collector()
+    for number, record in enumerate(found):
+        if number in held:
+            target.hold(record.person, record.timestamp, record.mask)
+        else:
+            put(target, number + 1, record)
+    expected = model(found)
+    own = model(record for number, record in enumerate(found) if number not in held)
+    assert result(target.take()) == {
+        person: kept
+        for person, values in own.items()
+        if (kept := {k: v for k, v in values.items() if v == expected[person][k]})
+    }
+
+
+def test_an_unusable_value_is_counted_once_and_holds_up_no_older_one() -> None:
+    """The newest usable value is written; however often records were folded."""
+    names = Names()
+    target = Collector(MASKS, names)
+    for number in range(30):
+        value = "good" if number == 3 else "bad"
+        when = TIMES[0] + timedelta(minutes=number)
+        target.put("ann", number + 1, when, 0, json.dumps({"first": value}).encode())
+    (change,) = target.take()
+    assert change.attributes == {"first": "good"}
+    assert names.unusable == 1
 
 
 def test_people_without_any_choice_are_counted_as_unchanged() -> None:
     """A record without choices makes no change, but its person counts."""
-    collector = Collector()
-    collector.add("ann", 1, [])
-    collector.add("bob", 2, [(A, Value(MOMENTS[1], True, True))])
-    assert (collector.people, collector.people_unchanged) == (2, 1)
-    assert [change.person for change in collector.take()] == ["bob"]
+    target = collector()
+    target.put("ann", 1, TIMES[1], 0)
+    target.put("bob", 2, TIMES[1], MASKS.choice(0, choice=True))
+    assert (target.people, target.people_unchanged) == (2, 1)
+    assert [change.person for change in target.take()] == ["bob"]
+    assert (target.people, target.people_unchanged) == (2, 1)
 
 
-def test_what_is_written_already_is_not_handed_out() -> None:
+def test_what_is_held_already_is_not_handed_out() -> None:
     """Nor counted as changed, also where something was handed out before."""
-    collector = Collector()
-    target = Field("subscription", "A")
-    timestamps = [datetime(2026, 10, 1, hour, tzinfo=timezone.utc) for hour in range(5)]
-    collector.add("ann", 1, [(target, Value(timestamps[0], True, True))])
-    collector.add("ann", 2, [(target, Value(timestamps[1], False, False))], written=True)
-    assert (collector.waiting, collector.oldest, collector.people_unchanged) == (0, None, 1)
-    assert collector.take() == []
-    collector.add("ann", 3, [(target, Value(timestamps[2], True, True))])
-    assert (collector.oldest, collector.people_unchanged) == (3, 0)
-    assert [change.first_record for change in collector.take()] == [3]
-    collector.add("ann", 4, [(target, Value(timestamps[3], False, False))])
-    assert collector.oldest == 4
-    collector.add("ann", 5, [(target, Value(timestamps[4], True, True))], written=True)
-    assert (collector.waiting, collector.people_unchanged) == (0, 0)
-    collector.add("ann", 6, [(target, Value(timestamps[0], False, False))])
-    assert collector.take() == [], "it is older than what Actito holds"
+    target = collector()
+    on, off = MASKS.choice(0, choice=True), MASKS.choice(0, choice=False)
+    hours = [TIMES[0] + timedelta(hours=hour) for hour in range(5)]
+    target.put("ann", 1, hours[0], on)
+    target.hold("ann", hours[1], off)
+    assert target.take() == []
+    assert (target.waiting, target.oldest, target.people_unchanged) == (0, None, 1)
+    target.put("ann", 3, hours[2], on)
+    assert (target.oldest, target.people_unchanged) == (3, 0)
+    assert [change.first_record for change in target.take()] == [3]
+    target.put("ann", 4, hours[3], off)
+    assert target.oldest == 4
+    target.hold("ann", hours[4], on)
+    target.put("ann", 6, hours[0], off)
+    assert target.take() == [], "it is older than what Actito holds"
+    assert (target.people, target.people_unchanged) == (1, 0)

@@ -120,7 +120,7 @@ def answered(**preferences: str) -> dict[str, Any]:
     return {"consents": {"purposes": [{"id": "mail", "values": values}]}}
 
 
-def test_ids_of_values_may_hold_underscores_and_the_reading_is_told(
+def test_ids_of_values_may_hold_underscores_and_the_reading_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A name that fits one preference only is read so, with a warning that names the path."""

@@ -1,0 +1,420 @@
+"""Decoding: lines of JSON become typed envelopes, which hold only what mappings can name.
+
+What no mapping names is skipped by the decoder at a fraction of the cost: unmapped purposes,
+preferences, vendors, TCF strings. Metadata stays JSON. A line that isn't made as expected gives
+None: it is decoded carefully, as a whole, and read by the same `Resolver`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import fsspec
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from actito_didomi import codes
+from actito_didomi.errors import BadInputError
+from actito_didomi.files import BROKEN, open_gzip
+from actito_didomi.plugin.reader import whole_lines
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from actito_didomi.consent.choices import Path
+    from actito_didomi.consent.mapping import Resolver
+
+ROOTS = ("id", "organization_user_id", "country", "last_seen_country", "updated_at", "created_at")
+"""What stands at the root of a record in the user form, next to `metadata` and `consents`."""
+PURPOSE_PARTS = (
+    "enabled",
+    "enabled_li",
+    "channels",
+    "preferences",
+    "preference_channels",
+    "values",
+)
+ABSENT = msgspec.Raw(b"")
+"""Stands for metadata that a record doesn't hold."""
+CHUNK = 1 << 16
+"""Bytes decoded at once: what fits into a processor's cache; more take half as long again."""
+_COMPRESSIONS = ("gzip", "none", None)
+_OTHER_MESSAGES = ("SCHEMA", "STATE", "BATCH", "ACTIVATE_VERSION")
+
+_Timestamp = Annotated[datetime, Meta(tz=True)] | None
+_Choice = bool | None
+_Trap = Literal["\ue000 never"]
+"""Type of a key that must not occur: a line that holds it is decoded carefully."""
+
+_TYPED_PATHS = re.compile(
+    "channels/[^/]*/enabled"
+    "|purposes/[^/]*/(enabled|enabled_li|values/[^/]*/[^/]*|channels/[^/]*/enabled"
+    "|preferences/[^/]*/enabled|preferences/[^/]*/channels/[^/]*/enabled)"
+)
+
+
+@dataclass
+class Needs:
+    """What of records can be named by mappings.
+
+    Attributes:
+        roots: Which of `ROOTS`.
+        metadata: Whether metadata is.
+        channels: Whether choices of channels are.
+        purposes: Which parts of purposes are: `enabled`, `enabled_li`, `channels`, `raw_channels`
+            (to be decoded apart), `preferences`, `preference_channels`, `values`.
+        loose: Other nodes of consents, which are decoded as they are.
+        all: Whether a mapping names something that isn't decoded by type at all.
+        consents_traps: Keys of consents that mustn't occur.
+        choice_traps: Keys of purposes, channels and the like that mustn't occur.
+    """
+
+    roots: set[str] = field(default_factory=set)
+    metadata: bool = False
+    channels: bool = False
+    purposes: set[str] = field(default_factory=set)
+    loose: set[str] = field(default_factory=set)
+    all: bool = False
+    consents_traps: set[str] = field(default_factory=set)
+    choice_traps: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, resolver: Resolver) -> Needs:
+        """Find out what the mappings of a resolver can name.
+
+        Ids may hold `_`, so a name can be read in many ways. Until it was seen at a path, each key
+        that would give it another meaning than the documented structure is a trap.
+        """
+        needs = cls()
+        for number, mapping in enumerate(resolver.mappings):
+            places = resolver.places(number)
+            if mapping.path is not None:
+                needs._add_name("_".join(mapping.path))
+                needs._add_path(mapping.path)
+            else:
+                needs._add_name(mapping.value)
+                if not places:
+                    needs._add_traps(mapping.value)
+            for path in places:
+                needs._add_path(path)
+        if needs.loose & {"channels", "purposes"}:
+            needs.channels = needs.channels and "channels" not in needs.loose
+            needs.purposes = set() if "purposes" in needs.loose else needs.purposes
+        return needs
+
+    @property
+    def loose_fields(self) -> dict[str, str]:
+        """Names of fields for the keys of `loose`."""
+        return {f"loose_{n}": key for n, key in enumerate(sorted(self.loose))}
+
+    def _add_path(self, path: Path) -> None:
+        if path[0] == "consents":
+            if len(path) == 1:
+                self.all = True
+            elif not _TYPED_PATHS.fullmatch("/".join(path[1:])):
+                self.loose.add(path[1])
+
+    def _add_name(self, name: str) -> None:
+        self.roots |= {root for root in ROOTS if name == root or name.startswith(f"{root}_")}
+        self.metadata = self.metadata or name == "metadata" or name.startswith("metadata_")
+        if name == "consents":
+            self.all = True
+        if not name.startswith("consents_"):
+            return
+        rest = name.removeprefix("consents_")
+        if re.match("channels?_", rest):
+            self.channels = True
+            if not rest.endswith("_enabled"):
+                self.loose.add("channels")
+            return
+        found = re.match("(purposes|preferences?)_", rest)
+        if not found:
+            self.loose.add(rest.split("_")[0])
+            return
+        parts = self.purposes
+        parts |= {part for part in ("enabled", "enabled_li") if rest.endswith(f"_{part}")}
+        if "_values_" in rest:
+            parts.add("values")
+        if not parts & {"enabled", "enabled_li", "values"}:
+            self.loose.add("purposes")
+        if "preference" in rest:
+            parts.add("preferences")
+        if re.search("_channels?_", rest):
+            # Channels of a purpose whose id holds "preference" are possible, and unlikely.
+            parts |= (
+                {"preference_channels", "raw_channels"} if "preference" in rest else {"channels"}
+            )
+
+    def _add_traps(self, name: str) -> None:
+        start, *tokens = name.split("_")
+        if start == "consents":
+            self.consents_traps |= {"_".join(tokens[:end]) for end in range(1, len(tokens) + 1)}
+            self.choice_traps |= {
+                "_".join(tokens[at:end])
+                for at in range(2, len(tokens))
+                for end in range(at + 1, len(tokens) + 1)
+            }
+
+
+def _struct(
+    name: str, fields: list[tuple[str, Any, Any]], *, required: Iterable[str] = (), **more: Any
+) -> type[Struct]:
+    """Make a type whose fields have defaults, unless they are required."""
+    return msgspec.defstruct(
+        name,
+        [(n, kind) if n in required else (n, kind, default) for n, kind, default in fields],
+        kw_only=True,
+        gc=False,
+        **more,
+    )
+
+
+def _trapped(
+    name: str,
+    fields: list[tuple[str, Any, Any]],
+    traps: Iterable[str],
+    *,
+    rename: Mapping[str, str] | None = None,
+    **more: Any,
+) -> type[Struct]:
+    """Make a type with traps for keys that aren't fields."""
+    renamed = dict(rename or {})
+    known = {renamed.get(place, place) for place, *_ in fields}
+    keys = {f"trap_{n}": key for n, key in enumerate(sorted(set(traps) - known))}
+    fields = [*fields, *((trap, _Trap | UnsetType, UNSET) for trap in keys)]
+    return _struct(name, fields, rename=renamed | keys, **more)
+
+
+def _choices_type(needs: Needs) -> Any:
+    """Make the type of channels."""
+    fields = [("id", str, ""), ("enabled", _Choice, None)]
+    choice = _trapped("Choice", fields, needs.choice_traps, required=["id"])
+    return list[choice] | None  # type: ignore[valid-type]
+
+
+def _consents_type(needs: Needs, choices: Any) -> Any:
+    """Make the type of consents."""
+    traps, parts = needs.choice_traps, needs.purposes
+    fields: list[tuple[str, Any, Any]] = []
+    if needs.channels:
+        fields.append(("channels", choices, None))
+    if parts:
+        below: list[tuple[str, Any, Any]] = [("id", str, ""), ("enabled", _Choice, None)]
+        purpose = list(below)
+        if "preference_channels" in parts:
+            below.append(("channels", choices, None))
+        preference = _trapped("Preference", below, traps, required=["id"])
+        answer = _trapped("Answer", [("value", str | None, None)], traps)
+        kinds: dict[str, Any] = {
+            "enabled_li": _Choice,
+            "channels": choices,
+            "preferences": list[preference] | None,  # type: ignore[valid-type]
+            "values": dict[str, answer] | None,  # type: ignore[valid-type]
+        }
+        purpose += [(part, kind, None) for part, kind in kinds.items() if part in parts]
+        if "raw_channels" in parts and "channels" not in parts:
+            purpose.append(("channels", msgspec.Raw, ABSENT))
+        kind = _trapped("Purpose", purpose, traps, required=["id"])
+        fields.append(("purposes", list[kind] | None, None))  # type: ignore[valid-type]
+    fields += [(name, Any, UNSET) for name in needs.loose_fields]
+    return _trapped("Consents", fields, needs.consents_traps, rename=needs.loose_fields)
+
+
+def _record_type(needs: Needs, choices: Any, keys: Iterable[str]) -> type[Struct]:
+    """Make the type of records, whatever their shape; these keys must be there."""
+    times: Any = {n: Any if n in needs.roots else _Timestamp for n in ("created_at", "updated_at")}
+    consents: Any = (
+        _Trap | UnsetType if needs.all else _consents_type(needs, choices) | None | UnsetType
+    )
+    owner: list[tuple[str, Any, Any]] = [
+        *((root, Any, UNSET) for root in ROOTS if root in needs.roots and root not in times),
+        ("metadata", msgspec.Raw, ABSENT),
+        *((name, kind, None) for name, kind in times.items()),
+        ("regulation", str | None, None),
+    ]
+    if "organization_user_id" not in needs.roots:
+        owner.insert(0, ("organization_user_id", str | int | None, None))
+    about: list[tuple[str, Any, Any]] = [
+        ("status", str | None, None),
+        ("delegate", _struct("Delegate", [("id", str | None, None)]) | None, None),
+        ("consents", consents, UNSET),
+    ]
+    user = _struct("User", owner)
+    event = _struct(
+        "Event",
+        [
+            ("created_at", times["created_at"], None),
+            ("regulation", str | None, None),
+            *about,
+            ("user", user | None | UnsetType, UNSET),
+        ],
+    )
+    fields = [
+        *owner,
+        ("user", user | UnsetType, UNSET),
+        *about,
+        ("events", list[event] | UnsetType, UNSET),  # type: ignore[valid-type]
+    ]
+    known = {name for name, *_ in fields}
+    others = {f"key_{n}": key for n, key in enumerate(sorted(set(keys) - known))}
+    fields += [(name, msgspec.Raw, ABSENT) for name in others]
+    return _struct("Record", fields, required={*others, *keys}, rename=others)
+
+
+class Decoder:
+    """Decodes lines by type; None stands for one that can't be.
+
+    Args:
+        resolver: Knows the mappings, and what was seen of them.
+
+    Attributes:
+        needs: What is decoded.
+        choices: Decodes channels that aren't decoded with their purpose.
+    """
+
+    def __init__(self, resolver: Resolver) -> None:
+        self._resolver = resolver
+        self._streams: dict[str, tuple[str, ...]] = {}
+        self._seen = -1
+        self.needs = Needs()
+        self.choices: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+        self._messages: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+        self._records: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+        self._message_type: type = Struct
+
+    @property
+    def streams(self) -> Iterable[str]:
+        """Streams whose records are decoded by type."""
+        return self._streams
+
+    def admit(self, stream: str, keys: Iterable[str]) -> None:
+        """Decode the records of a stream by type; they must hold these key properties."""
+        self._streams[stream] = tuple(keys)
+        self._seen = -1
+
+    def forget(self, stream: str) -> None:
+        """Decode no records of a stream."""
+        if self._streams.pop(stream, None) is not None:
+            self._seen = -1
+
+    def messages(self, block: bytes) -> list[Any]:
+        """Decode lines that are Singer messages: records of the streams, None for all others."""
+        kind: Any = self._message_type
+        return [
+            message.record if type(message) is kind else None
+            for message in _decode(self._messages, block)
+        ]
+
+    def records(self, block: bytes) -> list[Any]:
+        """Decode lines that are bare records."""
+        return _decode(self._records, block)
+
+    def update(self) -> bool:
+        """Make new types if more is known about the mappings, or other streams are there."""
+        if self._seen == self._resolver.places_known:
+            return False
+        self._seen = self._resolver.places_known
+        self.needs = Needs.of(self._resolver)
+        keys = {key for found in self._streams.values() for key in found}
+        choices = _choices_type(self.needs)
+        self.choices = msgspec.json.Decoder(choices)
+        record = _record_type(self.needs, choices, keys)
+        stream = Literal[tuple(self._streams)] if self._streams else _Trap
+        self._message_type = msgspec.defstruct(
+            "RecordMessage",
+            [("stream", stream), ("record", record)],
+            tag_field="type",
+            tag="RECORD",
+            gc=False,
+        )
+        union: Any = self._message_type
+        for tag in _OTHER_MESSAGES:
+            union |= msgspec.defstruct(tag.title(), [], tag_field="type", tag=tag)
+        self._messages = msgspec.json.Decoder(union)
+        self._records = msgspec.json.Decoder(record)
+        return True
+
+
+class Lines:
+    """The lines of a block, cut apart only when one is asked for."""
+
+    def __init__(self, block: bytes) -> None:
+        self._block = block
+        self._lines: list[bytes] | None = None
+
+    def __getitem__(self, at: int) -> bytes:
+        if self._lines is None:
+            self._lines = self._block.split(b"\n")
+        return self._lines[at]
+
+    def __len__(self) -> int:
+        return self._block.count(b"\n") + 1
+
+    def after(self, at: int) -> bytes:
+        """Return the lines from a number on, as a block."""
+        return self._block.split(b"\n", at)[at]
+
+
+def _decode(decoder: msgspec.json.Decoder[Any], block: bytes) -> list[Any]:
+    try:
+        found = decoder.decode_lines(block)
+        if len(found) == block.count(b"\n") + 1:
+            return found
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        pass
+    return [_decode_one(decoder, line) for line in block.split(b"\n")]
+
+
+def _decode_one(decoder: msgspec.json.Decoder[Any], line: bytes) -> Any:
+    try:
+        return decoder.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+
+
+def read_batch(
+    url: str, encoding: Mapping[str, Any], storage_options: Mapping[str, Any]
+) -> Iterator[tuple[int, bytes]]:
+    """Read one file of a BATCH message as a stream, however large it is.
+
+    Args:
+        url: Any URL that fsspec knows, or a path.
+        encoding: `format` must be `jsonl`, `compression` `gzip` or `none`.
+        storage_options: Arguments of the file system.
+
+    Returns:
+        Whole lines, many at a time, with the number of the first.
+
+    Raises:
+        BadInputError: The file isn't there, is damaged, or is encoded otherwise.
+    """
+    compression = encoding.get("compression")
+    if encoding.get("format") != "jsonl" or compression not in _COMPRESSIONS:
+        raise BadInputError(
+            codes.UNREADABLE_BATCH,
+            f"BATCH files of format {encoding.get('format')!r} with compression {compression!r} "
+            "can't be read. Set the tap's batch_config to format jsonl, compression gzip or none.",
+        )
+    number = 1
+    try:
+        with fsspec.open(url, "rb", **storage_options) as raw:
+            source = open_gzip(raw) if compression == "gzip" else raw
+            for block in whole_lines(iter(lambda: source.read(CHUNK), b"")):
+                if block is not None:
+                    yield number, block
+                    number += block.count(b"\n") + 1
+    except (FileNotFoundError, PermissionError, ImportError, ValueError) as error:
+        raise BadInputError(
+            codes.UNREADABLE_BATCH,
+            f"The BATCH file {url} can't be opened ({type(error).__name__}). It must be reachable "
+            "from this machine; credentials go into storage_options.",
+        ) from None
+    except BROKEN:
+        raise BadInputError(
+            codes.UNREADABLE_BATCH,
+            f"{url}: gzip stream truncated or corrupt after line {number - 1}. Have the file "
+            "made again; nothing after it is acknowledged.",
+        ) from None

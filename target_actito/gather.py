@@ -1,0 +1,580 @@
+"""Gathering: what typed records say becomes bits, and goes to the person it is about.
+
+For each id that occurs the bits of its choices are worked out once, by the `Resolver`. Where it
+can't say what a choice means without the rest of the record (two paths of one name, a spelling that
+wasn't announced yet, a preference that wasn't seen yet), and where a value has no form in Actito,
+the bit `careful` is set: the record is then decoded as a whole.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET
+
+from actito_didomi import codes
+from actito_didomi.consent.coalesce import Extra
+from actito_didomi.consent.mapping import flatten, is_answer
+from actito_didomi.consent.records import CONFIRMED, DEFAULT_REGULATION, parse_timestamp
+from actito_didomi.errors import BadInputError
+from target_actito.translate import Untranslatable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from actito_didomi.codes import Code
+    from actito_didomi.consent.choices import Path
+    from actito_didomi.consent.coalesce import Collector
+    from actito_didomi.consent.scope import Scope
+    from actito_didomi.plugin.summary import Summary
+    from target_actito.decode import Needs
+    from target_actito.translate import Translator
+
+Route = tuple[int, int, int]
+"""Bits for an opt-in, an opt-out and null."""
+_Part = tuple["Code | None", str, datetime, int, "bytes | Extra | None"]
+"""What a record says at one timestamp: why it is skipped, person, timestamp, mask, and more."""
+_MOST_KEPT = 10_000
+"""Ids, paths and answers whose meaning is kept."""
+_INHERITED = frozenset({"id", "organization_user_id"})
+"""What an event of a batch-export line takes over from the line's user, metadata apart."""
+_OBJECT = ord("{")
+_NO_METADATA = frozenset({b"", b"null", b"{}"})
+_SHORTEST = 3
+"""Bytes of metadata that may hold something."""
+_metadata = msgspec.json.Decoder(dict[str, Any])
+
+
+class CarefulError(Exception):
+    """A record must be decoded as a whole."""
+
+
+class _Known(dict[Any, Any]):
+    """Meanings, each worked out when its key occurs first.
+
+    Args:
+        find: Finds a meaning.
+    """
+
+    def __init__(self, find: Callable[[Any], Any]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, key: Any) -> Any:
+        if len(self) >= _MOST_KEPT:
+            self.clear()
+        found = self[key] = self._find(key)
+        return found
+
+
+class Routes:
+    """What choices mean by where they stand.
+
+    Args:
+        translator: Knows mappings and table.
+
+    Attributes:
+        careful: The bit of a record that must be decoded as a whole.
+        channels: By id of a channel the route of its choice; None where no mapping names it.
+        purposes: By id of a purpose the routes of `enabled` and `enabled_li`, and what is below:
+            routes of channels, of preferences (each with routes of channels), and meanings of
+            answers; None where no mapping names any of it.
+        paths: Routes by path.
+    """
+
+    def __init__(self, translator: Translator) -> None:
+        self._translator = translator
+        self._resolver = translator.resolver
+        self._masks = translator.masks
+        self.careful = translator.masks.limit
+        self._careful_route: Route = (self.careful, self.careful, self.careful)
+        self.channels = _Known(lambda key: self.route(("consents", "channels", key, "enabled")))
+        self.purposes = _Known(self._purpose)
+        self.paths = _Known(self.route)
+        self._parts: set[str] = set()
+        self._version = self._resolver.version
+
+    def use(self, needs: Needs) -> None:
+        """Find what stands in records of other types from now on."""
+        self._parts = needs.purposes
+        self._version = -1
+        self.update()
+
+    def update(self) -> None:
+        """Forget what doesn't hold any more, since the resolver has learned something."""
+        if self._version != self._resolver.version:
+            self._version = self._resolver.version
+            self.channels.clear()
+            self.purposes.clear()
+            self.paths.clear()
+
+    def route(self, path: Path) -> Route | None:
+        """Find the route of the choice at a path."""
+        reading = self._resolver.read_path(path)
+        self.update()
+        if reading is None:
+            return self._careful_route
+        if not reading.mappings:
+            return None
+        opt_in = opt_out = 0
+        for number in reading.mappings:
+            if reading.announced and self._translator.takes_choices(number):
+                opt_in |= self._masks.choice(number, choice=True)
+                opt_out |= self._masks.choice(number, choice=False)
+            else:
+                opt_in |= self.careful
+                opt_out |= self.careful
+        return opt_in, opt_out, 0
+
+    def _purpose(self, key: str) -> tuple[Any, ...] | None:
+        path: Path = ("consents", "purposes", key)
+        parts = self._parts
+        channels = preferences = answers = None
+        if parts & {"channels", "raw_channels"}:
+            channels = self._below((*path, "channels"), self._choices)
+        if parts & {"preferences", "values"}:
+            preferences = self._below((*path, "preferences"), self._preferences)
+        if "values" in parts and (
+            preferences is not None or self._resolver.may_name_below((*path, "values"))
+        ):  # preferences are another spelling
+            answers = self._answers((*path, "values"))
+        if "preferences" not in parts:
+            preferences = None
+        enabled, legitimate = self.route((*path, "enabled")), self.route((*path, "enabled_li"))
+        below = channels, preferences, answers
+        if below == (None, None, None):
+            return (enabled, legitimate, None) if enabled or legitimate else None
+        return enabled, legitimate, below
+
+    def _below(self, path: Path, make: Callable[[Path], _Known]) -> _Known | None:
+        return make(path) if self._resolver.may_name_below(path) else None
+
+    def _choices(self, path: Path) -> _Known:
+        return _Known(lambda key: self.route((*path, key, "enabled")))
+
+    def _preferences(self, path: Path) -> _Known:
+        return _Known(
+            lambda key: (
+                self.route((*path, key, "enabled")),
+                self._below((*path, key, "channels"), self._choices)
+                if "preference_channels" in self._parts
+                else None,
+            )
+        )
+
+    def _answers(self, path: Path) -> _Known:
+        return _Known(
+            lambda key: _Known(lambda answer: self._answer((*path, key, "value"), answer))
+        )
+
+    def _answer(self, path: Path, answer: str) -> tuple[int, tuple[tuple[int, Any], ...]]:
+        """Find what an answer to a preference says: bits, and values that are no choices."""
+        found = self._resolver.read_answer(path, answer)
+        self.update()
+        if found is None or not found[1]:
+            return self.careful, ()
+        return self.say([(number, where, value) for number, where, value in found[0]])
+
+    def say(
+        self, places: Sequence[tuple[int, Path, Any]]
+    ) -> tuple[int, tuple[tuple[int, Any], ...]]:
+        """Find what values say, each to a mapping: bits, and values that are no choices."""
+        mask = 0
+        values: list[tuple[int, Any]] = []
+        for number, path, value in places:
+            said = self._translator.translate_choice(number, path, value)
+            if isinstance(said, Untranslatable):
+                return self.careful, ()
+            mask |= said.mask
+            values += said.values
+        return mask, tuple(values)
+
+    def leaf(self, path: Path, value: Any) -> tuple[int, tuple[tuple[int, Any], ...]]:
+        """Find what a value of any type at any path says."""
+        if is_answer(path, value):
+            return self._answer(path, value)
+        route = self.paths[path]
+        if route is None:
+            return 0, ()
+        if value is None or value is True or value is False:
+            return (route[2] if value is None else route[0] if value else route[1]), ()
+        reading = self._resolver.read_path(path)
+        if reading is None or not reading.announced:
+            return self.careful, ()
+        return self.say([(number, path, value) for number in reading.mappings])
+
+
+class Gatherer:
+    """Brings typed records to a collector.
+
+    Args:
+        translator: Knows mappings and table.
+        collector: Takes what records say.
+        summary: Counts what is skipped.
+        scope: Says which records count.
+    """
+
+    def __init__(
+        self, translator: Translator, collector: Collector, summary: Summary, scope: Scope
+    ) -> None:
+        self._collector = collector
+        self._summary = summary
+        self._scope = scope
+        self._routes = Routes(translator)
+        self._careful = self._routes.careful
+        self._values: list[tuple[int, Any]] = []
+
+    def update(self, needs: Needs, choices: msgspec.json.Decoder[Any]) -> None:
+        """Read records of other types from now on.
+
+        Args:
+            needs: What is decoded.
+            choices: Decodes channels that aren't decoded with their purpose.
+        """
+        self._routes.use(needs)
+        self._roots = sorted(needs.roots)
+        self._reads_metadata = needs.metadata
+        self._loose = needs.loose_fields
+        self._channels = needs.channels
+        self._purposes = bool(needs.purposes)
+        self._legitimate = "enabled_li" in needs.purposes
+        self._decode_choices = choices.decode
+        self._simple = not (needs.roots or needs.metadata or needs.loose or needs.all)
+
+    def refresh(self) -> None:
+        """Use what was learned from a record that was decoded as a whole."""
+        self._routes.update()
+
+    def take(self, records: Sequence[Any], at: int, end: int, number: int) -> int:
+        """Gather records up to the first that must be decoded as a whole.
+
+        Args:
+            records: Typed ones, or None for one that isn't.
+            at: Where to begin.
+            end: Where to end at the latest.
+            number: Number of the first record.
+
+        Returns:
+            How many were taken.
+        """
+        start = at
+        while at < end:
+            if self._simple:
+                at = self._take_events(records, at, end, number - start)
+                if at == end:
+                    break
+            if records[at] is None or not self._take_any(records[at], number - start + at):
+                break
+            at += 1
+        return at - start
+
+    def _take_events(self, records: Sequence[Any], at: int, end: int, number: int) -> int:
+        """Gather events as most are: the same as `_take_any`, without its detours.
+
+        Args:
+            records: The records.
+            at: Where to begin.
+            end: Where to end at the latest.
+            number: Number of the first record of all.
+
+        Returns:
+            Where it ended: before a record that isn't such an event.
+        """
+        put, read, values = self._collector.put, self._read_consents, self._values
+        careful, regulation = self._careful, self._scope.regulation
+        for place in range(at, end):
+            record = records[place]
+            if record is None or not record.user or record.events is not UNSET:
+                return place
+            if (
+                record.status != CONFIRMED
+                or record.regulation != regulation
+                or record.delegate is not None
+            ):
+                return place
+            user, timestamp, consents = record.user, record.created_at, record.consents
+            person = user.organization_user_id
+            if not consents or not person or person.__class__ is not str or timestamp is None:
+                return place
+            # Copied, since a part of the block would keep the whole block.
+            more: Any = bytes(user.metadata)
+            if more in _NO_METADATA:
+                more = None
+            elif more[0] != _OBJECT:
+                return place
+            mask = read(consents)
+            if mask >= careful:
+                return place
+            if values:
+                more = Extra(more, dict(values))
+                values.clear()
+            put(person, number + place, timestamp, mask, more)
+        return end
+
+    def _take_any(self, record: Any, number: int) -> bool:
+        """Gather a record of any shape; return whether that was possible."""
+        self._values.clear()
+        try:
+            parts = self._read(record)
+        except (CarefulError, BadInputError):
+            return False
+        for reason, person, timestamp, mask, more in parts:
+            if reason is None:
+                self._collector.put(person, number, timestamp, mask, more)
+                continue
+            self._summary.skip(reason)
+            if reason is codes.DELEGATE:
+                # Not to be written, but older choices must not be written over it either.
+                self._collector.hold(person, timestamp, mask)
+        return True
+
+    # Choices
+
+    def _read_consents(self, consents: Any) -> int:
+        """Return what consents say; values that are no choices go to `_values`."""
+        mask = 0
+        if self._channels and consents.channels:
+            routes = self._routes.channels
+            for choice in consents.channels:
+                route = routes[choice.id]
+                if route is not None:
+                    enabled = choice.enabled
+                    mask |= route[2] if enabled is None else route[0] if enabled else route[1]
+        if self._purposes and consents.purposes:
+            routes, legitimate = self._routes.purposes, self._legitimate
+            for purpose in consents.purposes:
+                meaning = routes[purpose.id]
+                if meaning is None:
+                    continue
+                route, route_li, below = meaning
+                if route is not None:
+                    enabled = purpose.enabled
+                    mask |= route[2] if enabled is None else route[0] if enabled else route[1]
+                if legitimate and route_li is not None:
+                    enabled = purpose.enabled_li
+                    mask |= (
+                        route_li[2] if enabled is None else route_li[0] if enabled else route_li[1]
+                    )
+                if below is not None:
+                    mask |= self._read_below(purpose, below)
+        return mask | self._read_loose(consents) if self._loose else mask
+
+    def _read_choices(self, choices: Any, routes: _Known) -> int:
+        """Return what choices of channels below a purpose or preference say."""
+        if choices.__class__ is msgspec.Raw:
+            try:
+                choices = self._decode_choices(choices) if bytes(choices) else None
+            except msgspec.MsgspecError:
+                return self._careful
+        mask = 0
+        for choice in choices or ():
+            route = routes[choice.id]
+            if route is not None:
+                enabled = choice.enabled
+                mask |= route[2] if enabled is None else route[0] if enabled else route[1]
+        return mask
+
+    def _read_below(self, purpose: Any, below: tuple[Any, Any, Any]) -> int:
+        """Return what the channels, preferences and answers of a purpose say."""
+        mask = 0
+        channels, preferences, answers = below
+        if channels is not None:
+            mask = self._read_choices(purpose.channels, channels)
+        if preferences is not None and purpose.preferences:
+            for preference in purpose.preferences:
+                route, routes = preferences[preference.id]
+                if route is not None:
+                    enabled = preference.enabled
+                    mask |= route[2] if enabled is None else route[0] if enabled else route[1]
+                if routes is not None:
+                    mask |= self._read_choices(preference.channels, routes)
+        if answers is not None and purpose.values:
+            mask |= self._read_answers(purpose, answers)
+        return mask
+
+    def _read_answers(self, purpose: Any, answers: _Known) -> int:
+        """Return what answers to preferences of the current format say."""
+        mask = 0
+        for key, answer in purpose.values.items():
+            if answer.value is None:
+                path = ("consents", "purposes", purpose.id, "values", key, "value")
+                mask |= self._add(self._routes.leaf(path, None))
+            else:
+                mask |= self._add(answers[key][answer.value])
+        return mask
+
+    def _add(self, meaning: tuple[int, tuple[tuple[int, Any], ...]]) -> int:
+        """Keep the values of a meaning, and return its bits."""
+        bits, values = meaning
+        if values:
+            if any(number in dict(self._values) for number, _ in values):
+                return self._careful  # twice in one record
+            self._values += values
+        return bits
+
+    def _read_loose(self, consents: Any) -> int:
+        """Return what nodes say that are decoded as they are."""
+        mask = 0
+        for place, name in self._loose.items():
+            node = getattr(consents, place)
+            if node is not UNSET:
+                mask |= self._read_tree(("consents", name), node)
+        return mask
+
+    def _read_tree(self, path: Path, tree: Any) -> int:
+        """Return what a part of a record says that is decoded as it is."""
+        mask = 0
+        for below, value in flatten(tree):
+            mask |= self._add(self._routes.leaf((*path, *below), value))
+        return mask
+
+    # Records of any shape
+
+    def _read(self, record: Any) -> list[_Part]:
+        """Read a record: a consent event, a consent user, or a batch-export line.
+
+        Raises:
+            CarefulError: The record must be decoded as a whole.
+            BadInputError: A timestamp can't be read; likewise.
+        """
+        owner, events = record.user, record.events
+        if events is UNSET:
+            if owner is UNSET:
+                if record.consents is UNSET:
+                    raise CarefulError
+                return [self._read_user(record, record.consents)]
+            return [self._read_event(record, owner, self._roots_of(owner))]
+        if owner is UNSET:
+            raise CarefulError
+        parts = []
+        inherited = {n: v for n, v in self._roots_of(owner).items() if n in _INHERITED}
+        for event in events:
+            own = event.user
+            if own is None or own is UNSET:
+                parts.append(self._read_event(event, owner, inherited))
+                continue
+            roots = inherited | {n: v for n, v in self._roots_of(own).items() if v is not None}
+            person = own.organization_user_id
+            if person is None or person is UNSET:
+                person = owner.organization_user_id
+            parts.append(self._read_event(event, own, roots, person=person))
+        if bytes(owner.metadata) not in _NO_METADATA:
+            parts.append(self._read_user(owner, None))
+        return parts
+
+    def _roots_of(self, owner: Any) -> dict[str, Any]:
+        """Return what stands at the root of a record in the user form, but for `created_at`."""
+        return {
+            name: value
+            for name in self._roots
+            if name != "created_at" and (value := getattr(owner, name)) is not UNSET
+        }
+
+    def _read_event(
+        self, event: Any, owner: Any, roots: dict[str, Any], *, person: Any = UNSET
+    ) -> _Part:
+        if event.consents is UNSET:
+            raise CarefulError
+        delegate = None if event.delegate is None else event.delegate.id
+        if "created_at" in self._roots:
+            roots = {**roots, "created_at": event.created_at}
+        return self._read_part(
+            person=owner.organization_user_id if person is UNSET else person,
+            timestamp=event.created_at,
+            about=(event.status, event.regulation or DEFAULT_REGULATION, delegate),
+            consents=event.consents,
+            metadata=bytes(owner.metadata),
+            roots=roots,
+        )
+
+    def _read_user(self, user: Any, consents: Any) -> _Part:
+        roots = self._roots_of(user)
+        if "created_at" in self._roots:
+            roots["created_at"] = user.created_at
+        return self._read_part(
+            person=user.organization_user_id,
+            timestamp=user.created_at if user.updated_at is None else user.updated_at,
+            about=(None, user.regulation, None),
+            consents=consents,
+            metadata=bytes(user.metadata),
+            roots=roots,
+        )
+
+    def _read_part(
+        self,
+        *,
+        person: Any,
+        timestamp: Any,
+        about: tuple[str | None, str | None, str | None],
+        consents: Any,
+        metadata: bytes,
+        roots: Mapping[str, Any],
+    ) -> _Part:
+        """Read what a record says at one timestamp.
+
+        Args:
+            person: Text or a whole number; None or empty for a guest.
+            timestamp: Of whatever type it was decoded as.
+            about: Status, regulation and delegate.
+            consents: The consents; None for none.
+            metadata: Metadata as JSON, null or nothing.
+            roots: What stands at the root of the record in the user form.
+        """
+        timestamp, person = _as_timestamp(timestamp), _as_person(person)
+        has_metadata = metadata not in _NO_METADATA
+        if has_metadata and metadata[0] != _OBJECT:
+            raise CarefulError
+        reason = self._scope.reason_to_skip(person, *about)
+        if reason is not None and reason is not codes.DELEGATE:
+            return reason, person, timestamp, 0, None
+        mask = 0 if consents is None else self._read_consents(consents)
+        if has_metadata and self._reads_metadata:
+            mask |= self._read_metadata(metadata)
+        for name, value in roots.items():
+            mask |= self._read_tree((name,), value)
+        if mask >= self._careful:
+            raise CarefulError
+        kept = metadata if has_metadata else None
+        if not self._values:
+            return reason, person, timestamp, mask, kept
+        more = Extra(kept, dict(self._values))
+        self._values.clear()
+        return reason, person, timestamp, mask, more
+
+    def _read_metadata(self, metadata: bytes) -> int:
+        """Return what metadata says that mappings name."""
+        try:
+            found = _metadata.decode(metadata)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise CarefulError from None
+        return self._read_tree(("metadata",), found)
+
+
+def _as_timestamp(value: Any) -> datetime:
+    """Return a timestamp of whatever type it was decoded as.
+
+    Raises:
+        CarefulError: There is none.
+        BadInputError: It is none.
+    """
+    if value.__class__ is datetime:
+        found: datetime = value
+        return found
+    if value is None:
+        raise CarefulError
+    return parse_timestamp(value, "created_at")
+
+
+def _as_person(value: Any) -> str:
+    """Return a person's key, empty for a guest.
+
+    Raises:
+        CarefulError: It is neither text nor a whole number.
+    """
+    if value is None or value is UNSET:
+        return ""
+    if value.__class__ is not str and value.__class__ is not int:
+        raise CarefulError
+    return str(value)
