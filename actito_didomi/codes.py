@@ -4,7 +4,8 @@ Programs go by the name (in reports, rejects and settings), people search for th
 change; numbers, names and their meaning never do. The hundred of a number is its group (`GROUPS`):
 a new code gets the next free number of its group, and a retired one keeps its own.
 
-`docs/reference/codes.md` is generated from this table.
+The text below each code says what happened and, after a blank line, what to do;
+`docs/reference/codes.md` is generated from it.
 """
 
 from __future__ import annotations
@@ -38,15 +39,11 @@ class Code:
         name: Unique; snake_case, the same as the constant's name in lower case.
         kind: `error` ends the run; `reject` concerns one record or change, which is kept with its
             reason (a tap, which keeps no rejects, ends with it); `skip` is left out on purpose.
-        meaning: What happened; a sentence.
-        remedy: What to do; a sentence or more.
     """
 
     number: int
     name: str
     kind: Kind
-    meaning: str
-    remedy: str
 
     def __str__(self) -> str:
         """Render number and name, as in `AD301 attribute_refused`."""
@@ -55,377 +52,277 @@ class Code:
 
 # Group AD1xx, configuration
 
-INVALID_SETTING = Code(
-    101,
-    "invalid_setting",
-    "error",
-    "A setting is missing, has the wrong type or value, or doesn't fit another setting.",
-    "The message names the setting and what is expected. See the settings reference.",
-)
-INVALID_MAPPING = Code(
-    102,
-    "invalid_mapping",
-    "error",
-    "An entry of `mappings` can't be read, can't be used in this direction, or repeats another.",
-    "Correct the entry that the message names, or remove it.",
-)
-AMBIGUOUS_MAPPING = Code(
-    103,
-    "ambiguous_mapping",
-    "error",
-    "The `value` of a mapping can stand for several choices.",
-    "Add the `path` that is meant to this mapping; the message lists the candidates.",
-)
-UNKNOWN_FIELD = Code(
-    104,
-    "unknown_field",
-    "error",
-    "A mapping names a subscription or attribute that the table doesn't have.",
-    "Compare the `id` with the names in the message; they are case-sensitive.",
-)
-UNSUITABLE_FIELD = Code(
-    105,
-    "unsuitable_field",
-    "error",
-    "A mapping names an attribute that can't be used: it is the key, a list, kept by Actito, or, "
-    "in the reverse sync, not a boolean.",
-    "Map another attribute, or remove the mapping.",
-)
-UNKNOWN_ENTITY = Code(
-    106,
-    "unknown_entity",
-    "error",
-    "Actito has no entity of this name that the key may read.",
-    "Set `entity_id` to the name of an entity of this licence, or extend the rights of the key.",
-)
-UNKNOWN_TABLE = Code(
-    107,
-    "unknown_table",
-    "error",
-    "The entity has no profile table of this name or id.",
-    "Set `table_name` to one of the tables that the message lists.",
-)
-AMBIGUOUS_TABLE = Code(
-    108,
-    "ambiguous_table",
-    "error",
-    "The key sees no profile table or several, and the settings don't say which one is meant.",
-    "Set `entity_id` and `table_name`.",
-)
-UNSUITABLE_KEY = Code(
-    109,
-    "unsuitable_key",
-    "error",
-    "The attribute that people are matched by doesn't exist or isn't unique.",
-    "Set `user_unique_key` to one of the unique attributes that the message lists.",
-)
-UNSUITABLE_ETL = Code(
-    110,
-    "unsuitable_etl",
-    "error",
-    "The predefined ETL doesn't exist, or its mode is unknown or contradicts `upsert_mode`.",
-    "Check `bulk_etl_id` and `bulk_etl_mode` against the ETL in Actito.",
-)
-UNUSABLE_PATH = Code(
-    111,
-    "unusable_path",
-    "error",
-    "A file or folder that a setting names, or that the plugin needs, can't be used.",
-    "Check the address, the rights, and that the driver of its file system is installed.",
-)
-UNUSABLE_DATABASE = Code(
-    112,
-    "unusable_database",
-    "error",
-    "The database that a setting names can't be opened, or fails.",
-    "Check the address and the rights, and that its driver is installed; then run again.",
-)
-UNKNOWN_EXPORT = Code(
-    113,
-    "unknown_export",
-    "error",
-    "There is no batch export with this id.",
-    "Set `export_ids` to ids that the message lists.",
-)
-UNEXPECTED_COLUMNS = Code(
-    114,
-    "unexpected_columns",
-    "error",
-    "A file of profile changes has other columns or another separator than expected.",
-    "Set `export_columns`, or change the export in Actito.",
-)
+INVALID_SETTING = Code(101, "invalid_setting", "error")
+"""A setting is missing, has the wrong type or value, or doesn't fit another setting.
 
-MISSING_PACKAGE = Code(
-    115,
-    "missing_package",
-    "error",
-    "A Python package that a setting needs is not installed.",
-    "Install the extra or package that the message names.",
-)
-NOTHING_SELECTED = Code(
-    116,
-    "nothing_selected",
-    "error",
-    "The catalog selects no stream that the tap has, so nothing would be read.",
-    "Select one of the streams that the message lists, or run without a catalog.",
-)
-SNAPSHOT_IN_USE = Code(
-    117,
-    "snapshot_in_use",
-    "error",
-    "Another run has moved the same snapshot at the same time.",
-    "Nothing is lost: run again once it has ended, and run one job per snapshot at a time.",
-)
+The message names the setting and what is expected. See the settings reference.
+"""
+INVALID_MAPPING = Code(102, "invalid_mapping", "error")
+"""An entry of `mappings` can't be read, can't be used in this direction, or repeats another.
+
+Correct the entry that the message names, or remove it.
+"""
+AMBIGUOUS_MAPPING = Code(103, "ambiguous_mapping", "error")
+"""The `value` of a mapping can stand for several choices.
+
+Add the `path` that is meant to this mapping; the message lists the candidates.
+"""
+UNKNOWN_FIELD = Code(104, "unknown_field", "error")
+"""A mapping names a subscription or attribute that the table doesn't have.
+
+Compare the `id` with the names in the message; they are case-sensitive.
+"""
+UNSUITABLE_FIELD = Code(105, "unsuitable_field", "error")
+"""A mapping names an attribute that can't be used: it is the key, a list, kept by Actito, or, in
+the reverse sync, not a boolean.
+
+Map another attribute, or remove the mapping.
+"""
+UNKNOWN_ENTITY = Code(106, "unknown_entity", "error")
+"""Actito has no entity of this name that the key may read.
+
+Set `entity_id` to the name of an entity of this licence, or extend the rights of the key.
+"""
+UNKNOWN_TABLE = Code(107, "unknown_table", "error")
+"""The entity has no profile table of this name or id.
+
+Set `table_name` to one of the tables that the message lists.
+"""
+AMBIGUOUS_TABLE = Code(108, "ambiguous_table", "error")
+"""The key sees no profile table or several, and the settings don't say which one is meant.
+
+Set `entity_id` and `table_name`.
+"""
+UNSUITABLE_KEY = Code(109, "unsuitable_key", "error")
+"""The attribute that people are matched by doesn't exist or isn't unique.
+
+Set `user_unique_key` to one of the unique attributes that the message lists.
+"""
+UNSUITABLE_ETL = Code(110, "unsuitable_etl", "error")
+"""The predefined ETL doesn't exist, or its mode is unknown or contradicts `upsert_mode`.
+
+Check `bulk_etl_id` and `bulk_etl_mode` against the ETL in Actito.
+"""
+UNUSABLE_PATH = Code(111, "unusable_path", "error")
+"""A file or folder that a setting names, or that the plugin needs, can't be used.
+
+Check the address, the rights, and that the driver of its file system is installed.
+"""
+UNUSABLE_DATABASE = Code(112, "unusable_database", "error")
+"""The database that a setting names can't be opened, or fails.
+
+Check the address and the rights, and that its driver is installed; then run again.
+"""
+UNKNOWN_EXPORT = Code(113, "unknown_export", "error")
+"""There is no batch export with this id.
+
+Set `export_ids` to ids that the message lists.
+"""
+UNEXPECTED_COLUMNS = Code(114, "unexpected_columns", "error")
+"""A file of profile changes has other columns or another separator than expected.
+
+Set `export_columns`, or change the export in Actito.
+"""
+
+MISSING_PACKAGE = Code(115, "missing_package", "error")
+"""A Python package that a setting needs is not installed.
+
+Install the extra or package that the message names.
+"""
+NOTHING_SELECTED = Code(116, "nothing_selected", "error")
+"""The catalog selects no stream that the tap has, so nothing would be read.
+
+Select one of the streams that the message lists, or run without a catalog.
+"""
+SNAPSHOT_IN_USE = Code(117, "snapshot_in_use", "error")
+"""Another run has moved the same snapshot at the same time.
+
+Nothing is lost: run again once it has ended, and run one job per snapshot at a time.
+"""
 
 # Group AD2xx, input
 
-INVALID_MESSAGE = Code(
-    201,
-    "invalid_message",
-    "error",
-    "A line of the input is not a valid Singer message.",
-    "Look for what else writes to the tap's standard output, and whether the tap ended early.",
-)
-SCHEMA_MISSING = Code(
-    202,
-    "schema_missing",
-    "error",
-    "A record came before the SCHEMA message of its stream.",
-    "Repair the tap.",
-)
-KEY_MISSING = Code(
-    203,
-    "key_missing",
-    "reject",
-    "A record lacks the key properties of its stream.",
-    "Repair the tap, or its catalog.",
-)
-UNREADABLE_BATCH = Code(
-    204,
-    "unreadable_batch",
-    "error",
-    "A file of a BATCH message can't be opened or decoded.",
-    "Make the file reachable and complete; for its format see the tap's `batch_config`.",
-)
-BATCH_UNSUPPORTED = Code(
-    205,
-    "batch_unsupported",
-    "error",
-    "This target doesn't read BATCH messages.",
-    "Remove `batch_config` from the tap's settings.",
-)
-DAMAGED_FILE = Code(
-    206,
-    "damaged_file",
-    "error",
-    "A file is empty, truncated, corrupt or of another format.",
-    "Fetch or make the file again. Nothing after the damage was acknowledged.",
-)
-INVALID_LINE = Code(
-    207,
-    "invalid_line",
-    "error",
-    "A line of a file can't be read.",
-    "Repair the file, or set `on_bad_line` to `skip` to continue without this line.",
-)
-SCHEMA_MISMATCH = Code(
-    208,
-    "schema_mismatch",
-    "reject",
-    "A record doesn't fit the JSON schema of its stream.",
-    "Repair the tap, or set `validate_records` to false.",
-)
-INVALID_RECORD = Code(
-    209,
-    "invalid_record",
-    "reject",
-    "A consent record, or a part of it that is needed, can't be read.",
-    "Correct the record at its source and send it again.",
-)
-INVALID_VALUE = Code(
-    210,
-    "invalid_value",
-    "reject",
-    "A choice or attribute can't be converted to the type of its field.",
-    "Correct the value at its source, or the mapping.",
-)
-AMBIGUOUS_VALUE = Code(
-    211,
-    "ambiguous_value",
-    "reject",
-    "A mapping fits several values of one record.",
-    "Add the `path` that is meant to this mapping.",
-)
+INVALID_MESSAGE = Code(201, "invalid_message", "error")
+"""A line of the input is not a valid Singer message.
+
+Look for what else writes to the tap's standard output, and whether the tap ended early.
+"""
+SCHEMA_MISSING = Code(202, "schema_missing", "error")
+"""A record came before the SCHEMA message of its stream.
+
+Repair the tap.
+"""
+KEY_MISSING = Code(203, "key_missing", "reject")
+"""A record lacks the key properties of its stream.
+
+Repair the tap, or its catalog.
+"""
+UNREADABLE_BATCH = Code(204, "unreadable_batch", "error")
+"""A file of a BATCH message can't be opened or decoded.
+
+Make the file reachable and complete; for its format see the tap's `batch_config`.
+"""
+BATCH_UNSUPPORTED = Code(205, "batch_unsupported", "error")
+"""This target doesn't read BATCH messages.
+
+Remove `batch_config` from the tap's settings.
+"""
+DAMAGED_FILE = Code(206, "damaged_file", "error")
+"""A file is empty, truncated, corrupt or of another format.
+
+Fetch or make the file again. Nothing after the damage was acknowledged.
+"""
+INVALID_LINE = Code(207, "invalid_line", "error")
+"""A line of a file can't be read.
+
+Repair the file, or set `on_bad_line` to `skip` to continue without this line.
+"""
+SCHEMA_MISMATCH = Code(208, "schema_mismatch", "reject")
+"""A record doesn't fit the JSON schema of its stream.
+
+Repair the tap, or set `validate_records` to false.
+"""
+INVALID_RECORD = Code(209, "invalid_record", "reject")
+"""A consent record, or a part of it that is needed, can't be read.
+
+Correct the record at its source and send it again.
+"""
+INVALID_VALUE = Code(210, "invalid_value", "reject")
+"""A choice or attribute can't be converted to the type of its field.
+
+Correct the value at its source, or the mapping.
+"""
+AMBIGUOUS_VALUE = Code(211, "ambiguous_value", "reject")
+"""A mapping fits several values of one record.
+
+Add the `path` that is meant to this mapping.
+"""
 
 # Group AD3xx, Actito refuses; 301 is kept for `attribute_refused`
 
-CHANGE_REFUSED = Code(
-    302,
-    "change_refused",
-    "reject",
-    "Actito refuses a change of one profile, singly or as a row of an import.",
-    "Read Actito's response in the reject, correct the values or the table, and send it again.",
-)
-PROFILE_CREATED = Code(
-    303,
-    "profile_created",
-    "error",
-    "Actito created a profile where an existing one was to be changed.",
-    "Remove the new profile without a key attribute, and report it: this API isn't as expected.",
-)
+CHANGE_REFUSED = Code(302, "change_refused", "reject")
+"""Actito refuses a change of one profile, singly or as a row of an import.
+
+Read Actito's response in the reject, correct the values or the table, and send it again.
+"""
+PROFILE_CREATED = Code(303, "profile_created", "error")
+"""Actito created a profile where an existing one was to be changed.
+
+Remove the new profile without a key attribute, and report it: this API isn't as expected.
+"""
 
 # Group AD4xx, Didomi refuses
 
-EVENT_REFUSED = Code(
-    401,
-    "event_refused",
-    "reject",
-    "Didomi refuses a consent event.",
-    "Read Didomi's response in the reject, correct the mapping or the purposes in Didomi, and send "
-    "it again.",
-)
+EVENT_REFUSED = Code(401, "event_refused", "reject")
+"""Didomi refuses a consent event.
+
+Read Didomi's response in the reject, correct the mapping or the purposes in Didomi, and send it
+again.
+"""
 
 # Group AD5xx, requests
 
-CREDENTIALS_REFUSED = Code(
-    501,
-    "credentials_refused",
-    "error",
-    "The API refuses the key.",
-    "Check the key and its secret, and that they belong to this environment.",
-)
-REQUEST_REFUSED = Code(
-    502,
-    "request_refused",
-    "error",
-    "The API refuses a request for good.",
-    "The message names the request and the status. Check the rights of the key and the settings.",
-)
-ACCESS_REFUSED = Code(
-    503,
-    "access_refused",
-    "error",
-    "The API refuses requests in a way that concerns all people, not one.",
-    "Check the rights of the key and the settings that name the account; nothing is lost.",
-)
-API_UNAVAILABLE = Code(
-    504,
-    "api_unavailable",
-    "error",
-    "The API returned no usable response, after all attempts.",
-    "Nothing is lost: run again when the API is back.",
-)
-UNEXPECTED_RESPONSE = Code(
-    505,
-    "unexpected_response",
-    "error",
-    "A response of the API has another form than expected.",
-    "Check `api_url` and the rights of the key; otherwise report it.",
-)
-IMPORT_QUOTA_EXCEEDED = Code(
-    506,
-    "import_quota_exceeded",
-    "error",
-    "No bulk import is left today, and single requests would take too long.",
-    "The next run writes what is deferred. Raise `max_single_minutes` to write it now.",
-)
-IMPORT_UNFINISHED = Code(
-    507,
-    "import_unfinished",
-    "error",
-    "An import of an earlier run hasn't ended, and could overwrite newer choices.",
-    "Look the import up in Actito, stop it if it hangs, and run again.",
-)
+CREDENTIALS_REFUSED = Code(501, "credentials_refused", "error")
+"""The API refuses the key.
+
+Check the key and its secret, and that they belong to this environment.
+"""
+REQUEST_REFUSED = Code(502, "request_refused", "error")
+"""The API refuses a request for good.
+
+The message names the request and the status. Check the rights of the key and the settings.
+"""
+ACCESS_REFUSED = Code(503, "access_refused", "error")
+"""The API refuses requests in a way that concerns all people, not one.
+
+Check the rights of the key and the settings that name the account; nothing is lost.
+"""
+API_UNAVAILABLE = Code(504, "api_unavailable", "error")
+"""The API returned no usable response, after all attempts.
+
+Nothing is lost: run again when the API is back.
+"""
+UNEXPECTED_RESPONSE = Code(505, "unexpected_response", "error")
+"""A response of the API has another form than expected.
+
+Check `api_url` and the rights of the key; otherwise report it.
+"""
+IMPORT_QUOTA_EXCEEDED = Code(506, "import_quota_exceeded", "error")
+"""No bulk import is left today, and single requests would take too long.
+
+The next run writes what is deferred. Raise `max_single_minutes` to write it now.
+"""
+IMPORT_UNFINISHED = Code(507, "import_unfinished", "error")
+"""An import of an earlier run hasn't ended, and could overwrite newer choices.
+
+Look the import up in Actito, stop it if it hangs, and run again.
+"""
 
 # Group AD6xx, skips
 
-GUEST = Code(
-    601,
-    "guest",
-    "skip",
-    "The record names no person: it has no `organization_user_id`.",
-    "Nothing; guests have no profile.",
-)
-NOT_CONFIRMED = Code(
-    602,
-    "not_confirmed",
-    "skip",
-    "The status of the event isn't `confirmed`, such as one that waits for approval.",
-    "Nothing; the event counts when it is confirmed.",
-)
-OTHER_REGULATION = Code(
-    603,
-    "other_regulation",
-    "skip",
-    "The record belongs to another regulation than the setting `regulation`.",
-    "If all records are skipped, check `regulation`.",
-)
-DELEGATE = Code(
-    604,
-    "delegate",
-    "skip",
-    "The choice was made by a delegate of `skip_delegates`: it came from the system written to.",
-    "Nothing; that system holds it already.",
-)
-NO_CONSENT = Code(
-    605,
-    "no_consent",
-    "skip",
-    "The record belongs to a stream without consent records.",
-    "Deselect the stream in the tap.",
-)
-NOT_AN_EVENT = Code(
-    606,
-    "not_an_event",
-    "skip",
-    "The record is the whole status of a person, not an event.",
-    "Select the stream `consent_events` in the tap.",
-)
-UNMATCHED = Code(
-    607,
-    "unmatched",
-    "skip",
-    "The person is unknown to the system written to, and the settings don't allow to create them.",
-    "If many people are unmatched, check `user_unique_key`.",
-)
+GUEST = Code(601, "guest", "skip")
+"""The record names no person: it has no `organization_user_id`.
+
+Nothing; guests have no profile.
+"""
+NOT_CONFIRMED = Code(602, "not_confirmed", "skip")
+"""The status of the event isn't `confirmed`, such as one that waits for approval.
+
+Nothing; the event counts when it is confirmed.
+"""
+OTHER_REGULATION = Code(603, "other_regulation", "skip")
+"""The record belongs to another regulation than the setting `regulation`.
+
+If all records are skipped, check `regulation`.
+"""
+DELEGATE = Code(604, "delegate", "skip")
+"""The choice was made by a delegate of `skip_delegates`: it came from the system written to.
+
+Nothing; that system holds it already.
+"""
+NO_CONSENT = Code(605, "no_consent", "skip")
+"""The record belongs to a stream without consent records.
+
+Deselect the stream in the tap.
+"""
+NOT_AN_EVENT = Code(606, "not_an_event", "skip")
+"""The record is the whole status of a person, not an event.
+
+Select the stream `consent_events` in the tap.
+"""
+UNMATCHED = Code(607, "unmatched", "skip")
+"""The person is unknown to the system written to, and the settings don't allow to create them.
+
+If many people are unmatched, check `user_unique_key`.
+"""
 
 # Group AD7xx, runs
 
-TOO_MANY_REJECTS = Code(
-    701,
-    "too_many_rejects",
-    "error",
-    "More was rejected than `max_rejects` allows, so the configuration is probably wrong.",
-    "Correct what the last reject names and run again, or raise `max_rejects`.",
-)
-OPT_OUTS_REJECTED = Code(
-    702,
-    "opt_outs_rejected",
-    "error",
-    "Everything is written except opt-outs that were rejected; exit status 3.",
-    "Resolve these rejects before the next campaign.",
-)
-STOPPED = Code(
-    703,
-    "stopped",
-    "error",
-    "The process was asked to stop; exit status 143 or 130.",
-    "Nothing is lost: run again.",
-)
-OUTPUT_CLOSED = Code(
-    704,
-    "output_closed",
-    "error",
-    "The downstream process has closed its input.",
-    "Look why it ended, and run again.",
-)
-UNEXPECTED_ERROR = Code(
-    705,
-    "unexpected_error",
-    "error",
-    "An error that the plugin doesn't know; its text is withheld, since it may hold personal data.",
-    "Report it with the lines of the log that name files and functions.",
-)
+TOO_MANY_REJECTS = Code(701, "too_many_rejects", "error")
+"""More was rejected than `max_rejects` allows, so the configuration is probably wrong.
+
+Correct what the last reject names and run again, or raise `max_rejects`.
+"""
+OPT_OUTS_REJECTED = Code(702, "opt_outs_rejected", "error")
+"""Everything is written except opt-outs that were rejected; exit status 3.
+
+Resolve these rejects before the next campaign.
+"""
+STOPPED = Code(703, "stopped", "error")
+"""The process was asked to stop; exit status 143 or 130.
+
+Nothing is lost: run again.
+"""
+OUTPUT_CLOSED = Code(704, "output_closed", "error")
+"""The downstream process has closed its input.
+
+Look why it ended, and run again.
+"""
+UNEXPECTED_ERROR = Code(705, "unexpected_error", "error")
+"""An error that the plugin doesn't know; its text is withheld, since it may hold personal data.
+
+Report it with the lines of the log that name files and functions.
+"""
 
 TABLE: tuple[Code, ...] = tuple(
     sorted(

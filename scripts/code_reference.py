@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import itertools
+
+from actito_didomi import codes
 from actito_didomi.codes import GROUPS, TABLE
 
 _HEAD = """\
@@ -21,14 +26,29 @@ their meaning never do.
 """
 
 
+def read_texts() -> dict[str, tuple[str, str]]:
+    """Read meaning and remedy of each code: the text below its declaration, by its name."""
+    nodes = ast.parse(inspect.getsource(codes)).body
+    texts = {}
+    for declared, text in itertools.pairwise(nodes):
+        match declared, text:
+            case (
+                ast.Assign(targets=[ast.Name(id=name)], value=ast.Call(func=ast.Name(id="Code"))),
+                ast.Expr(value=ast.Constant(value=str(words))),
+            ):
+                meaning, remedy = (" ".join(part.split()) for part in words.split("\n\n"))
+                texts[name.lower()] = (meaning, remedy)
+    return texts
+
+
 def codes_page() -> str:
     """Compose the page: a table for each group of codes."""
-    parts = [_HEAD]
+    parts, texts = [_HEAD], read_texts()
     for hundred, title in GROUPS.items():
         parts.append(f"\n## AD{hundred}xx: {title}\n\n| Code | Kind | Meaning | Remedy |\n")
         parts.append("| --- | --- | --- | --- |\n")
         parts += [
-            f"| AD{code.number} `{code.name}` | {code.kind} | {code.meaning} | {code.remedy} |\n"
+            f"| AD{code.number} `{code.name}` | {code.kind} | {' | '.join(texts[code.name])} |\n"
             for code in TABLE
             if code.number // 100 == hundred
         ]

@@ -9,6 +9,7 @@ import pkgutil
 from pathlib import Path
 
 import pytest
+from code_reference import read_texts
 from singer_sdk import exceptions as sdk
 
 from actito_didomi import codes, errors
@@ -35,9 +36,15 @@ def test_numbers_and_names_are_unique_and_belong_together() -> None:
     for code in TABLE:
         assert getattr(codes, code.name.upper()) is code
         assert code.number // 100 in GROUPS
-        assert code.meaning.endswith(".")
-        assert code.remedy.endswith(".")
-        assert "|" not in code.meaning + code.remedy
+
+
+def test_every_code_says_what_happened_and_what_to_do() -> None:
+    """In sentences that fit into a table."""
+    texts = read_texts()
+    assert set(texts) == {code.name for code in TABLE}
+    for part in (text for pair in texts.values() for text in pair):
+        assert part.endswith(".")
+        assert "|" not in part
 
 
 def test_published_codes_stay() -> None:
