@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     import msgspec
     from singer_sdk.about import AboutInfo
 
-logger = logging.getLogger(__name__)
-
 
 def read_config_arguments(
     ctx: click.Context, param: click.Option, value: tuple[str, ...]
@@ -53,11 +51,11 @@ def read_config_arguments(
 
     `ENV` among them stands for the environment.
     """
-    del ctx, param
+    del param
     try:
         files = read_config_files(name for name in value if name != "ENV")
     except ConfigValidationError as error:
-        _end_for_settings(logger, error)
+        _end_for_settings(logging.getLogger(ctx.command.name), error)
     return _ConfigInput(config=files, parse_env="ENV" in value)
 
 
