@@ -1,9 +1,9 @@
-"""The one sink class: it checks records and hands them to the target's collector."""
+"""The one sink class: it checks records and passes them to the target."""
 
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from jsonschema import ValidationError
 from singer_sdk.exceptions import InvalidRecord, MissingKeyPropertiesError
@@ -18,21 +18,27 @@ if TYPE_CHECKING:
     import jsonschema_rs
 
     from actito_didomi.codes import Code
-    from actito_didomi.plugin.target import ConsentTarget
+
+
+class RecordTarget(Protocol):
+    """What a sink needs of its target."""
+
+    def collect(
+        self, sink: ConsentSink, record: dict[str, Any], invalid: tuple[Code, str] | None
+    ) -> None:
+        """Read one record; `invalid` is what is wrong with it, if anything."""
 
 
 class ConsentSink(Sink):
-    """Takes the records of one stream; nothing is written from here.
+    """Checks the records of one stream; nothing is written from here.
 
     All streams share the target's collector, since the SDK drains sinks of different streams at
     the same time, and after a change of SCHEMA in another order than their records came.
     """
 
-    target: ConsentTarget
-
-    def __init__(self, target: ConsentTarget, **kwargs: Any) -> None:
+    def __init__(self, target: Any, **kwargs: Any) -> None:
         super().__init__(target=target, **kwargs)
-        self.target = target
+        self._target: RecordTarget = target
         self.declares_consent = shape_of(self.original_schema.get("properties") or {}) is not None
         self._invalid: tuple[Code, str] | None = None
         self._compiled: jsonschema_rs.Validator | None = None
@@ -56,7 +62,7 @@ class ConsentSink(Sink):
     def process_record(self, record: dict[str, Any], context: dict[str, Any]) -> None:
         """Pass a record to the target, with what is wrong with it, if anything."""
         del context
-        self.target.collect(self, record, self._invalid)
+        self._target.collect(self, record, self._invalid)
 
     def process_batch(self, context: dict[str, Any]) -> None:
         """Do nothing: the collector writes."""
