@@ -46,8 +46,15 @@ _OTHER_MESSAGES = ("SCHEMA", "STATE", "BATCH", "ACTIVATE_VERSION")
 
 _Timestamp = Annotated[datetime, Meta(tz=True)] | None
 _Choice = bool | None
-_Trap = Literal["\ue000 never"]
-"""Type of a key that must not occur: a line that holds it is decoded carefully."""
+_NEVER = Literal["\ue000 never"]
+"""Type of what is never decoded by type."""
+_NODES = ("channels", "purposes", "vendors", "tcfcs")
+_PURPOSE = (
+    "enabled_li", "metadata", "propagation", "channels", "preferences", "values",
+)  # fmt: skip
+_PREFERENCE = ("metadata", "channels", "values")
+"""Documented keys of consents, purposes, and preferences."""
+_MOST_OTHERS = 30
 
 _TYPED_PATHS = re.compile(
     "channels/[^/]*/enabled"
@@ -68,8 +75,8 @@ class Needs:
             (to be decoded apart), `preferences`, `preference_channels`, `values`.
         loose: Other nodes of consents, which are decoded as they are.
         all: Whether a mapping names something that isn't decoded by type at all.
-        consents_traps: Keys of consents that mustn't occur.
-        choice_traps: Keys of purposes, channels and the like that mustn't occur.
+        unseen: Parts of names that were not seen at any path yet: if a key is among them, something
+            may be named below it.
     """
 
     roots: set[str] = field(default_factory=set)
@@ -78,16 +85,11 @@ class Needs:
     purposes: set[str] = field(default_factory=set)
     loose: set[str] = field(default_factory=set)
     all: bool = False
-    consents_traps: set[str] = field(default_factory=set)
-    choice_traps: set[str] = field(default_factory=set)
+    unseen: set[str] = field(default_factory=set)
 
     @classmethod
     def of(cls, resolver: Resolver) -> Needs:
-        """Find out what the mappings of a resolver can name.
-
-        Ids may hold `_`, so a name can be read in many ways. Until it was seen at a path, each key
-        that would give it another meaning than the documented structure is a trap.
-        """
+        """Return what the mappings of a resolver can name."""
         needs = cls()
         for number, mapping in enumerate(resolver.mappings):
             places = resolver.places(number)
@@ -97,7 +99,7 @@ class Needs:
             else:
                 needs._add_name(mapping.value)
                 if not places:
-                    needs._add_traps(mapping.value)
+                    needs.unseen |= parts_of(mapping.value)
             for path in places:
                 needs._add_path(path)
         if needs.loose & {"channels", "purposes"}:
@@ -148,15 +150,35 @@ class Needs:
                 {"preference_channels", "raw_channels"} if "preference" in rest else {"channels"}
             )
 
-    def _add_traps(self, name: str) -> None:
-        start, *tokens = name.split("_")
-        if start == "consents":
-            self.consents_traps |= {"_".join(tokens[:end]) for end in range(1, len(tokens) + 1)}
-            self.choice_traps |= {
-                "_".join(tokens[at:end])
-                for at in range(2, len(tokens))
-                for end in range(at + 1, len(tokens) + 1)
-            }
+
+def parts_of(name: str) -> set[str]:
+    """Return all parts of a name that may be keys: what stands between any two `_`."""
+    tokens = name.split("_")
+    return {
+        "_".join(tokens[start:end])
+        for start in range(1, len(tokens))
+        for end in range(start + 1, len(tokens) + 1)
+    }
+
+
+def keys_of(consents: Any) -> Iterator[str]:
+    """Yield the keys of consents, and of what is documented below them."""
+    if not isinstance(consents, dict):
+        return
+    yield from consents
+    nodes = [*_objects(consents.get("channels")), *_objects(consents.get("purposes"))]
+    for node in nodes:
+        yield from node
+        for name in ("channels", "preferences"):
+            nodes += _objects(node.get(name))
+        values = node.get("values")
+        for answer in values.values() if isinstance(values, dict) else ():
+            if isinstance(answer, dict):
+                yield from answer
+
+
+def _objects(nodes: Any) -> list[dict[str, Any]]:
+    return [n for n in nodes if isinstance(n, dict)] if isinstance(nodes, list) else []
 
 
 def _struct(
@@ -172,42 +194,70 @@ def _struct(
     )
 
 
-def _trapped(
-    name: str,
-    fields: list[tuple[str, Any, Any]],
-    traps: Iterable[str],
-    *,
-    rename: Mapping[str, str] | None = None,
-    **more: Any,
-) -> type[Struct]:
-    """Make a type with traps for keys that aren't fields."""
-    renamed = dict(rename or {})
-    known = {renamed.get(place, place) for place, *_ in fields}
-    keys = {f"trap_{n}": key for n, key in enumerate(sorted(set(traps) - known))}
-    fields = [*fields, *((trap, _Trap | UnsetType, UNSET) for trap in keys)]
-    return _struct(name, fields, rename=renamed | keys, **more)
+@dataclass
+class _Closed:
+    """Makes types of which all keys are known: a line with another key is decoded as a whole.
 
+    Ids may hold `_`, so a name can be read in many ways: `consents_purposes_a_b_enabled` is also
+    key `b` or `b_enabled` of a purpose `a`. What the documents don't have is never skipped.
 
-def _choices_type(needs: Needs) -> Any:
-    """Make the type of channels."""
-    fields = [("id", str, ""), ("enabled", _Choice, None)]
-    choice = _trapped("Choice", fields, needs.choice_traps, required=["id"])
-    return list[choice] | None  # type: ignore[valid-type]
+    Attributes:
+        needs: What is decoded.
+        others: Undocumented keys that no mapping can name anything below.
+    """
 
+    needs: Needs
+    others: set[str]
 
-def _consents_type(needs: Needs, choices: Any) -> Any:
-    """Make the type of consents."""
-    traps, parts = needs.choice_traps, needs.purposes
-    fields: list[tuple[str, Any, Any]] = []
-    if needs.channels:
-        fields.append(("channels", choices, None))
-    if parts:
+    def struct(
+        self,
+        name: str,
+        fields: list[tuple[str, Any, Any]],
+        documented: Iterable[str],
+        *,
+        rename: Mapping[str, str] | None = None,
+        required: Iterable[str] = (),
+    ) -> type[Struct]:
+        """Make a type that holds some keys, and knows all documented ones."""
+        renamed = dict(rename or {})
+        known = {renamed.get(place, place) for place, *_ in fields}
+        left = sorted((set(documented) - self.needs.unseen | self.others) - known)
+        skipped = {f"skipped_{n}": key for n, key in enumerate(left)}
+        return _struct(
+            name,
+            [*fields, *((place, msgspec.Raw, ABSENT) for place in skipped)],
+            required=required,
+            rename=renamed | skipped,
+            forbid_unknown_fields=True,
+        )
+
+    def choices(self) -> Any:
+        """Make the type of channels."""
+        fields = [("id", str, ""), ("enabled", _Choice, None)]
+        choice = self.struct("Choice", fields, ("metadata",), required=["id"])
+        return list[choice] | None  # type: ignore[valid-type]
+
+    def consents(self, choices: Any) -> Any:
+        """Make the type of consents."""
+        needs = self.needs
+        parts = needs.purposes
+        fields: list[tuple[str, Any, Any]] = []
+        if needs.channels:
+            fields.append(("channels", choices, None))
+        if parts:
+            kind = self._purpose(choices)
+            fields.append(("purposes", list[kind] | None, None))  # type: ignore[valid-type]
+        fields += [(name, Any, UNSET) for name in needs.loose_fields]
+        return self.struct("Consents", fields, _NODES, rename=needs.loose_fields)
+
+    def _purpose(self, choices: Any) -> type[Struct]:
+        parts = self.needs.purposes
         below: list[tuple[str, Any, Any]] = [("id", str, ""), ("enabled", _Choice, None)]
         purpose = list(below)
         if "preference_channels" in parts:
             below.append(("channels", choices, None))
-        preference = _trapped("Preference", below, traps, required=["id"])
-        answer = _trapped("Answer", [("value", str | None, None)], traps)
+        preference = self.struct("Preference", below, _PREFERENCE, required=["id"])
+        answer = self.struct("Answer", [("value", str | None, None)], ("from_propagation",))
         kinds: dict[str, Any] = {
             "enabled_li": _Choice,
             "channels": choices,
@@ -217,18 +267,12 @@ def _consents_type(needs: Needs, choices: Any) -> Any:
         purpose += [(part, kind, None) for part, kind in kinds.items() if part in parts]
         if "raw_channels" in parts and "channels" not in parts:
             purpose.append(("channels", msgspec.Raw, ABSENT))
-        kind = _trapped("Purpose", purpose, traps, required=["id"])
-        fields.append(("purposes", list[kind] | None, None))  # type: ignore[valid-type]
-    fields += [(name, Any, UNSET) for name in needs.loose_fields]
-    return _trapped("Consents", fields, needs.consents_traps, rename=needs.loose_fields)
+        return self.struct("Purpose", purpose, _PURPOSE, required=["id"])
 
 
-def _record_type(needs: Needs, choices: Any, keys: Iterable[str]) -> type[Struct]:
+def _record_type(needs: Needs, consents: Any, keys: Iterable[str]) -> type[Struct]:
     """Make the type of records, whatever their shape; these keys must be there."""
     times: Any = {n: Any if n in needs.roots else _Timestamp for n in ("created_at", "updated_at")}
-    consents: Any = (
-        _Trap | UnsetType if needs.all else _consents_type(needs, choices) | None | UnsetType
-    )
     owner: list[tuple[str, Any, Any]] = [
         *((root, Any, UNSET) for root in ROOTS if root in needs.roots and root not in times),
         ("metadata", msgspec.Raw, ABSENT),
@@ -278,7 +322,10 @@ class Decoder:
     def __init__(self, resolver: Resolver) -> None:
         self._resolver = resolver
         self._streams: dict[str, tuple[str, ...]] = {}
-        self._seen = -1
+        self._seen: tuple[int, int] | None = None
+        self._others: set[str] = set()
+        names = (m.value for m in resolver.mappings if m.path is None)
+        self._parts = set().union(*map(parts_of, names))
         self.needs = Needs()
         self.choices: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
         self._messages: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
@@ -293,12 +340,20 @@ class Decoder:
     def admit(self, stream: str, keys: Iterable[str]) -> None:
         """Decode the records of a stream by type; they must hold these key properties."""
         self._streams[stream] = tuple(keys)
-        self._seen = -1
+        self._seen = None
 
     def forget(self, stream: str) -> None:
         """Decode no records of a stream."""
         if self._streams.pop(stream, None) is not None:
-            self._seen = -1
+            self._seen = None
+
+    def learn(self, consents: Any) -> None:
+        """Learn the keys of a record that was decoded as a whole: those that can be skipped."""
+        self._others |= {
+            key
+            for key in keys_of(consents)
+            if key not in self._parts and len(self._others) < _MOST_OTHERS
+        }
 
     def messages(self, block: bytes) -> list[Any]:
         """Decode lines that are Singer messages: records of the streams, None for all others."""
@@ -314,15 +369,18 @@ class Decoder:
 
     def update(self) -> bool:
         """Make new types if more is known about the mappings, or other streams are there."""
-        if self._seen == self._resolver.places_known:
+        seen = self._resolver.places_known, len(self._others)
+        if self._seen == seen:
             return False
-        self._seen = self._resolver.places_known
+        self._seen = seen
         self.needs = Needs.of(self._resolver)
         keys = {key for found in self._streams.values() for key in found}
-        choices = _choices_type(self.needs)
+        closed = _Closed(self.needs, self._others)
+        choices = closed.choices()
         self.choices = msgspec.json.Decoder(choices)
-        record = _record_type(self.needs, choices, keys)
-        stream = Literal[tuple(self._streams)] if self._streams else _Trap
+        consents: Any = _NEVER if self.needs.all else closed.consents(choices) | None
+        record = _record_type(self.needs, consents | UnsetType, keys)
+        stream = Literal[tuple(self._streams)] if self._streams else _NEVER
         self._message_type = msgspec.defstruct(
             "RecordMessage",
             [("stream", stream), ("record", record)],

@@ -276,6 +276,7 @@ class Pipeline:
 
     def take(self, consent: ConsentRecord) -> None:
         """Take in a consent record that was decoded as a whole."""
+        self._decoder.learn(consent.tree.get("consents"))
         target, collector = self._target, self.collector
         person, number = consent.person or "", target.summary.records
         reason = self._scope.reason_to_skip(

@@ -130,7 +130,8 @@ class TargetActito(ConsentTarget):
     def write_gathered(self) -> None:
         """Write the changes of all people gathered."""
         if changes := self.pipeline.collector.take():
-            self.write_changes(changes)
+            with self.collecting_garbage():
+                self.write_changes(changes)
 
     def write_changes(self, changes: list[ProfileChange]) -> None:
         """Plan how to write these changes, and do it."""

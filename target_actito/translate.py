@@ -16,7 +16,6 @@ from actito_didomi.consent.mapping import Mapping, Resolver, Unclear, show_path
 from actito_didomi.errors import SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping as MappingABC
     from zoneinfo import ZoneInfo
 
     from actito_didomi.actito import TableStructure
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("target-actito")
 _ANY_LENGTH = 1 << 30
+_MOST_NAMES = 10_000
+"""Keys of metadata of which is remembered that they are no attributes: they may be data."""
 _METADATA = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -200,21 +201,35 @@ class Translator:
 
     # Metadata
 
-    def read_metadata(self, metadata: bytes) -> MappingABC[str, Any]:
-        """Decode metadata; what can't be decoded holds up nothing else."""
+    def convert_metadata(
+        self, metadata: bytes, usable: dict[str, bool], *, count: bool
+    ) -> list[tuple[str, Any, Any]]:
+        """Convert metadata; a value that can't be converted holds up nothing else."""
         try:
-            return _METADATA.decode(metadata)
+            found = _METADATA.decode(metadata)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             self._note_unusable("", "not valid JSON")
-            return {}
+            return []
+        texts = self._texts
+        converted: list[tuple[str, Any, Any]] = []
+        for name, raw in found.items():
+            known = usable.get(name)
+            if raw is None or known or name in self.unknown_metadata:
+                continue
+            if raw.__class__ is str and name in texts and len(raw) <= texts[name]:
+                value: Any = raw
+            else:
+                value = self._convert_metadata(name, raw, count=count and known is None)
+            usable[name] = value is not None
+            if value is not None or known is None:
+                converted.append((name, raw, value))
+        return converted
 
-    def convert_metadata(self, name: str, raw: Any, *, count: bool) -> Any:
-        """Convert one key of the metadata; one that can't be holds up nothing else."""
-        if raw.__class__ is str and name in self._texts and len(raw) <= self._texts[name]:
-            return raw
+    def _convert_metadata(self, name: str, raw: Any, *, count: bool) -> Any:
+        """Convert one key of the metadata; return None where that is impossible."""
         attribute = self.metadata_attributes.get(name)
         if attribute is None:
-            if name not in self._structure.attributes:
+            if name not in self._structure.attributes and len(self.unknown_metadata) < _MOST_NAMES:
                 self.unknown_metadata.add(name)
             return None
         try:

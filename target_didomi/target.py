@@ -141,15 +141,16 @@ class TargetDidomi(ConsentTarget):
             done += len(outcomes)
             self.acknowledge(*(outcome.incoming.number for outcome in outcomes))
 
-        run_parallel(
-            _groups(sorted(events, key=_timestamp) for events in people.values()),
-            self._writer.write,
-            handle_results,
-            workers=self.settings.max_concurrency,
-            shutdown=self.shutdown,
-            runtime=self.runtime,
-            on_progress=lambda: logger.info("Progress: %d of %d events written.", done, total),
-        )
+        with self.collecting_garbage():
+            run_parallel(
+                _groups(sorted(events, key=_timestamp) for events in people.values()),
+                self._writer.write,
+                handle_results,
+                workers=self.settings.max_concurrency,
+                shutdown=self.shutdown,
+                runtime=self.runtime,
+                on_progress=lambda: logger.info("Progress: %d of %d events written.", done, total),
+            )
 
     def _handle_result(self, outcome: Outcome) -> None:
         """Count what became of an event, and keep what was refused."""

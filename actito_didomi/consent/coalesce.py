@@ -26,11 +26,9 @@ if TYPE_CHECKING:
 
 _Layer = tuple[Any, int, Any]
 """Timestamp, mask, and more: see `Collector`."""
-_FOLD_AT = frozenset(1 + 3 * 7 * 2**n for n in range(32))
+_FOLD_AT = frozenset(1 + 7 * 2**n for n in range(32))
 """Lengths at which a person's list is folded: at 7 layers, 14, 28, ..."""
 _BYTE = 255
-_NUMBERS = [[number for number in range(8) if byte >> number & 1] for byte in range(_BYTE + 1)]
-"""For each byte the numbers of its bits."""
 _MOST_ROWS = 10_000
 """Sets of fields of which is remembered which they are."""
 _NOBODY: tuple[Any, ...] = (False,)
@@ -123,6 +121,8 @@ class Masks:
         others: Those that aren't just true for an opt-in and false for an opt-out, by number.
         size: How many fields there are. Opt-ins are the lowest `size` bits of a mask, the next ones
             are opt-outs, the next ones values that are no choices.
+        numbers: For each byte of opt-ins, the lowest first, and for each value of it the numbers of
+            its fields.
         low: All bits of opt-ins.
         thrice: Times a bit for each field: their bits of all three kinds.
         limit: The least number that is no mask.
@@ -136,6 +136,13 @@ class Masks:
             if mapped.opt_in is not True or mapped.opt_out is not False
         )
         self.size = len(fields)
+        self.numbers = tuple(
+            tuple(
+                tuple(start + bit for bit in range(8) if byte >> bit & 1)
+                for byte in range(_BYTE + 1)
+            )
+            for start in range(0, self.size, 8)
+        )
         self.low = (1 << self.size) - 1
         self.thrice = 1 | 1 << self.size | 1 << 2 * self.size
         self.limit = 1 << 3 * self.size
@@ -168,16 +175,20 @@ class Extra(NamedTuple):
 class Attributes(Protocol):
     """Reads metadata, whose keys are names of attributes."""
 
-    def read_metadata(self, metadata: bytes) -> Mapping[str, Any]:
-        """Decode metadata from JSON; return nothing for what can't be decoded."""
-
-    def convert_metadata(self, name: str, raw: Any, *, count: bool) -> Any:
-        """Return the value for the attribute of that name; None where there is none.
+    def convert_metadata(
+        self, metadata: bytes, usable: dict[str, bool], *, count: bool
+    ) -> list[tuple[str, Any, Any]]:
+        """Convert what metadata says and newer metadata doesn't.
 
         Args:
-            name: Key of the metadata.
-            raw: Its value.
-            count: Whether to count a value that can't be converted.
+            metadata: The metadata, as JSON.
+            usable: Names that newer metadata holds, and whether their values could be converted; a
+                name is only passed over if so. New names are added.
+            count: Whether to count values that can't be converted, of each name the newest.
+
+        Returns:
+            Names that are new in `usable`, or became usable, with raw and converted value; the
+            latter is None where it can't be converted.
         """
 
 
@@ -192,11 +203,11 @@ class Collector:
         attributes: Converts metadata, for the newest values only.
     """
 
-    # There may be a million people, and each record touches one. So a person is one flat list, and
-    # only this class knows how it is made: the number of the earliest record that waits, then
-    # layers of three: a timestamp, the mask of what was said then, and more (None, metadata, or
-    # `Extra`). What is held, since it was handed out or came from Actito, is a tuple: whether
-    # something was handed out, then layers whose third part is a tuple of names of attributes.
+    # There may be a million people, and each record touches one. So a person is one list, and only
+    # this class knows how it is made: the number of the earliest record that waits, then layers,
+    # each a timestamp, the mask of what was said then, and more (None, metadata, or `Extra`). What
+    # is held, since it was handed out or came from Actito, is a tuple: whether something was handed
+    # out, then layers whose third part is a tuple of names of attributes.
 
     def __init__(self, masks: Masks, attributes: Attributes) -> None:
         self._masks = masks
@@ -204,8 +215,8 @@ class Collector:
         self._waiting: dict[str, list[Any]] = {}
         self._held: dict[str, tuple[Any, ...]] = {}
         self._slots: dict[str, int] = {}
-        self._numbers: dict[int, tuple[int, ...]] = {}
-        self._rows: dict[int, tuple[tuple[int, ...], tuple[Field, ...]]] = {}
+        self._width = masks.size
+        self._fields: dict[int, tuple[Field, ...]] = {}
         self._shared: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._people_written = 0
 
@@ -251,13 +262,14 @@ class Collector:
         entry = self._waiting.get(person)
         if entry is None:
             if mask or more is not None:
-                self._waiting[person] = [record, timestamp, mask, more]
+                self._waiting[person] = [record, (timestamp, mask, more)]
             else:
                 self._held.setdefault(person, _NOBODY)
         elif mask or more is not None:
-            if more == entry[-1]:
-                more = entry[-1]  # one object for metadata that stays the same
-            entry += (timestamp, mask, more)
+            before = entry[-1][2]
+            if more == before:
+                more = before  # one object for metadata that stays the same
+            entry.append((timestamp, mask, more))
             if len(entry) in _FOLD_AT:
                 self._fold(entry)
 
@@ -266,13 +278,13 @@ class Collector:
 
         They need not be written, and nothing older is written over them.
         """
-        held = (*self._held.get(person, _NOBODY), timestamp, mask, ())
+        held = (*self._held.get(person, _NOBODY), (timestamp, mask, ()))
         if len(held) in _FOLD_AT:
             kept: list[Any] = [held[0]]
-            for at, choices, group in self._newest(_layers(held)):
+            for at, choices, group in self._newest([*held[:0:-1]]):
                 names = tuple(name for _, _, more in group for name in more)
                 if choices or names:
-                    kept += (at, choices, names)
+                    kept.append((at, choices, names))
             held = tuple(kept)
         self._held[person] = held
 
@@ -316,146 +328,90 @@ class Collector:
     def _change(self, person: str, entry: list[Any]) -> ProfileChange | None:
         """Fold what waits of a person with what is held, and return what is new."""
         held = self._held.get(person, _NOBODY)
-        found: dict[int, Value] = {}
-        names: set[str] = set()
-        unusable: set[str] = set()
+        fold = _Fold(self._width)
         if len(held) > 1:
-            layers = [*_layers(entry), *_layers(held)]
-            kept, written = self._fold_all(layers, found, names, unusable)
-        elif simple := self._fold_simple(entry, found, names, unusable):
-            kept, written = simple
-        else:
-            found.clear()
-            names.clear()
-            kept, written = self._fold_all(_layers(entry), found, names, unusable)
-        kept[0] = held[0] or bool(found)
+            self._fold_all([*entry[:0:-1], *held[:0:-1]], fold)
+        elif not self._fold_simple(entry, fold):
+            usable = {name: False for name, usable in fold.usable.items() if not usable}
+            fold = _Fold(self._width, usable)
+            self._fold_all(entry[:0:-1], fold)
+        kept = fold.kept
+        slots = self._masks.named(fold.written) | fold.slots
+        kept[0] = held[0] or slots != 0
         self._held[person] = tuple(kept)
-        if not found:
+        if not slots:
             return None
         self._people_written += not held[0]
-        slots = self._masks.named(written)
-        for name in names:
-            if (slot := self._slots[name]) in found:
-                slots |= 1 << slot
-        order, fields = self._rows.get(slots) or self._row(slots)
-        opt_out = written >> self._masks.size & self._masks.low != 0
-        return ProfileChange(
-            person, entry[0], fields, tuple([found[slot] for slot in order]), opt_out
-        )
+        fields = self._fields.get(slots) or self._fields_of(slots)
+        values = tuple([value for value in fold.row if value is not None])
+        opt_out = fold.written >> self._masks.size & self._masks.low != 0
+        return ProfileChange(person, entry[0], fields, values, opt_out)
 
-    def _fold_simple(
-        self, entry: list[Any], found: dict[int, Value], names: set[str], unusable: set[str]
-    ) -> tuple[list[Any], int] | None:
+    def _fold_simple(self, entry: list[Any], fold: _Fold) -> bool:
         """Fold layers in which nothing is said twice at one timestamp: the usual case.
 
-        Args:
-            entry: What waits of a person.
-            found: Filled with values by their slots.
-            names: Filled with names of attributes.
-            unusable: Filled with names whose newest value can't be converted, which is counted.
-
         Returns:
-            What is to be held, and the mask of what is to be written; None where `_fold_all` is
-            needed.
+            Whether that was possible; otherwise `_fold_all` is needed.
         """
         masks = self._masks
         size, low, thrice = masks.size, masks.low, masks.thrice
-        layers = _layers(entry)
+        layers = entry[1:]
         if len(layers) > 1:
             layers.sort(key=_timestamp, reverse=True)
-        kept: list[Any] = [True]
+        kept = fold.kept
         blocked = written = 0
         newer = last = None
         for timestamp, said, more in layers:
             if timestamp == newer or said & low & said >> size or more.__class__ is Extra:
-                return None
+                return False
             newer = timestamp
             mask = said & ~blocked
             here: tuple[str, ...] = ()
             if more is not None and more != last:
                 last = more
-                here = self._take_metadata(more, timestamp, found, names, unusable)
+                here = self._fill_attributes(more, timestamp, fold)
             if mask:
                 written |= mask
                 blocked |= ((mask | mask >> size) & low) * thrice
-                self._fill(found, timestamp, mask)
+                self._fill(fold.row, timestamp, mask)
             elif not here:
                 continue
-            kept += (timestamp, mask, self._shared.setdefault(here, here))
-        return kept, written
+            kept.append((timestamp, mask, self._shared.setdefault(here, here)))
+        fold.written = written
+        return True
 
-    def _fold_all(
-        self,
-        layers: list[_Layer],
-        found: dict[int, Value],
-        names: set[str],
-        unusable: set[str],
-    ) -> tuple[list[Any], int]:
-        """Fold any layers; arguments and result as `_fold_simple`."""
-        size = self._masks.size
-        kept: list[Any] = [True]
-        written = 0
+    def _fold_all(self, layers: list[_Layer], fold: _Fold) -> None:
+        """Fold any layers."""
+        size, row, usable = self._masks.size, fold.row, fold.usable
         for timestamp, mask, group in self._newest(layers):
             said = 0
             here: tuple[str, ...] = ()
             for _, own, more in group:
                 if more.__class__ is tuple:  # held
-                    here += tuple([name for name in more if name not in names])
-                    names.update(more)
+                    here += tuple([name for name in more if not usable.get(name)])
+                    usable.update(dict.fromkeys(more, True))
                     continue
                 said |= own
                 metadata = more
                 if more.__class__ is Extra:
                     metadata, values = more
                     for number, value in values.items():
-                        if mask & 1 << number + 2 * size and number not in found:
-                            found[number] = _new(Value, (timestamp, value, None))
+                        if mask & 1 << number + 2 * size and row[number] is None:
+                            row[number] = _new(Value, (timestamp, value, None))
                 if metadata is not None:
-                    here += self._take_metadata(metadata, timestamp, found, names, unusable)
+                    here += self._fill_attributes(metadata, timestamp, fold)
             if new := said & mask:
-                written |= new
-                self._fill(found, timestamp, new)
+                fold.written |= new
+                self._fill(row, timestamp, new)
             if mask or here:
-                kept += (timestamp, mask, self._shared.setdefault(here, here))
-        return kept, written
-
-    def _take_metadata(
-        self,
-        metadata: bytes,
-        timestamp: datetime,
-        found: dict[int, Value],
-        names: set[str],
-        unusable: set[str],
-    ) -> tuple[str, ...]:
-        """Fill in what metadata says of attributes that newer metadata doesn't name.
-
-        Returns:
-            Names of these attributes.
-        """
-        here: tuple[str, ...] = ()
-        attributes = self._attributes
-        for name, raw in attributes.read_metadata(metadata).items():
-            if raw is None or name in names:
-                continue
-            value = attributes.convert_metadata(name, raw, count=name not in unusable)
-            if value is not None:
-                names.add(name)
-                here += (name,)
-                slot = self._slots.get(name)
-                if slot is None:
-                    slot = self._slots[name] = self._masks.size + len(self._slots)
-                found[slot] = _new(Value, (timestamp, value, None))
-            else:
-                unusable.add(name)
-        return here
+                fold.kept.append((timestamp, mask, self._shared.setdefault(here, here)))
 
     def _fold(self, entry: list[Any]) -> None:
         """Leave out of a person's layers what newer ones say as well."""
         size = self._masks.size
         folded: list[Any] = [entry[0]]
-        names: set[str] = set()
-        unusable: set[str] = set()
-        for timestamp, mask, group in self._newest(_layers(entry)):
+        usable: dict[str, bool] = {}
+        for timestamp, mask, group in self._newest(entry[:0:-1]):
             values: dict[int, Any] = {}
             metadata: dict[str, Any] = {}
             for _, _, more in group:
@@ -466,76 +422,91 @@ class Collector:
                         if mask & 1 << number + 2 * size:
                             values.setdefault(number, value)
                 if raw is not None:
-                    metadata |= self._newest_metadata(raw, names, unusable)
+                    found = self._attributes.convert_metadata(raw, usable, count=False)
+                    metadata |= {name: said for name, said, _ in found}
             if mask or metadata:
                 kept = msgspec.json.encode(metadata) if metadata else None
-                folded += (timestamp, mask, Extra(kept, values) if values else kept)
+                folded.append((timestamp, mask, Extra(kept, values) if values else kept))
         entry[:] = folded
 
-    def _newest_metadata(
-        self, metadata: bytes, names: set[str], unusable: set[str]
-    ) -> dict[str, Any]:
-        """Return what metadata says that newer metadata doesn't.
+    # Filling rows
 
-        Of a value that can't be converted the newest is kept, to be reported.
-        """
-        kept: dict[str, Any] = {}
-        for name, raw in self._attributes.read_metadata(metadata).items():
-            if raw is None or name in names:
-                continue
-            if self._attributes.convert_metadata(name, raw, count=False) is not None:
-                names.add(name)
-            elif name in unusable:
-                continue
-            else:
-                unusable.add(name)
-            kept[name] = raw
-        return kept
-
-    # Fields and their slots
-
-    def _fill(self, found: dict[int, Value], timestamp: datetime, mask: int) -> None:
+    def _fill(self, row: list[Value | None], timestamp: datetime, mask: int) -> None:
         """Fill in the values that the choices of a mask stand for."""
-        masks, numbers = self._masks, self._numbers
-        size, low = masks.size, masks.low
-        if bits := mask & low:
+        masks = self._masks
+        size, numbers = masks.size, masks.numbers
+        if bits := mask & masks.low:
             value = _new(Value, (timestamp, True, True))
-            for number in numbers.get(bits) or self._count(bits):
-                found[number] = value
-        if bits := mask >> size & low:
+            for table in numbers:
+                for number in table[bits & _BYTE]:
+                    row[number] = value
+                bits >>= 8
+        if bits := mask >> size & masks.low:
             value = _new(Value, (timestamp, False, False))
-            for number in numbers.get(bits) or self._count(bits):
-                found[number] = value
+            for table in numbers:
+                for number in table[bits & _BYTE]:
+                    row[number] = value
+                bits >>= 8
         for number, mapped in masks.others:
             if mask & 1 << number:
-                found[number] = _new(Value, (timestamp, mapped.opt_in, True))
+                row[number] = _new(Value, (timestamp, mapped.opt_in, True))
             elif mask >> size & 1 << number:
-                found[number] = _new(Value, (timestamp, mapped.opt_out, False))
+                row[number] = _new(Value, (timestamp, mapped.opt_out, False))
 
-    def _count(self, bits: int) -> tuple[int, ...]:
-        """Return the numbers of the fields of some bits."""
-        if len(self._numbers) >= _MOST_ROWS:
-            self._numbers.clear()
-        numbers: list[int] = []
-        left, at = bits, 0
-        while left:
-            numbers += [at + number for number in _NUMBERS[left & _BYTE]]
-            left >>= 8
-            at += 8
-        self._numbers[bits] = found = tuple(numbers)
-        return found
+    def _fill_attributes(
+        self, metadata: bytes, timestamp: datetime, fold: _Fold
+    ) -> tuple[str, ...]:
+        """Fill in what metadata says and newer metadata doesn't.
 
-    def _row(self, slots: int) -> tuple[tuple[int, ...], tuple[Field, ...]]:
-        """Return the slots of a set of bits, and their fields."""
+        Returns:
+            Names of these attributes.
+        """
+        here: tuple[str, ...] = ()
+        for name, _, value in self._attributes.convert_metadata(metadata, fold.usable, count=True):
+            if value is None:
+                continue
+            here += (name,)
+            slot = self._slots.get(name)
+            if slot is None:
+                slot = self._slots[name] = self._width
+                self._width += 1
+            fold.slots |= 1 << slot
+            if slot >= len(fold.row):
+                fold.row += [None] * (slot + 1 - len(fold.row))
+            fold.row[slot] = _new(Value, (timestamp, value, None))
+        return here
+
+    def _fields_of(self, slots: int) -> tuple[Field, ...]:
+        """Return the fields of a set of slots: mapped ones by number, then attributes."""
+        if len(self._fields) >= _MOST_ROWS:
+            self._fields.clear()
         fields = [mapped.field for mapped in self._masks.fields]
         fields += [Field("attribute", name) for name in self._slots]
-        order = tuple(slot for slot in range(len(fields)) if slots >> slot & 1)
-        if len(self._rows) >= _MOST_ROWS:
-            self._rows.clear()
-        row = self._rows[slots] = order, tuple(fields[slot] for slot in order)
-        return row
+        found = tuple(field for slot, field in enumerate(fields) if slots >> slot & 1)
+        self._fields[slots] = found
+        return found
 
 
-def _layers(entry: Sequence[Any]) -> list[_Layer]:
-    """Return the layers of a person, the one that arrived last first."""
-    return list(zip(entry[-3::-3], entry[-2::-3], entry[:0:-3], strict=True))
+class _Fold:
+    """What comes of folding one person.
+
+    Args:
+        width: How many slots there are.
+        usable: See below.
+
+    Attributes:
+        row: Values to write, by slot.
+        slots: Bits of the slots of attributes among them.
+        written: Mask of what else is to be written.
+        kept: What is to be held.
+        usable: Names in metadata, and whether their newest value can be converted.
+    """
+
+    __slots__ = ("kept", "row", "slots", "usable", "written")
+
+    def __init__(self, width: int, usable: dict[str, bool] | None = None) -> None:
+        self.row: list[Value | None] = [None] * width
+        self.usable: dict[str, bool] = usable or {}
+        self.slots = 0
+        self.written = 0
+        self.kept: list[Any] = [True]

@@ -153,7 +153,7 @@ def whole_lines(chunks: Iterator[bytes | None]) -> Iterator[bytes | None]:
 
     None, which stands for a pause, is passed on.
     """
-    rest: list[bytes] = []
+    rest: list[bytes | memoryview] = []
     for chunk in chunks:
         if chunk is None:
             yield None
@@ -162,9 +162,10 @@ def whole_lines(chunks: Iterator[bytes | None]) -> Iterator[bytes | None]:
         if end < 0:
             rest.append(chunk)
             continue
-        rest.append(chunk[:end])
+        view = memoryview(chunk)
+        rest.append(view[:end])
         yield b"".join(rest)
-        rest = [chunk[end + 1 :]]
+        rest = [view[end + 1 :]]
     if last := b"".join(rest):
         yield last
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from typing import IO, TYPE_CHECKING, Any, ClassVar
 
@@ -27,7 +28,7 @@ from actito_didomi.plugin.state import StateBarriers, Unacknowledged
 from actito_didomi.plugin.summary import Summary, write_report
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from singer_sdk.plugin_base import _ConfigInput
 
@@ -127,6 +128,8 @@ class ConsentTarget(BasePlugin, Target):
 
     def write_gathered(self) -> None:
         """Write what is gathered: `expect` it first, then `acknowledge` each part.
+
+        Requests belong into `collecting_garbage`.
 
         Raises:
             StoppedError: The process is to stop.
@@ -369,12 +372,21 @@ class ConsentTarget(BasePlugin, Target):
         """
         self._waiting_since = None
         if self._session:
-            if self._pauses_gc:
-                gc.enable()
             self.write_gathered()
-            if self._pauses_gc:
-                gc.disable()
         self._release()
+
+    @contextlib.contextmanager
+    def collecting_garbage(self) -> Iterator[None]:
+        """Look for unused objects while writing, where `run` has paused that."""
+        if not self._pauses_gc:
+            yield
+            return
+        gc.freeze()  # the people gathered need not be looked at
+        gc.enable()
+        try:
+            yield
+        finally:
+            gc.disable()
 
     def expect(self, first_records: Iterable[int]) -> None:
         """Record what is about to be written.

@@ -41,15 +41,20 @@ class Names:
     def __init__(self) -> None:
         self.unusable = 0
 
-    def read_metadata(self, metadata: bytes) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(metadata)
-        return found
-
-    def convert_metadata(self, name: str, raw: Any, *, count: bool) -> Any:
-        if raw == "bad":
-            self.unusable += count
-            return None
-        return None if name == "unknown" else raw
+    def convert_metadata(
+        self, metadata: bytes, usable: dict[str, bool], *, count: bool
+    ) -> list[tuple[str, Any, Any]]:
+        converted = []
+        for name, raw in json.loads(metadata).items():
+            known = usable.get(name)
+            if raw is None or known:
+                continue
+            value = None if raw == "bad" or name == "unknown" else raw
+            self.unusable += count and known is None and raw == "bad"
+            usable[name] = value is not None
+            if value is not None or known is None:
+                converted.append((name, raw, value))
+        return converted
 
 
 @dataclass
