@@ -64,13 +64,25 @@ class TargetActito(ConsentTarget):
 
     def take_lines(self, block: bytes) -> None:
         """Read lines: by type as soon as a stream holds consent records."""
+        rest: bytes | None = block
+        if not self._reads_by_type:
+            rest = self._take_lines_until_typed(block)
+        if rest is not None:
+            self.pipeline.take_lines(rest)
+        self.after_records()
+
+    @property
+    def _reads_by_type(self) -> bool:
+        return self._pipeline is not None and self._pipeline.reads
+
+    def _take_lines_until_typed(self, block: bytes) -> bytes | None:
+        """Read lines as a whole until a SCHEMA allows to read by type; return those after it."""
         lines = Lines(block)
         for at in range(len(lines)):
-            if self._pipeline is not None and self._pipeline.reads:
-                self._pipeline.take_lines(lines.after(at))
-                break
             self.take_line(lines[at])
-        self.after_records()
+            if self._reads_by_type and at + 1 < len(lines):
+                return lines.after(at + 1)
+        return None
 
     def take_record(self, stream: str, record: dict[str, Any]) -> None:
         """Read a record as a whole."""
