@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import gc
 from typing import IO, TYPE_CHECKING, Any, ClassVar
@@ -171,7 +172,7 @@ class ConsentTarget(BasePlugin, Target):
         target.shutdown.watch()
         # A million people are kept, and none of them in a cycle: looking for cycles while reading,
         # and once more at the end, would take a fifth of the time. While writing it is needed.
-        target._pauses_gc = gc.isenabled()
+        target._pauses_gc, frozen = gc.isenabled(), gc.get_freeze_count()
         gc.freeze()
         gc.disable()
         try:
@@ -190,9 +191,11 @@ class ConsentTarget(BasePlugin, Target):
             target.conclude("failed", code_of(error))
             raise
         finally:
-            gc.freeze()
+            if not frozen:
+                gc.unfreeze()
             if target._pauses_gc:
                 gc.enable()
+            atexit.register(gc.freeze)
 
     # Messages
 
