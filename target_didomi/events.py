@@ -11,7 +11,14 @@ import msgspec
 
 from actito_didomi.consent.choices import ConsentChoices, read_choices, to_consents
 from actito_didomi.consent.conflicts import ACTITO, Act
-from actito_didomi.consent.records import CONFIRMED, PENDING, format_timestamp, parse_timestamp
+from actito_didomi.consent.records import (
+    CONFIRMED,
+    PENDING,
+    POSTED_EVENT_PARTS,
+    POSTED_USER_PARTS,
+    format_timestamp,
+    parse_timestamp,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -20,8 +27,6 @@ if TYPE_CHECKING:
     from actito_didomi.consent.conflicts import Source
     from actito_didomi.consent.records import ConsentRecord
 
-_EVENT_PARTS = ("domain", "metadata", "proofs", "proofs_id")
-_USER_PARTS = ("organization_user_id_type", "metadata", "country", "last_seen_country")
 _NAMESPACE = uuid.UUID("5ff4a6c4-8a39-5fb8-9b4c-6f9b7c0d2b1e")
 _STEP = timedelta(milliseconds=1)
 """The precision of Didomi's timestamps."""
@@ -89,9 +94,9 @@ def read_incoming(
         choices=read_choices(part.get("consents") or {}),
         extra={
             "delegate": part.get("delegate") or {"id": delegate},
-            **{name: part[name] for name in _EVENT_PARTS if part.get(name)},
+            **{name: part[name] for name in POSTED_EVENT_PARTS if part.get(name)},
         },
-        user={name: user[name] for name in _USER_PARTS if user.get(name)},
+        user={name: user[name] for name in POSTED_USER_PARTS if user.get(name)},
         record=part,
     )
 

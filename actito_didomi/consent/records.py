@@ -26,8 +26,15 @@ DEFAULT_REGULATION = "gdpr"
 """Of an event that names none (documented)."""
 
 
-OWNER_PARTS = ("id", "organization_user_id", "metadata")
+OWNER_IDS = ("id", "organization_user_id")
+COUNTRIES = ("country", "last_seen_country")
+OWNER_PARTS = (*OWNER_IDS, "metadata")
 """What an event of a batch-export line takes over from the line's user."""
+ROOT_FIELDS = (*OWNER_IDS, *COUNTRIES, "updated_at", "created_at")
+"""What stands at the root of a record in the user form, next to `metadata` and `consents`."""
+POSTED_EVENT_PARTS = ("domain", "metadata", "proofs", "proofs_id")
+POSTED_USER_PARTS = ("organization_user_id_type", "metadata", *COUNTRIES)
+"""What target-didomi passes on of an event and of its user, next to ids and choices."""
 
 
 class Shape(enum.Enum):
@@ -198,9 +205,8 @@ def _read_user(user: Mapping[str, Any]) -> ConsentRecord:
 
 
 def _user_form(user: Mapping[str, Any], consents: Mapping[str, Any]) -> dict[str, Any]:
-    names = ("id", "organization_user_id", "country", "last_seen_country", "updated_at")
     return {
-        **{name: user[name] for name in names if name in user},
+        **{name: user[name] for name in ROOT_FIELDS if name in user},
         "metadata": user.get("metadata") or {},
         "consents": consents,
     }
