@@ -83,8 +83,8 @@ class InvalidSettingsError(SettingsError, ConfigValidationError):
     """Settings fail their checks.
 
     Args:
-        errors: One line per problem, which may begin with a code of its own; values are never
-            shown.
+        errors: One line per problem, which may begin with a code of its own; values of secret
+            settings are never shown.
         schema: JSON schema of the settings.
     """
 
@@ -180,6 +180,15 @@ class OptOutsRejectedError(ActitoDidomiError, FatalSyncError):
 
     def __init__(self, message: str) -> None:
         super().__init__(codes.OPT_OUTS_REJECTED, message)
+
+
+def how_to_install(extra: str) -> str:
+    """Return what to do if the packages of an extra are missing, with and without Meltano."""
+    return (
+        f"pip install 'actito-didomi[{extra}]' (in a clone: pip install -e '.[{extra}]'); with "
+        f"Meltano add [{extra}] to `pip_url` in the definition of the plugin, and run meltano "
+        "install"
+    )
 
 
 _OTHER_CODES: tuple[tuple[type[BaseException], Code], ...] = (

@@ -20,7 +20,7 @@ import msgspec
 
 from actito_didomi import codes
 from actito_didomi.actito import _wire
-from actito_didomi.errors import BadInputError, SettingsError
+from actito_didomi.errors import BadInputError, SettingsError, how_to_install
 from actito_didomi.files import BROKEN, open_gzip
 
 if TYPE_CHECKING:
@@ -79,8 +79,9 @@ class ChangeFolder:
         except (ImportError, ValueError) as error:
             raise SettingsError(
                 codes.UNUSABLE_PATH,
-                f"export_root: this kind of URL can't be read ({type(error).__name__}). For s3:// "
-                "install actito-didomi[s3], for gs:// actito-didomi[gcs], for sftp:// paramiko.",
+                f"export_root: this kind of URL can't be read ({type(error).__name__}). For "
+                f"sftp:// install paramiko, for gs:// the extra gcs, for s3:// the extra s3: "
+                f"{how_to_install('s3')}.",
             ) from None
         self._root = str(root).rstrip("/")
 

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from actito_didomi import codes
-from actito_didomi.errors import SettingsError
+from actito_didomi.errors import SettingsError, how_to_install
 
 if TYPE_CHECKING:
     from actito_didomi.runtime import Runtime
@@ -46,8 +46,8 @@ def open_store(url: str, tables: sa.MetaData, setting: str, runtime: Runtime) ->
         raise SettingsError(
             codes.UNUSABLE_DATABASE,
             f"{setting}: the database can't be used ({type(error).__name__}). Check the address "
-            "and the rights, and that its driver is installed (for PostgreSQL "
-            "actito-didomi[postgres] and postgresql+psycopg://...).",
+            "and the rights, and that its driver is installed. For PostgreSQL the address begins "
+            f"with postgresql+psycopg://; install its driver: {how_to_install('postgres')}.",
         ) from None
     return engine
 

@@ -10,7 +10,7 @@ import fsspec
 import msgspec
 
 from actito_didomi import codes
-from actito_didomi.errors import SettingsError
+from actito_didomi.errors import SettingsError, how_to_install
 from actito_didomi.files import BROKEN, open_gzip
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class ExportFolder:
         except ImportError:
             protocol = root.split("://", 1)[0]
             extra = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}.get(protocol)
-            how = f"pip install 'actito-didomi[{extra}]'" if extra else "install its fsspec library"
+            how = how_to_install(extra) if extra else "install its fsspec library"
             raise SettingsError(
                 codes.MISSING_PACKAGE, f"export_root: no library for {protocol}://. Fix: {how}."
             ) from None

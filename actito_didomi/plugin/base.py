@@ -120,7 +120,7 @@ class BasePlugin(PluginBase):
     """What taps and targets of this project share.
 
     Settings are read leniently and checked with care: errors name the setting and what was
-    expected, all at once, and never show a value. Signals end a plugin soon, and never with 0.
+    expected, all at once, and never show a secret. Signals end a plugin soon, and never with 0.
 
     Attributes:
         runtime: Clock, threads, transport and streams; another one runs the plugin under test.
@@ -141,7 +141,6 @@ class BasePlugin(PluginBase):
 
     def __init__(self, **kwargs: Any) -> None:
         self.shutdown = Shutdown(self.runtime)
-        self._reads_environment = bool(kwargs.get("parse_env_config"))
         super().__init__(**kwargs)
 
     @classmethod
@@ -246,8 +245,7 @@ class BasePlugin(PluginBase):
             self.logger.warning("%s", line)
         errors += find_refused(self._config)
         found = DEFAULT_JSONSCHEMA_VALIDATOR(schema).iter_errors(self._config)
-        prefix = self._env_var_prefix if self._reads_environment else None
-        errors += find_invalid(self._config, found, prefix)
+        errors += find_invalid(self._config, found, schema, self._env_var_prefix)
         if errors:
             raise InvalidSettingsError(errors, schema)
         self.settings = read_settings(self.settings_class, self._config)

@@ -232,13 +232,26 @@ def read_lenient_json(text: str, source: str) -> dict[str, Any]:
         InvalidSettingsError: It can't be read. The message names the line, never the text: it
             may hold a key.
     """
-    value = _decode(text, source)
+    try:
+        value = _decode(text)
+    except _InvalidJsonError as error:
+        raise InvalidSettingsError(
+            [f"{source} is not valid JSON{error.place}. It must be an object of settings."]
+        ) from None
     if not isinstance(value, dict):
         raise InvalidSettingsError([f"{source} must be a JSON object of settings."])
     return value
 
 
-def _decode(text: str, source: str) -> Any:
+class _InvalidJsonError(Exception):
+    """A text is not JSON; `place` is ` (line N)`, or empty."""
+
+    def __init__(self, place: str) -> None:
+        super().__init__(place)
+        self.place = place
+
+
+def _decode(text: str) -> Any:
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError):
@@ -251,10 +264,7 @@ def _decode(text: str, source: str) -> Any:
         return json5.loads(text)
     except (ValueError, RecursionError) as error:
         place = re.search(r"<string>:(\d+)", str(error))
-        where = f" (line {place[1]})" if place else ""
-        raise InvalidSettingsError(
-            [f"{source} is not valid JSON{where}. It must be an object of settings."]
-        ) from None
+        raise _InvalidJsonError(f" (line {place[1]})" if place else "") from None
 
 
 def read_config_files(names: Iterable[str]) -> dict[str, Any]:
@@ -330,8 +340,8 @@ def read_text(text: str, schema: Schema) -> Any:
         if schema.get("items") == {"type": "string"} and not text.lstrip().startswith("["):
             return [part.strip() for part in text.split(",")]
         try:
-            return _decode(text, "")
-        except InvalidSettingsError:
+            return _decode(text)
+        except _InvalidJsonError:
             return text
     return text
 
@@ -369,15 +379,16 @@ _FOUND = {dict: "object", list: "array", str: "string", bool: "boolean", int: "i
 def normalise(config: MappingABC[str, Any], schema: Schema) -> dict[str, Any]:
     """Bring values to the form that the check and the types expect, and fill in defaults.
 
-    Numbers with decimals may be texts (Meltano passes them so), whole ones may be written `5.0`,
-    and null, also inside of an object, is the same as not set.
+    A text is read as what its setting must be (Meltano passes values of the environment as texts),
+    whole numbers may be written `5.0`, and null, also inside of an object, is the same as not set;
+    so is an empty text, where the setting is not a text itself.
     """
     properties = schema["properties"]
     result = {n: d["default"] for n, d in properties.items() if d.get("default") is not None}
     for name, value in config.items():
         described = schema["properties"].get(name, {})
-        if isinstance(value, str) and described.get("type") == "number":
-            value = _number(value, whole=False)  # noqa: PLW2901
+        if isinstance(value, str) and described.get("type", "string") != "string":
+            value = read_text(value, described) if value else None  # noqa: PLW2901
         if isinstance(value, float) and described.get("type") == "integer" and value.is_integer():
             value = int(value)  # noqa: PLW2901
         if value is not None:
@@ -420,33 +431,79 @@ def find_unknown(config: MappingABC[str, Any], schema: Schema) -> list[str]:
 
 
 def find_invalid(
-    config: MappingABC[str, Any], errors: Iterable[Any], prefix: str | None
+    config: MappingABC[str, Any], errors: Iterable[Any], schema: Schema, prefix: str
 ) -> list[str]:
-    """Return one line per value that does not fit the schema; values are never shown.
+    """Return one line per value that does not fit the schema.
+
+    A single value is shown if its setting is not secret. Lists and objects are never shown.
 
     Args:
         config: The settings.
         errors: What the JSON-schema validator found.
-        prefix: What the names of environment variables begin with; None where none were read.
+        schema: JSON schema of the settings.
+        prefix: What the names of environment variables begin with.
     """
-    variables = {name: variable_of(name, prefix) for name in config} if prefix else {}
-    given = {name: v for name, v in variables.items() if v in os.environ}
 
-    def named(setting: str, where: str) -> str:
-        variable = given.get(setting)
-        return f"{where} (environment variable {variable})" if variable else where
+    def named(setting: str, *inner: Any) -> str:
+        value = config.get(setting)
+        variable = variable_of(setting, prefix)
+        text = os.environ.get(variable)
+        # Meltano sets the variables of all values: it is named where it may be the source.
+        is_source = text is not None and (
+            inner or repr(value) == repr(read_text(text, _part(schema, setting)))
+        )
+        name = f"{setting} (environment variable {variable})" if is_source else setting
+        return ", ".join([name, *(f"entry {p + 1}" if isinstance(p, int) else p for p in inner)])
 
     lines = [
-        f"{named(name, name)}: must be a number."
+        f"{named(name)}: must be a number."
         for name, value in config.items()
         if isinstance(value, (int, float)) and not _is_finite(value)
     ]
     for error in errors:
-        path = [str(part) for part in error.absolute_path] or ["settings"]
-        from_text = isinstance(error.instance, str) and len(path) == 1 and path[0] in given
-        problem = expectation(error, from_text=from_text)
-        lines.append(f"{named(path[0], '.'.join(path))}: {problem}")
+        path = list(error.absolute_path) or ["settings"]
+        problem = expectation(error)
+        if error.validator == "type" and isinstance(error.instance, str) and len(path) == 1:
+            problem = _unreadable(error)
+        if not _part(schema, path[0]).get("secret"):
+            problem = _with_value(problem, error)
+        lines.append(f"{named(*path)}: {problem}")
     return lines
+
+
+def _part(schema: Schema, setting: str) -> Schema:
+    part: Schema = schema["properties"].get(setting, {})
+    return part
+
+
+def _unreadable(error: Any) -> str:
+    """Return what is wrong with a text that can't be read as what its setting must be."""
+    kinds = _listed(error.validator_value)
+    must = _must_be(kinds)
+    if not {"array", "object"} & set(kinds):
+        return f"{must} (also yes/no, on/off, 1/0)." if "boolean" in kinds else f"{must}."
+    try:
+        _decode(error.instance)
+    except _InvalidJsonError as invalid:
+        return f"{must} in JSON; the text is not valid JSON{invalid.place}."
+    return f"{must} in JSON."
+
+
+_SHOWN = ("type", "enum", "minimum", "maximum", "exclusiveMinimum")
+_MAX_SHOWN = 40
+
+
+def _with_value(problem: str, error: Any) -> str:
+    """Add the value that was found, if it is a single one that can stand in one line."""
+    value = error.instance
+    if (
+        error.validator not in _SHOWN
+        or (error.validator == "type" and {"array", "object"} & set(_listed(error.validator_value)))
+        or not isinstance(value, (str, bool, int, float))
+        or len(text := repr(value)) > _MAX_SHOWN
+    ):
+        return problem
+    return f"{problem.partition(', found ')[0].rstrip('.')}, found {text}."
 
 
 def _is_finite(value: float) -> bool:
@@ -456,16 +513,11 @@ def _is_finite(value: float) -> bool:
         return False
 
 
-def expectation(error: Any, *, from_text: bool = False) -> str:
-    """Return what a JSON-schema validator expected, without the value it found.
-
-    Args:
-        error: What it found.
-        from_text: Whether the value is a text of the environment that could not be read.
-    """
+def expectation(error: Any) -> str:
+    """Return what a JSON-schema validator expected, without the value it found."""
     kind, expected = error.validator, error.validator_value
     if kind == "type":
-        return _expected_type(_listed(expected), error.instance, from_text=from_text)
+        return _expected_type(_listed(expected), error.instance)
     if kind == "enum":
         return f"must be one of {', '.join(map(str, expected))}."
     if expected == NO_BLANKS:
@@ -482,17 +534,18 @@ def expectation(error: Any, *, from_text: bool = False) -> str:
         "exclusiveMinimum": f"must be more than {expected}.",
         "minLength": "must not be empty.",
         "minItems": "must not be empty.",
+        "anyOf": "has none of the forms that are documented for it.",
     }
     return words.get(kind, f"does not fit the rule {kind}: {expected}.")
 
 
-def _expected_type(kinds: list[str], found: Any, *, from_text: bool) -> str:
-    must = "must be " + " or ".join(_EXPECTED[kind] for kind in kinds if kind != "null")
-    if not from_text:
-        kind = _FOUND.get(type(found), type(found).__name__)
-        return f"{must}, found {_EXPECTED.get(kind, kind)}."
-    structured = {"array", "object"} & set(kinds)
-    return f"{must} in JSON; the text is not valid JSON." if structured else f"{must}."
+def _expected_type(kinds: list[str], found: Any) -> str:
+    kind = _FOUND.get(type(found), type(found).__name__)
+    return f"{_must_be(kinds)}, found {_EXPECTED.get(kind, kind)}."
+
+
+def _must_be(kinds: list[str]) -> str:
+    return "must be " + " or ".join(_EXPECTED[kind] for kind in kinds if kind != "null")
 
 
 def _listed(value: Any) -> list[Any]:

@@ -11,7 +11,7 @@ from singer_sdk.sinks import Sink
 
 from actito_didomi import codes
 from actito_didomi.consent.records import shape_of
-from actito_didomi.errors import SettingsError
+from actito_didomi.errors import SettingsError, how_to_install
 from actito_didomi.plugin.config import expectation
 
 if TYPE_CHECKING:
@@ -111,9 +111,8 @@ def _compile(schema: dict[str, Any]) -> jsonschema_rs.Validator | None:
     except ImportError:
         raise SettingsError(
             codes.MISSING_PACKAGE,
-            "validate_records is set, but the package jsonschema-rs is not installed. Install the "
-            "extra `validate` with pip install 'actito-didomi[validate]' (in a clone: pip install "
-            "-e '.[validate]'), or leave validate_records off.",
+            "validate_records is set, but the package jsonschema-rs is not installed. Leave "
+            f"validate_records off, or install the extra `validate`: {how_to_install('validate')}.",
         ) from None
     with contextlib.suppress(jsonschema_rs.ValidationError, ValueError):
         return jsonschema_rs.validator_for(schema, validate_formats=True)

@@ -243,9 +243,16 @@ def _load(file: IO[str] | None, option: str) -> dict[str, Any] | None:
     if file is None:
         return None
     try:
-        loaded = load_json(file.read())
+        loaded: Any = load_json(file.read())
     except ValueError:
-        raise BadInputError(codes.DAMAGED_FILE, f"{option}: the file is not valid JSON.") from None
-    if not isinstance(loaded, dict):
-        raise BadInputError(codes.DAMAGED_FILE, f"{option}: the file must hold a JSON object.")
-    return loaded
+        problem = "is not valid JSON"
+    else:
+        if isinstance(loaded, dict):
+            return loaded
+        problem = "must hold a JSON object"
+    remedy = {
+        "--state": "It must be the last STATE that the target printed: one line of its output. "
+        "Without any, start with {}; everything is read again.",
+        "--catalog": "Create it again with --discover.",
+    }[option]
+    raise BadInputError(codes.DAMAGED_FILE, f"{option} {file.name} {problem}. {remedy}")

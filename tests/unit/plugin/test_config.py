@@ -204,21 +204,38 @@ def test_settings_come_from_the_environment(
         ({"api_key": "sandbox-actito-key\n"}, "api_key: must not contain blanks or line breaks"),
         ({"mappings": None}, "mappings is missing"),
         ({"mappings": []}, "mappings is missing"),
-        ({"mappings": [{"id": "A"}]}, "mappings.0: value missing"),
-        ({"mappings": "Newsletter"}, "mappings: must be a list, found a string"),
-        ({"mappings": ["x"]}, "mappings.0: must be an object, found a string"),
-        ({"mappings": [{"id": "A", "value": ""}]}, "mappings.0.value: must not be empty"),
-        ({"mappings": [{**MAPPINGS[0], "typ": "x"}]}, "mappings.0: unknown part typ. Known: id"),
+        ({"mappings": [{"id": "A"}]}, "mappings, entry 1: value missing"),
+        (
+            {"mappings": "Newsletter"},
+            "mappings: must be a list in JSON; the text is not valid JSON (line 1)",
+        ),
+        ({"mappings": ["x"]}, "mappings, entry 1: must be an object, found a string"),
+        ({"mappings": [{"id": "A", "value": ""}]}, "mappings, entry 1, value: must not be empty"),
+        (
+            {"mappings": [{**MAPPINGS[0], "typ": "x"}]},
+            "mappings, entry 1: unknown part typ. Known: id",
+        ),
         (
             {"mappings": [{**MAPPINGS[0], "type": "segment"}]},
-            "mappings.0.type: must be one of attribute, subscription",
+            "mappings, entry 1, type: must be one of attribute, subscription, found 'segment'",
         ),
-        ({"mappings": [{**MAPPINGS[0], "path": "a.b"}]}, "mappings.0.path: must be a list"),
-        ({"mappings": [{**MAPPINGS[0], "invert": "no"}]}, "mappings.0.invert: must be true or f"),
+        ({"mappings": [{**MAPPINGS[0], "path": "a.b"}]}, "mappings, entry 1, path: must be a list"),
+        (
+            {"mappings": [{**MAPPINGS[0], "invert": "ja"}]},
+            "mappings, entry 1, invert: must be true or false, found 'ja'.",
+        ),
         ({"mappings": [MAPPINGS[0], MAPPINGS[0]]}, "'Newsletter' occurs 2 times"),
-        ({"environment": "env2"}, "environment: must be one of env0, env1, env3, preprod"),
-        ({"calls_per_minute": 0}, "calls_per_minute: must be at least 1"),
-        ({"upsert_mode": "yes"}, "upsert_mode: must be true or false, found a string"),
+        (
+            {"environment": "env2"},
+            "environment: must be one of env0, env1, env3, preprod, found 'env2'",
+        ),
+        ({"calls_per_minute": 0}, "calls_per_minute: must be at least 1, found 0."),
+        (
+            {"upsert_mode": "ja"},
+            "upsert_mode: must be true or false (also yes/no, on/off, 1/0), found 'ja'.",
+        ),
+        ({"calls_per_minute": "viele"}, "calls_per_minute: must be a whole number, found 'viele'"),
+        ({"storage_options": "{HUSH"}, "storage_options: must be an object in JSON; the text is n"),
         ({"time_zone": "Mars/Olympus"}, "time_zone: 'Mars/Olympus' is not an IANA time zone"),
         ({"api_url": "api.actito.com"}, "api_url must begin with https://"),
         ({"type_id": "hubspot"}, "for another system"),
@@ -264,31 +281,48 @@ def test_texts_of_the_environment_are_read_as_the_schema_says(
 
 
 def test_wrong_texts_of_the_environment_name_setting_and_variable(tmp_path: Path) -> None:
-    """And what was expected, all at once and last, but never the value."""
+    """And what was expected, all at once and last; a value only if it is single and not secret."""
     texts = {
-        "CALLS_PER_MINUTE": "abc-value",
+        "CALLS_PER_MINUTE": "abc",
         "RETRY_SECONDS": "nan",
-        "UPSERT_MODE": "ja-value",
-        "MAPPINGS": "[{value",
-        "STORAGE_OPTIONS": "value",
-        "WRITE_MODE": "value",
+        "UPSERT_MODE": "ja",
+        "MAPPINGS": "[\n{hidden",
+        "STORAGE_OPTIONS": "hidden",
+        "API_KEY": "hidden key",
+        "WRITE_MODE": "fast",
         "FLATTENING_ENABLED": "true",
     }
     environment = {PREFIX + name: text for name, text in texts.items()}
     run = run_plugin("target-actito", {}, tmp_path, "--config", "ENV", **environment)
     assert run.exit_code == 1
-    before, reasons = run.err.split("Config validation failed")
-    for words in (
-        f"calls_per_minute (environment variable {PREFIX}CALLS_PER_MINUTE): must be a whole number",
-        f"retry_seconds (environment variable {PREFIX}RETRY_SECONDS): must be a number",
-        f"upsert_mode (environment variable {PREFIX}UPSERT_MODE): must be true or false",
-        f"mappings (environment variable {PREFIX}MAPPINGS): must be a list in JSON",
-        f"storage_options (environment variable {PREFIX}STORAGE_OPTIONS): must be an object in J",
-        f"write_mode (environment variable {PREFIX}WRITE_MODE): must be one of auto, bulk, single",
-        "flattening_enabled: flattened records would hide opt-outs",
-    ):
-        assert words in reasons
-    assert "value" not in before + reasons.replace("enabled (", "")
+    _, reasons = run.err.split("Config validation failed")
+    json_text = "in JSON; the text is not valid JSON"
+    for name, words in {
+        "CALLS_PER_MINUTE": "must be a whole number, found 'abc'.",
+        "RETRY_SECONDS": "must be a number",
+        "UPSERT_MODE": "must be true or false (also yes/no, on/off, 1/0), found 'ja'.",
+        "MAPPINGS": f"must be a list {json_text} (line 2).",
+        "STORAGE_OPTIONS": f"must be an object {json_text} (line 1).",
+        "API_KEY": "must not contain blanks",
+        "WRITE_MODE": "must be one of auto, bulk, single, found 'fast'.",
+    }.items():
+        named = f"{name.lower()} (environment variable {PREFIX}{name}): {words}"
+        assert named in reasons
+    assert "flattening_enabled: flattened records would hide opt-outs" in reasons
+    assert "hidden" not in run.err
+
+
+def test_texts_of_a_file_are_read_like_those_of_the_environment() -> None:
+    """As Meltano passes them; an empty one is not set."""
+    texts = {"upsert_mode": "off", "calls_per_minute": "7", "skip_delegates": "a,b", "mappings": ""}
+    config = normalise({**texts, "storage_options": '{"key": "k"}', "bulk_threshold": ""}, SCHEMA)
+    assert config["upsert_mode"] is False
+    assert config["calls_per_minute"] == 7
+    assert config["skip_delegates"] == ["a", "b"]
+    assert config["storage_options"] == {"key": "k"}
+    assert config["bulk_threshold"] == 200
+    assert "mappings" not in config
+    assert set(secret_texts(config, SCHEMA)) == {"k"}
 
 
 def test_env_is_read_from_the_working_folder(tmp_path: Path) -> None:
@@ -384,7 +418,7 @@ def test_any_value_is_typed_or_reported(name: str, value: Any) -> None:
     """What passes the check has a type; nothing ends in an unexpected error."""
     config = normalise({name: value}, SCHEMA)
     found = DEFAULT_JSONSCHEMA_VALIDATOR(SCHEMA).iter_errors(config)
-    if not find_invalid(config, found, None):
+    if not find_invalid(config, found, SCHEMA, PREFIX):
         assert isinstance(read_settings(Settings, config), Settings)
 
 
