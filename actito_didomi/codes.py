@@ -292,6 +292,7 @@ Select the stream `consent_events` in the tap.
 """
 UNMATCHED = Code(607, "unmatched", "skip")
 """The person is unknown to the system written to, and the settings don't allow to create them.
+It counts in `unmatched` of the report (people), not in `skipped` (records).
 
 If many people are unmatched, check `user_unique_key`.
 """

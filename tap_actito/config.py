@@ -46,14 +46,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         setting(
             "Source of changes",
             "Where changes of subscriptions come from: `exports` reads files of Actito's "
-            "incremental export of profile changes, `api` compares the table with a snapshot.",
+            "profile-change export (incremental), `api` compares the table with a snapshot.",
         ),
     ] = "api"
     export_root: Annotated[
         str | None,
         setting(
             "Export folder",
-            "URL of the folder that exports of profile changes arrive in: `s3://...`, "
+            "URL of the folder that profile-change exports arrive in: `s3://...`, "
             "`sftp://...`, `file:///...`. Required with `change_source: exports`.",
         ),
     ] = None
@@ -62,7 +62,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         dict[str, str],
         setting(
             "Export columns",
-            "Names of the columns of that export, where they differ from "
+            "Names of the columns of the profile-change export, where they differ from "
             + ", ".join(f"`{part}`: `{column}`" for part, column in COLUMNS.items())
             + ", `person`: the key attribute.",
             advanced=True,

@@ -135,7 +135,7 @@ class WritePlan:
         minutes = self.seconds / 60
         return (
             f"Write plan: {'; '.join(parts) or 'nothing'}. {self.requests:,} requests, "
-            f"about {f'{minutes:.0f} min' if minutes >= 1 else 'up to a minute'}."
+            f"{f'about {minutes:.0f} min' if minutes >= 1 else 'at most 1 min'}."
         )
 
 

@@ -131,7 +131,7 @@ class TargetDidomi(ConsentTarget):
             return
         self.expect(event.number for events in people.values() for event in events)
         total = sum(map(len, people.values()))
-        logger.info("Writing %d events of %d people.", total, len(people))
+        logger.info("Writing events: %d, people: %d.", total, len(people))
         done = 0
 
         def handle_results(outcomes: list[Outcome]) -> None:

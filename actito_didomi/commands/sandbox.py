@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import click
 
 
@@ -89,7 +91,8 @@ def sandbox(  # noqa: PLR0917 - click passes options by name
             param_hint="--switch",
         )
     try:
-        serve(options, port, exports)
+        with contextlib.suppress(KeyboardInterrupt):  # the usual end
+            serve(options, port, exports)
     except OSError as error:
         raise click.ClickException(
             f"Port {port} can't be used: {error.strerror}. Another sandbox may be running; choose "

@@ -234,7 +234,7 @@ class ConsentTarget(BasePlugin, Target):
         if self._waiting_since is None and self.waiting:
             self._waiting_since = self.runtime.monotonic()
         if self.waiting >= self.settings.target.max_buffered_people:
-            self.logger.info("Changes of %d people are gathered.", self.waiting)
+            self.logger.info("People whose changes are gathered: %d.", self.waiting)
             self.flush()
 
     def _process_state_message(self, message_dict: dict[str, Any]) -> None:
@@ -438,9 +438,10 @@ class ConsentTarget(BasePlugin, Target):
         self.close()
         if summary.unmatched:
             self.logger.info(
-                "%s: %d people have no profile in %s (for example %s); no profiles were created.",
+                "%s: %d %s no profile in %s (for example %s); no profiles were created.",
                 codes.UNMATCHED,
                 summary.unmatched,
+                "person has" if summary.unmatched == 1 else "people have",
                 self.system,
                 ", ".join(self._unmatched_examples),
             )

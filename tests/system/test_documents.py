@@ -126,7 +126,10 @@ def test_the_readme_works_as_it_is_printed(tmp_path: Path) -> None:
         text for _, text in BLOCK.findall(read(ROOT / "README.md")) if "| target-actito" in text
     ]
     lines = block.splitlines()
-    assert lines[:2] == [". .venv/bin/activate", "cp -r examples /tmp/try && cd /tmp/try"]
+    assert lines[:2] == [
+        ". .venv/bin/activate",
+        "mkdir -p /tmp/try && cp examples/* /tmp/try && cd /tmp/try",
+    ]
     folder = tmp_path / "try"
     printed = run_printed("\n".join(lines[2:]), folder)
     assert "Summary (success)" in printed
