@@ -22,7 +22,8 @@ their meaning never do.
 - A **reject** concerns one record or change. A target keeps it with its reason and continues; a
   tap, which keeps no rejects, ends with it. A reject holds the code of an error if that error
   concerned one person only, such as `unexpected_response`.
-- A **skip** is a record that is left out on purpose, or for `unmatched` a person; the summary counts it.
+- A **skip** is a record (for `unmatched`, a person) that is left out on purpose; the summary counts
+  it.
 """
 
 

@@ -20,7 +20,7 @@ class DidomiSettings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         setting(
             "API key",
-            "Private API key of the Didomi organisation. Required to call the API.",
+            "Private API key of the Didomi organisation. Required for requests to the API.",
             secret=True,
             pattern=NO_BLANKS,
         ),
@@ -29,14 +29,14 @@ class DidomiSettings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         setting(
             "API secret",
-            "Secret of the API key. Required to call the API.",
+            "Secret of the API key. Required for requests to the API.",
             secret=True,
             pattern=NO_BLANKS,
         ),
     ] = ""
     organization_id: Annotated[
         str,
-        setting("Organisation", "Id of the Didomi organisation. Required to call the API."),
+        setting("Organisation", "Id of the Didomi organisation. Required for requests to the API."),
     ] = ""
     api_url: Annotated[
         str,
