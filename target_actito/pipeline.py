@@ -43,7 +43,7 @@ logger = logging.getLogger("target-actito")
 _ETL_MODES = {"update": "UPDATE_ONLY", "create_update": "CREATE_UPDATE"}
 
 
-class Target(Protocol):
+class HasIntake(Protocol):
     """What a pipeline needs of its target."""
 
     summary: ActitoSummary
@@ -55,10 +55,10 @@ class Target(Protocol):
         """See whether it is time to write."""
 
     def take_line(self, line: bytes) -> None:
-        """Take in a line as a whole."""
+        """Accept a line as a whole."""
 
     def take_record(self, stream: str, record: dict[str, Any]) -> None:
-        """Take in a record as a whole."""
+        """Accept a record as a whole."""
 
     def count_lines(self, count: int) -> None:
         """Record that lines were taken in."""
@@ -91,7 +91,7 @@ class Pipeline:
     """
 
     def __init__(
-        self, settings: Settings, target: Target, shutdown: Shutdown, runtime: Runtime
+        self, settings: Settings, target: HasIntake, shutdown: Shutdown, runtime: Runtime
     ) -> None:
         self._settings = settings
         self._target = target
@@ -168,7 +168,7 @@ class Pipeline:
             self._decoder.forget(stream)
 
     def take_lines(self, block: bytes) -> None:
-        """Take in lines of the input: records by type, and all other lines as a whole."""
+        """Read lines of the input: records by type, and all other lines as a whole."""
         rest: bytes | None = block
         while rest is not None:
             self._update()
@@ -187,7 +187,7 @@ class Pipeline:
                     break
 
     def take_files(self, batch: dict[str, Any]) -> None:
-        """Take in the files of a BATCH message, streamed.
+        """Read the files of a BATCH message, streamed.
 
         Raises:
             BadInputError: A file can't be read, or a line of it is not a JSON object.
@@ -203,7 +203,7 @@ class Pipeline:
             logger.info("BATCH file read: %d records.", summary.records - before)
 
     def _take_bare(self, stream: str, url: str, number: int, block: bytes) -> None:
-        """Take in lines of a file that hold bare records.
+        """Read lines of a file that hold bare records.
 
         Raises:
             BadInputError: One is not a JSON object.
@@ -233,7 +233,7 @@ class Pipeline:
     def _take_typed(
         self, records: list[Any], lines: Lines, at: int, stream: str | None = None
     ) -> int:
-        """Take in records up to the first that must be taken in as a whole.
+        """Gather records up to the first that must be read as a whole.
 
         Args:
             records: Typed ones, or None for a line that isn't.
@@ -267,7 +267,7 @@ class Pipeline:
         return not sink.validates or sink.accepts(record)
 
     def _update(self) -> bool:
-        """Use what is known by now of mappings and streams; return whether lines are read anew."""
+        """Use what is known by now of mappings and streams; return whether lines are read again."""
         self._gatherer.refresh()
         if self._decoder.update():
             self._gatherer.update(self._decoder.needs, self._decoder.choices)
@@ -275,7 +275,7 @@ class Pipeline:
         return False
 
     def take(self, consent: ConsentRecord) -> None:
-        """Take in a consent record that was decoded as a whole."""
+        """Gather a consent record that was decoded as a whole."""
         self._decoder.learn(consent.tree.get("consents"))
         target, collector = self._target, self.collector
         person, number = consent.person or "", target.summary.records
@@ -317,7 +317,7 @@ class Pipeline:
             if not changes:
                 return
         logger.info(
-            "Writing the changes of %d people, %d of them with an opt-out.",
+            "Writing the changes of people: %d, of them with an opt-out: %d.",
             len(changes),
             sum(change.opt_out for change in changes),
         )
@@ -404,10 +404,10 @@ class Pipeline:
             self._newer_choices.close()
         if names := sorted(translator.unknown_metadata):
             logger.info(
-                "Metadata that is no attribute of the table, left out: %s.", ", ".join(names)
+                "Metadata keys without a matching attribute, ignored: %s.", ", ".join(names)
             )
         for name, count in sorted(translator.unusable_metadata.items()):
-            logger.warning("Metadata %r of %d people could not be converted.", name, count)
+            logger.warning("Metadata %r could not be converted. People: %d.", name, count)
 
 
 def _object(line: bytes, url: str, number: int) -> dict[str, Any]:

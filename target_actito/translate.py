@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("target-actito")
 _ANY_LENGTH = 1 << 30
 _MOST_NAMES = 10_000
-"""Keys of metadata of which is remembered that they are no attributes: they may be data."""
+"""Metadata keys without a matching attribute that are remembered at most: keys may be data."""
 _METADATA = msgspec.json.Decoder(dict[str, Any])
 
 

@@ -266,7 +266,7 @@ def test_rule_5_metadata_becomes_attributes_in_their_types(
     assert after["shop"] == "Gent"
     reports = [r.getMessage() for r in caplog.records if "favouriteColour" in r.getMessage()]
     assert len(reports) == 1
-    assert "no attribute of the table" in reports[0]
+    assert "without a matching attribute" in reports[0]
 
 
 def test_rule_5_metadata_that_fits_no_type_holds_up_no_opt_out(
