@@ -25,11 +25,12 @@ test: lint $(MELTANO)/.installed $(JSONL)/.installed  ## run the linter, the typ
 bench: $(VENV)/.installed  ## measure against plain Singer plugins (ARGS=--quick for a few minutes)
 	@PYTHONPATH=. $(VENV)/bin/python benchmarks/run.py $(ARGS)
 
-lint: $(VENV)/.installed  ## run the linter, the type checker and the import contracts
+lint: $(VENV)/.installed  ## run the linter, the type checker, the import contracts and the check of words
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/python scripts/check_words.py
 
 words: $(VENV)/.installed  ## find expressions that the glossary replaces
 	$(VENV)/bin/python scripts/check_words.py
