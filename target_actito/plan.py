@@ -134,7 +134,7 @@ class WritePlan:
             parts.append(f"{len(self.deferred):,} deferred: no import is left today")
         minutes = self.seconds / 60
         return (
-            f"Write plan: {'; '.join(parts) or 'nothing'}. {self.requests:,} requests, "
+            f"Write plan: {'; '.join(parts) or 'nothing'}. {self.requests:,} request(s), "
             f"{f'about {minutes:.0f} min' if minutes >= 1 else 'at most 1 min'}."
         )
 
