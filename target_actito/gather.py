@@ -446,7 +446,7 @@ class Gatherer:
                     raise CarefulError
                 return [self._read_user(record, record.consents)]
             return [self._read_event(record, owner, self._roots_of(owner))]
-        if owner is UNSET:
+        if owner is UNSET or record.consents is not UNSET:
             raise CarefulError
         parts = []
         inherited = {n: v for n, v in self._roots_of(owner).items() if n in _INHERITED}

@@ -12,6 +12,7 @@ from actito_didomi import codes
 from actito_didomi.actito import Imports, ProfileTable, Written, open_session, read_table
 from actito_didomi.consent.coalesce import Collector
 from actito_didomi.consent.ledger import Ledger
+from actito_didomi.consent.mapping import show_path
 from actito_didomi.consent.scope import Scope
 from actito_didomi.errors import BadInputError, ImportQuotaExceededError, RequestRejectedError
 from actito_didomi.plugin.rejects import Reject
@@ -299,6 +300,17 @@ class Pipeline:
                     person=person,
                     opt_out=choice.opt_out,
                     record={"target": choice.id, "timestamp": consent.timestamp, **consent.tree},
+                ),
+            )
+        for path in self.translator.find_odd(consent.tree.get("consents")):
+            target.reject(
+                Reject(
+                    code=codes.INVALID_RECORD,
+                    reason=f"`{show_path(path)}` holds something other than objects with an `id` "
+                    "and a choice; what is readable there is written.",
+                    person=person,
+                    opt_out=True,
+                    record={"timestamp": consent.timestamp, **consent.tree},
                 ),
             )
 

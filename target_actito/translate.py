@@ -12,7 +12,7 @@ import msgspec
 from actito_didomi import codes
 from actito_didomi.actito import ConversionError, ValueType, convert
 from actito_didomi.consent.coalesce import Extra, Field, MappedField, Masks
-from actito_didomi.consent.mapping import Mapping, Resolver, Unclear, show_path
+from actito_didomi.consent.mapping import Mapping, Resolver, Unclear, odd_nodes, show_path
 from actito_didomi.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -136,11 +136,21 @@ class Translator:
         return mask, Extra(metadata, values) if values else metadata, failed
 
     def may_opt_out(self, consents: Any) -> bool:
-        """Return whether consents that could not be read as a whole hold a mapped opt-out."""
+        """Return whether consents that could not be read as a whole may hold a mapped opt-out.
+
+        They may unless it is readable that they don't.
+        """
         if not isinstance(consents, dict):
-            return False
+            return consents is not None
+        if self.find_odd(consents):
+            return True
         found, unclear = self.resolver.resolve({"consents": consents})
-        return any(hit.value is False for hit in found) or any(u.maybe_opt_out for u in unclear)
+        return bool(unclear) or any(hit.value is not True or hit.mapping.invert for hit in found)
+
+    def find_odd(self, consents: Any) -> list[Path]:
+        """Find the nodes of consents that are not as documented and that a mapping may name."""
+        found = odd_nodes(consents) if isinstance(consents, dict) else ()
+        return [path for path in found if self.resolver.may_name_below(path)]
 
     # Choices
 

@@ -68,6 +68,7 @@ class Decision(enum.Enum):
     PRESENT = "already present"
     NEWER = "kept: newer in Didomi"
     OPT_OUT = "kept: opt-out in Didomi"
+    SUPERSEDED = "superseded by a newer choice of the run"
 
 
 def read_event(event: Mapping[str, Any]) -> HeldEvent:

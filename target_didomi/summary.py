@@ -18,6 +18,7 @@ class DidomiSummary(Summary):
         written_opt_outs: How many of these are opt-outs.
         equal: Choices that Didomi holds already.
         newer: Choices not written since a newer one in Didomi stays.
+        superseded: Choices not written since a newer one of the run stays.
         tied: Opt-ins not written since an opt-out in Didomi stays: the order can't be known.
         posted: Events posted.
         pending: How many of these wait for approval.
@@ -30,6 +31,7 @@ class DidomiSummary(Summary):
     written_opt_outs: int = 0
     equal: int = 0
     newer: int = 0
+    superseded: int = 0
     tied: int = 0
     posted: int = 0
     pending: int = 0
@@ -45,6 +47,7 @@ class DidomiSummary(Summary):
             Line("choices written", self.written, f"{self.written_opt_outs:,} opt-outs"),
             Line("  equal", self.equal, "already present in Didomi"),
             Line("  kept: newer", self.newer, "in Didomi", rare=True),
+            Line("  superseded", self.superseded, "by a newer choice of the run", rare=True),
             Line("  kept: opt-out", self.tied, "in Didomi; the order can't be known", rare=True),
             Line("events posted", self.posted),
             Line("  pending", self.pending, "wait for approval", rare=True),

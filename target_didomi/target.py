@@ -157,6 +157,7 @@ class TargetDidomi(ConsentTarget):
         summary, incoming, decisions = self.summary, outcome.incoming, outcome.decisions
         summary.equal += decisions[Decision.PRESENT]
         summary.newer += decisions[Decision.NEWER]
+        summary.superseded += decisions[Decision.SUPERSEDED]
         summary.tied += decisions[Decision.OPT_OUT]
         summary.existed += outcome.existed
         summary.posted += outcome.posted

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi.consent.choices import is_value
+from actito_didomi.consent.conflicts import newest
 from actito_didomi.consent.records import CONFIRMED
 from actito_didomi.didomi.consents import MAX_EVENTS, says_it_exists
 from actito_didomi.errors import BadInputError, RequestRejectedError
@@ -27,6 +28,7 @@ from target_didomi.events import timestamp_to_post, to_event
 
 if TYPE_CHECKING:
     from actito_didomi.consent.choices import Path
+    from actito_didomi.consent.conflicts import Act
     from actito_didomi.didomi.consents import ConsentApi
     from target_didomi.events import IncomingEvent
 
@@ -88,6 +90,7 @@ class Writer:
         self._regulation = regulation
         self._create_users = create_users
         self._respect_approval = respect_approval
+        self._newest: dict[tuple[str, Path], Act] = {}
 
     def write(self, people: list[list[IncomingEvent]]) -> list[Outcome]:
         """Write the events of some people.
@@ -135,7 +138,7 @@ class Writer:
         postings: list[_Posting] = []
         for outcome in outcomes:
             incoming = outcome.incoming
-            wanted = expand(incoming.choices, status)
+            wanted = self._drop_superseded(outcome, expand(incoming.choices, status))
             if not any(differs(path, choice, status) for path, choice in wanted.items()):
                 outcome.decisions[Decision.PRESENT] += len(wanted)
                 continue
@@ -158,6 +161,22 @@ class Writer:
             made, status, held = self._make(outcome, written, user.get("id"), status, held)
             postings += made
         return postings
+
+    def _drop_superseded(self, outcome: Outcome, choices: dict[Path, bool]) -> dict[Path, bool]:
+        """Learn choices, and return those that no newer one of this run supersedes.
+
+        A newer one may have been written before, or may have been present already.
+        """
+        wanted: dict[Path, bool] = {}
+        for path, choice in choices.items():
+            place = (outcome.incoming.person, path)
+            act = newest(self._newest.get(place), outcome.incoming.act(choice))
+            self._newest[place] = act
+            if act.value is choice:
+                wanted[path] = choice
+            else:
+                outcome.decisions[Decision.SUPERSEDED] += 1
+        return wanted
 
     def _make(
         self,

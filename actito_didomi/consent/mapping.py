@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 Kind = Literal["subscription", "attribute"]
 
 _MIN_PREFERENCE_PATH = 4
+_NODES = ("channels", "purposes", "preferences")
+_CHOICES = ("enabled", "enabled_li")
 _VALUE_PATH = 6
 """Parts of consents, purposes, PURPOSE, values, PREFERENCE, value."""
 _MOST_PATHS = 50_000
@@ -73,21 +75,53 @@ def check_mappings(mappings: Sequence[Mapping]) -> None:
 def flatten(tree: MappingABC[str, Any]) -> Iterator[tuple[Path, Any]]:
     """Walk a record and yield each leaf with its path.
 
-    Arrays of objects with an `id` are keyed by it, taken as it is; other arrays are leaves.
+    Arrays of objects with an `id` are keyed by it, taken as it is, and other elements among them
+    are passed over (see `odd_nodes`); other arrays are leaves.
     """
     stack: list[tuple[Path, Any]] = [((), tree)]
     while stack:
         path, node = stack.pop()
         if isinstance(node, dict):
             stack.extend(((*path, str(key)), value) for key, value in node.items())
-        elif (
-            isinstance(node, list)
-            and node
-            and all(isinstance(e, dict) and isinstance(e.get("id"), str) for e in node)
-        ):
-            stack.extend(((*path, element["id"]), element) for element in node)
+        elif isinstance(node, list) and (elements := _identified(node)):
+            stack.extend(((*path, element["id"]), element) for element in elements)
         else:
             yield path, node
+
+
+def odd_nodes(consents: MappingABC[str, Any]) -> Iterator[Path]:
+    """Find the nodes of consents that are not as documented, and may hide a choice.
+
+    Nodes are lists of objects with an `id`, whose `enabled` is no object or list.
+
+    Returns:
+        Their paths. What is readable in such a node is still read.
+    """
+    stack: list[tuple[Path, MappingABC[str, Any]]] = [(("consents",), consents)]
+    while stack:
+        path, node = stack.pop()
+        for name in _NODES:
+            below = node.get(name)
+            if isinstance(below, list):
+                elements = _identified(below)
+                if len(elements) < len(below):
+                    yield (*path, name)
+                for element in elements:
+                    own = (*path, name, element["id"])
+                    if any(isinstance(element.get(key), (dict, list)) for key in _CHOICES):
+                        yield own
+                    stack.append((own, element))
+            elif below is not None and not _is_keyed(below):
+                yield (*path, name)
+
+
+def _identified(nodes: list[Any]) -> list[dict[str, Any]]:
+    return [e for e in nodes if isinstance(e, dict) and isinstance(e.get("id"), str)]
+
+
+def _is_keyed(node: Any) -> bool:
+    """Return whether a node holds objects by their ids, another readable form."""
+    return isinstance(node, dict) and all(isinstance(part, dict) for part in node.values())
 
 
 def flat_name(path: Path) -> str:

@@ -73,7 +73,7 @@ class ConsentRecord:
 def shape_of(record: Mapping[str, Any]) -> Shape | None:
     """Return what a record is; None for anything else."""
     if "user" in record:
-        if "events" in record:
+        if "events" in record and (record["events"] or "consents" not in record):
             return Shape.LINE
         return Shape.EVENT if "consents" in record else None
     if "consents" in record or ("organization_user_id" in record and "updated_at" in record):
@@ -85,7 +85,7 @@ def split_record(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Split a batch-export line into its events and its user; other records stay whole.
 
     A line's user holds the whole status. That is not what changed, so its choices are left out and
-    only its metadata is kept.
+    only its metadata is kept. A line that has `consents` of its own is an event as well.
 
     Raises:
         BadInputError: The line is broken. The text holds no value of the record.
@@ -93,6 +93,8 @@ def split_record(record: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     if shape_of(record) is not Shape.LINE:
         return [record]
     parts: list[Mapping[str, Any]] = list(events_of_line(record))
+    if "consents" in record:
+        parts.append({name: part for name, part in record.items() if name != "events"})
     if record["user"].get("metadata"):
         parts.append({**record["user"], "consents": {}})
     return parts

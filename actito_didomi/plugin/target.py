@@ -325,7 +325,8 @@ class ConsentTarget(BasePlugin, Target):
             )
 
     def _reject_record(self, record: Any, code: Code, reason: str) -> None:
-        opt_out = any(self.may_opt_out(part) for part in _parts_of(record))
+        parts = _parts_of(record)
+        opt_out = parts is None or any(self.may_opt_out(part) for part in parts)
         self.reject(Reject(code, reason, _person_of(record), opt_out=opt_out, record=record))
 
     def reject(self, reject: Reject) -> None:
@@ -473,13 +474,23 @@ class _TargetReader(SafeReader):
             self._target.take_lines(block)
 
 
-def _parts_of(record: Any) -> list[dict[str, Any]]:
-    """Return a record that could not be read, and the events in it."""
+def _parts_of(record: Any) -> list[dict[str, Any]] | None:
+    """Return what holds consents in a record that could not be read; None if that isn't known."""
     if not isinstance(record, dict):
-        return []
+        return None
     events = record.get("events")
-    parts = [record, *(events if isinstance(events, list) else [])]
-    return [part for part in parts if isinstance(part, dict)]
+    parts = [record, *(events if isinstance(events, list) else [events] if events else [])]
+    if not all(isinstance(part, dict) for part in parts):
+        return None
+    found = [part for part in parts if "consents" in part]
+    return None if not found and any(map(_may_hold_more, record.values())) else found
+
+
+def _may_hold_more(value: Any) -> bool:
+    """Return whether a value holds others, or is the JSON of such a one."""
+    return isinstance(value, (dict, list)) or (
+        isinstance(value, str) and value.lstrip().startswith(("{", "["))
+    )
 
 
 def _person_of(record: Any) -> str | None:

@@ -103,7 +103,7 @@ def test_a_catalog_that_selects_nothing_is_an_error(mode, kind, url, folders, tm
     run = run_plugin(name, config, tmp_path, "--catalog", str(path))
     assert run.exit_code == 1
     if kind == "not an object":
-        assert "--catalog: the file must hold a JSON object" in run.err
+        assert f"--catalog {path} must hold a JSON object" in run.err
     else:
         assert "--catalog: no stream is selected" in run.err
         assert ", ".join(sorted(offered)) in run.err

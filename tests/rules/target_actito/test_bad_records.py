@@ -76,9 +76,10 @@ def test_a_record_that_cannot_be_read_says_what_is_wrong(
     events = [{**event("bob", channels={"email": True}), **change}]
     events.append(event("ann", channels={"email": True}))
     run = run_target({**config, "validate_records": False}, tmp_path, stream_of(*events))
-    assert run.exit_code == 0
-    assert run.states == [{"read": 2}]
     (reject,) = rejects(config)
+    assert reject["opt_out"] is ("consents" in change)  # what can't be read may be one
+    assert run.exit_code == (3 if reject["opt_out"] else 0)
+    assert run.states == [{"read": 2}]
     assert reason in reject["reason"]
     assert reject["record"]["id"] == events[0]["id"]
     assert actito.subscriptions("ann")["Newsletter"]
@@ -204,3 +205,106 @@ def test_stream_maps_work(actito: Actito, config: dict[str, Any], tmp_path: Path
     assert run.exit_code == 0
     assert run.states == [{"n": 1}]
     assert not actito.subscriptions("ann")["Newsletter"]
+
+
+@pytest.mark.parametrize("odd", [None, "x", [], {"enabled": True}, {"id": 5, "enabled": True}])
+@pytest.mark.parametrize("node", ["channels", "purposes", "preferences"])
+def test_an_odd_element_hides_no_opt_out(
+    actito: Actito, config: dict[str, Any], tmp_path: Path, node: str, odd: Any
+) -> None:
+    """What is readable beside it is written, and it is rejected, since it may be an opt-out."""
+    actito.create("ann", Newsletter=True)
+    actito.create("bob")
+
+    def consents(*nodes: Any) -> dict[str, Any]:
+        if node == "preferences":
+            return {"purposes": [{"id": "p", "preferences": [*nodes]}]}
+        return {node: [*nodes]}
+
+    below = "purposes_p_preferences" if node == "preferences" else node
+    config["mappings"] = [{"id": "Newsletter", "value": f"consents_{below}_x_enabled"}]
+    events = [
+        {**event("ann"), "consents": consents(odd, {"id": "x", "enabled": False})},
+        {**event("bob"), "consents": consents({"id": "x", "enabled": True})},
+    ]
+    run = run_target(config, tmp_path, stream_of(*events))
+    assert run.exit_code == 3
+    assert run.states == [{"read": 2}]
+    assert not actito.subscriptions("ann")["Newsletter"]
+    assert actito.subscriptions("bob")["Newsletter"]
+    (reject,) = rejects(config)
+    assert (reject["person"], reject["code"], reject["opt_out"]) == ("ann", "invalid_record", True)
+
+
+@pytest.mark.parametrize(
+    "consents",
+    [
+        {"channels": {"id": "email", "enabled": False}},
+        {"channels": {"email": False}},
+        {"channels": "x"},
+        {"channels": [{"id": "email", "enabled": {"value": False}}]},
+    ],
+)
+def test_choices_in_an_unknown_form_may_be_opt_outs(
+    actito: Actito, config: dict[str, Any], tmp_path: Path, consents: Any
+) -> None:
+    """They are rejected as such; nothing ends in silence."""
+    actito.create("ann", Newsletter=True)
+    run = run_target(config, tmp_path, stream_of({**event("ann"), "consents": consents}))
+    assert run.exit_code == 3
+    assert [r["opt_out"] for r in rejects(config)] == [True]
+
+
+def test_an_odd_node_that_no_mapping_names_is_passed_over(
+    actito: Actito, config: dict[str, Any], tmp_path: Path
+) -> None:
+    """It can't be an opt-out of anything that is written here."""
+    actito.create("ann", Newsletter=True)
+    config = {**config, "mappings": config["mappings"][:1]}
+    odd = event("ann", channels={"email": False})
+    odd["consents"]["purposes"] = ["x", {"enabled": 7}]
+    run = run_target(config, tmp_path, stream_of(odd))
+    assert (run.exit_code, rejects(config)) == (0, [])
+    assert not actito.subscriptions("ann")["Newsletter"]
+
+
+@pytest.mark.parametrize("events", [[], None])
+def test_an_event_with_an_empty_list_of_events_is_an_event(
+    actito: Actito, config: dict[str, Any], tmp_path: Path, events: Any
+) -> None:
+    """Some taps pad what is absent."""
+    actito.create("ann", Newsletter=True)
+    padded = {**event("ann", channels={"email": False}), "events": events}
+    run = run_target(config, tmp_path, stream_of(padded))
+    assert (run.exit_code, rejects(config)) == (0, [])
+    assert not actito.subscriptions("ann")["Newsletter"]
+
+
+def test_a_line_that_has_choices_of_its_own_is_read_as_both(
+    actito: Actito, config: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its own choices, and those of its events; the newest counts."""
+    actito.create("ann", Newsletter=True, SmsAlerts=False)
+    own = event("ann", "2026-10-02T10:00:00Z", channels={"email": False})
+    other = event("ann", "2026-10-01T10:00:00Z", channels={"email": True, "sms": True})
+    run = run_target(config, tmp_path, stream_of({**own, "events": [other]}))
+    assert (run.exit_code, rejects(config)) == (0, [])
+    found = actito.subscriptions("ann")
+    assert (found["Newsletter"], found["SmsAlerts"]) == (False, True)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        {"data": {"consents": {"channels": [{"id": "email", "enabled": False}]}}},
+        {"user": {"organization_user_id": "ann"}, "events": '[{"consents": {}}]'},
+        {"user": 7, "events": [{"consents": {"channels": [{"id": "email", "enabled": False}]}}]},
+    ],
+)
+def test_what_cannot_be_read_may_be_an_opt_out(
+    actito: Actito, config: dict[str, Any], tmp_path: Path, broken: Any
+) -> None:
+    """Unless it is readable that it isn't."""
+    run = run_target(config, tmp_path, stream_of(broken))
+    assert run.exit_code == 3
+    assert [r["opt_out"] for r in rejects(config)] == [True]

@@ -421,3 +421,20 @@ def test_killed_at_any_time_nothing_is_lost_or_doubled(didomi, config, tmp_path,
     for number, person in enumerate(people, start=1):
         assert didomi.state(person) == {"email": False, "sms": number % 2 == 0}
         assert len(didomi.events(person)) == 3
+
+
+@pytest.mark.parametrize("newest", [False, True])
+@pytest.mark.parametrize("buffered", [1, 1000])
+def test_the_newest_choice_of_a_run_counts_over_all_flushes(
+    didomi, config, tmp_path, buffered, newest
+) -> None:
+    """Also one that Didomi held already: what is older is not posted after it."""
+    didomi.say(event("ann", OLD, channels={"email": newest}))
+    run(
+        {**config, "max_buffered_people": buffered},
+        tmp_path,
+        event("ann", NOON, channels={"email": newest}),
+        event("bob", NOON, channels={"email": True}),
+        event("ann", EARLY, channels={"email": not newest}),
+    )
+    assert didomi.state("ann") == {"email": newest}

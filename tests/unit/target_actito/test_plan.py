@@ -130,7 +130,7 @@ def test_the_estimate_is_consistent(found, given_limits) -> None:
     )
     assert plan.seconds >= (plan.requests - plan.calls_per_minute) * 60 / plan.calls_per_minute
     assert (plan.seconds == 0) == (plan.requests <= plan.calls_per_minute and not plan.files)
-    assert f"{plan.requests:,} requests" in plan.to_text()
+    assert f"{plan.requests:,} request(s)" in plan.to_text()
 
 
 @given(changes, limits)
