@@ -92,7 +92,7 @@ def flatten(tree: MappingABC[str, Any]) -> Iterator[tuple[Path, Any]]:
 def odd_nodes(consents: MappingABC[str, Any]) -> Iterator[Path]:
     """Find the nodes of consents that are not as documented, and may hide a choice.
 
-    Nodes are lists of objects with an `id`, whose `enabled` is no object or list.
+    Nodes must be lists of objects with an `id`; `enabled` must not hold objects or lists.
 
     Returns:
         Their paths. What is readable in such a node is still read.

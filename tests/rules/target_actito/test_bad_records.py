@@ -212,7 +212,7 @@ def test_stream_maps_work(actito: Actito, config: dict[str, Any], tmp_path: Path
 def test_an_odd_element_hides_no_opt_out(
     actito: Actito, config: dict[str, Any], tmp_path: Path, node: str, odd: Any
 ) -> None:
-    """What is readable beside it is written, and it is rejected, since it may be an opt-out."""
+    """What is readable next to it is written; it is rejected, since it may be an opt-out."""
     actito.create("ann", Newsletter=True)
     actito.create("bob")
 
