@@ -7,6 +7,7 @@ None: it is decoded carefully, as a whole, and read by the same `Resolver`.
 
 from __future__ import annotations
 
+import operator
 import re
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -217,6 +218,7 @@ class _Closed:
         *,
         rename: Mapping[str, str] | None = None,
         required: Iterable[str] = (),
+        namespace: dict[str, Any] | None = None,
     ) -> type[Struct]:
         """Make a type that holds some keys, and knows all documented ones."""
         renamed = dict(rename or {})
@@ -229,6 +231,7 @@ class _Closed:
             required=required,
             rename=renamed | skipped,
             forbid_unknown_fields=True,
+            namespace=namespace or {},
         )
 
     def choices(self) -> Any:
@@ -238,17 +241,17 @@ class _Closed:
         return list[choice] | None  # type: ignore[valid-type]
 
     def consents(self, choices: Any) -> Any:
-        """Make the type of consents."""
+        """Make the type of consents; what isn't named is None."""
         needs = self.needs
-        parts = needs.purposes
         fields: list[tuple[str, Any, Any]] = []
+        absent: dict[str, Any] = {"channels": None, "purposes": None}
         if needs.channels:
-            fields.append(("channels", choices, None))
-        if parts:
-            kind = self._purpose(choices)
-            fields.append(("purposes", list[kind] | None, None))  # type: ignore[valid-type]
+            fields.append(("channels", choices, absent.pop("channels")))
+        if needs.purposes:
+            purpose: Any = self._purpose(choices)
+            fields.append(("purposes", list[purpose] | None, absent.pop("purposes")))
         fields += [(name, Any, UNSET) for name in needs.loose_fields]
-        return self.struct("Consents", fields, _NODES, rename=needs.loose_fields)
+        return self.struct("Consents", fields, _NODES, rename=needs.loose_fields, namespace=absent)
 
     def _purpose(self, choices: Any) -> type[Struct]:
         parts = self.needs.purposes
@@ -330,7 +333,6 @@ class Decoder:
         self.choices: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
         self._messages: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
         self._records: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
-        self._message_type: type = Struct
 
     @property
     def streams(self) -> Iterable[str]:
@@ -357,15 +359,11 @@ class Decoder:
 
     def messages(self, block: bytes) -> list[Any]:
         """Decode lines that are Singer messages: records of the streams, None for all others."""
-        kind: Any = self._message_type
-        return [
-            message.record if type(message) is kind else None
-            for message in _decode(self._messages, block)
-        ]
+        return list(map(_record_of, _decode(self._messages, block)))
 
     def records(self, block: bytes) -> list[Any]:
         """Decode lines that are bare records."""
-        return _decode(self._records, block)
+        return [None if r is _NOTHING else r for r in _decode(self._records, block)]
 
     def update(self) -> bool:
         """Make new types if more is known about the mappings, or other streams are there."""
@@ -378,19 +376,22 @@ class Decoder:
         closed = _Closed(self.needs, self._others)
         choices = closed.choices()
         self.choices = msgspec.json.Decoder(choices)
-        consents: Any = _NEVER if self.needs.all else closed.consents(choices) | None
+        consents: Any = _NEVER
+        if not self.needs.all:
+            consents = closed.consents(choices) | None
         record = _record_type(self.needs, consents | UnsetType, keys)
         stream = Literal[tuple(self._streams)] if self._streams else _NEVER
-        self._message_type = msgspec.defstruct(
+        union: Any = msgspec.defstruct(
             "RecordMessage",
             [("stream", stream), ("record", record)],
             tag_field="type",
             tag="RECORD",
             gc=False,
         )
-        union: Any = self._message_type
         for tag in _OTHER_MESSAGES:
-            union |= msgspec.defstruct(tag.title(), [], tag_field="type", tag=tag)
+            union |= msgspec.defstruct(
+                tag.title(), [], tag_field="type", tag=tag, namespace={"record": None}
+            )
         self._messages = msgspec.json.Decoder(union)
         self._records = msgspec.json.Decoder(record)
         return True
@@ -430,7 +431,17 @@ def _decode_one(decoder: msgspec.json.Decoder[Any], line: bytes) -> Any:
     try:
         return decoder.decode(line)
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
+        return _NOTHING
+
+
+class _Nothing:
+    """What a line gives that can't be decoded by type."""
+
+    record = None
+
+
+_NOTHING = _Nothing()
+_record_of = operator.attrgetter("record")
 
 
 def read_batch(

@@ -22,18 +22,20 @@ from actito_didomi.errors import BadInputError
 from target_actito.translate import Untranslatable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from actito_didomi.codes import Code
     from actito_didomi.consent.choices import Path
     from actito_didomi.consent.coalesce import Collector
     from actito_didomi.consent.scope import Scope
     from actito_didomi.plugin.summary import Summary
-    from target_actito.decode import Needs
+    from target_actito.decode import Decoder, Needs
     from target_actito.translate import Translator
 
-Route = tuple[int, int, int]
-"""Bits for an opt-in, an opt-out and null."""
+Route = dict[Any, int]
+"""Bits for an opt-in (True), an opt-out (False) and null (None)."""
+_NOWHERE: Route = {True: 0, False: 0, None: 0}
+"""Route of a choice that no mapping names."""
 _Part = tuple["Code | None", str, datetime, int, "bytes | Extra | None"]
 """What a record says at one timestamp: why it is skipped, person, timestamp, mask, and more."""
 _MOST_KEPT = 10_000
@@ -77,7 +79,7 @@ class Routes:
 
     Attributes:
         careful: The bit of a record that must be decoded as a whole.
-        channels: By id of a channel the route of its choice; None where no mapping names it.
+        channels: By id of a channel the route of its choice.
         purposes: By id of a purpose the routes of `enabled` and `enabled_li`, and what is below:
             routes of channels, of preferences (each with routes of channels), and meanings of
             answers; None where no mapping names any of it.
@@ -89,7 +91,7 @@ class Routes:
         self._resolver = translator.resolver
         self._masks = translator.masks
         self.careful = translator.masks.limit
-        self._careful_route: Route = (self.careful, self.careful, self.careful)
+        self._careful_route: Route = dict.fromkeys((True, False, None), self.careful)
         self.channels = _Known(lambda key: self.route(("consents", "channels", key, "enabled")))
         self.purposes = _Known(self._purpose)
         self.paths = _Known(self.route)
@@ -110,14 +112,14 @@ class Routes:
             self.purposes.clear()
             self.paths.clear()
 
-    def route(self, path: Path) -> Route | None:
+    def route(self, path: Path) -> Route:
         """Find the route of the choice at a path."""
         reading = self._resolver.read_path(path)
         self.update()
         if reading is None:
             return self._careful_route
         if not reading.mappings:
-            return None
+            return _NOWHERE
         opt_in = opt_out = 0
         for number in reading.mappings:
             if reading.announced and self._translator.takes_choices(number):
@@ -126,7 +128,7 @@ class Routes:
             else:
                 opt_in |= self.careful
                 opt_out |= self.careful
-        return opt_in, opt_out, 0
+        return {True: opt_in, False: opt_out, None: 0}
 
     def _purpose(self, key: str) -> tuple[Any, ...] | None:
         path: Path = ("consents", "purposes", key)
@@ -145,7 +147,8 @@ class Routes:
         enabled, legitimate = self.route((*path, "enabled")), self.route((*path, "enabled_li"))
         below = channels, preferences, answers
         if below == (None, None, None):
-            return (enabled, legitimate, None) if enabled or legitimate else None
+            is_named = enabled is not _NOWHERE or legitimate is not _NOWHERE
+            return (enabled, legitimate, None) if is_named else None
         return enabled, legitimate, below
 
     def _below(self, path: Path, make: Callable[[Path], _Known]) -> _Known | None:
@@ -196,10 +199,10 @@ class Routes:
         if is_answer(path, value):
             return self._answer(path, value)
         route = self.paths[path]
-        if route is None:
+        if route is _NOWHERE:
             return 0, ()
         if value is None or value is True or value is False:
-            return (route[2] if value is None else route[0] if value else route[1]), ()
+            return route[value], ()
         reading = self._resolver.read_path(path)
         if reading is None or not reading.announced:
             return self.careful, ()
@@ -226,21 +229,15 @@ class Gatherer:
         self._careful = self._routes.careful
         self._values: list[tuple[int, Any]] = []
 
-    def update(self, needs: Needs, choices: msgspec.json.Decoder[Any]) -> None:
-        """Read records of other types from now on.
-
-        Args:
-            needs: What is decoded.
-            choices: Decodes channels that aren't decoded with their purpose.
-        """
+    def update(self, decoder: Decoder) -> None:
+        """Read records as they are decoded from now on."""
+        needs = decoder.needs
         self._routes.use(needs)
         self._roots = sorted(needs.roots)
         self._reads_metadata = needs.metadata
         self._loose = needs.loose_fields
-        self._channels = needs.channels
-        self._purposes = bool(needs.purposes)
         self._legitimate = "enabled_li" in needs.purposes
-        self._decode_choices = choices.decode
+        self._decode_choices = decoder.choices.decode
         self._simple = not (needs.roots or needs.metadata or needs.loose or needs.all)
 
     def refresh(self) -> None:
@@ -335,31 +332,29 @@ class Gatherer:
     def _read_consents(self, consents: Any) -> int:
         """Return what consents say; values that are no choices go to `_values`."""
         mask = 0
-        if self._channels and consents.channels:
+        if consents.channels:
             routes = self._routes.channels
             for choice in consents.channels:
-                route = routes[choice.id]
-                if route is not None:
-                    enabled = choice.enabled
-                    mask |= route[2] if enabled is None else route[0] if enabled else route[1]
-        if self._purposes and consents.purposes:
-            routes, legitimate = self._routes.purposes, self._legitimate
-            for purpose in consents.purposes:
-                meaning = routes[purpose.id]
-                if meaning is None:
-                    continue
-                route, route_li, below = meaning
-                if route is not None:
-                    enabled = purpose.enabled
-                    mask |= route[2] if enabled is None else route[0] if enabled else route[1]
-                if legitimate and route_li is not None:
-                    enabled = purpose.enabled_li
-                    mask |= (
-                        route_li[2] if enabled is None else route_li[0] if enabled else route_li[1]
-                    )
-                if below is not None:
-                    mask |= self._read_below(purpose, below)
+                mask |= routes[choice.id][choice.enabled]
+        if consents.purposes:
+            mask |= self._read_purposes(consents.purposes)
         return mask | self._read_loose(consents) if self._loose else mask
+
+    def _read_purposes(self, purposes: Iterable[Any]) -> int:
+        """Return what purposes say."""
+        mask = 0
+        routes, legitimate = self._routes.purposes, self._legitimate
+        for purpose in purposes:
+            meaning = routes[purpose.id]
+            if meaning is None:
+                continue
+            route, route_li, below = meaning
+            mask |= route[purpose.enabled]
+            if legitimate:
+                mask |= route_li[purpose.enabled_li]
+            if below is not None:
+                mask |= self._read_below(purpose, below)
+        return mask
 
     def _read_choices(self, choices: Any, routes: _Known) -> int:
         """Return what choices of channels below a purpose or preference say."""
@@ -370,10 +365,7 @@ class Gatherer:
                 return self._careful
         mask = 0
         for choice in choices or ():
-            route = routes[choice.id]
-            if route is not None:
-                enabled = choice.enabled
-                mask |= route[2] if enabled is None else route[0] if enabled else route[1]
+            mask |= routes[choice.id][choice.enabled]
         return mask
 
     def _read_below(self, purpose: Any, below: tuple[Any, Any, Any]) -> int:
@@ -385,10 +377,8 @@ class Gatherer:
         if preferences is not None and purpose.preferences:
             for preference in purpose.preferences:
                 route, routes = preferences[preference.id]
-                if route is not None:
-                    enabled = preference.enabled
-                    mask |= route[2] if enabled is None else route[0] if enabled else route[1]
-                if routes is not None:
+                mask |= route[preference.enabled]
+                if routes is not None and preference.channels:
                     mask |= self._read_choices(preference.channels, routes)
         if answers is not None and purpose.values:
             mask |= self._read_answers(purpose, answers)

@@ -116,6 +116,7 @@ class Pipeline:
         self._decoder = Decoder(self.translator.resolver)
         self._gatherer = Gatherer(self.translator, self.collector, target.summary, self._scope)
         self._sinks: dict[str, ConsentSink] = {}
+        self._validates = False
         self._counted: set[str] = set()
         self._writer = Writer(
             ProfileTable(self.session, structure, actito.user_unique_key),
@@ -162,6 +163,7 @@ class Pipeline:
         if self._sinks.get(sink.stream_name) is not sink:
             self._sinks[sink.stream_name] = sink
             self._decoder.admit(sink.stream_name, sink.key_properties)
+            self._validates = any(sink.validates for sink in self._sinks.values())
 
     def forget(self, stream: str) -> None:
         """Read no records of a stream by type."""
@@ -246,7 +248,7 @@ class Pipeline:
             How many were taken.
         """
         summary, take = self._target.summary, self._gatherer.take
-        if not any(sink.validates for sink in self._sinks.values()):
+        if not self._validates:
             taken = take(records, at, len(records), summary.records + 1)
             summary.records += taken
             return taken
@@ -271,7 +273,7 @@ class Pipeline:
         """Use what is known by now of mappings and streams; return whether lines are read again."""
         self._gatherer.refresh()
         if self._decoder.update():
-            self._gatherer.update(self._decoder.needs, self._decoder.choices)
+            self._gatherer.update(self._decoder)
             return True
         return False
 

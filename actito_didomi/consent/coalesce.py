@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _Layer = tuple[Any, int, Any]
 """Timestamp, mask, and more: see `Collector`."""
+_Folded = tuple["list[Value | None]", list[Any], int, int]
+"""What comes of folding a person: values to write by slot, what is to be held, the mask of what is
+to be written, and the bits of the slots of attributes from metadata."""
 _FOLD_AT = frozenset(1 + 7 * 2**n for n in range(32))
 """Lengths at which a person's list is folded: at 7 layers, 14, 28, ..."""
 _BYTE = 255
@@ -33,6 +36,8 @@ _MOST_ROWS = 10_000
 """Sets of fields of which is remembered which they are."""
 _NOBODY: tuple[Any, ...] = (False,)
 """What is held of a person of whom nothing was said."""
+_SHORT = 7
+"""Longest list that isn't folded."""
 _timestamp = itemgetter(0)
 _new = tuple.__new__
 """Makes a named tuple in a third of the time."""
@@ -155,10 +160,6 @@ class Masks:
         """Return the bit of a value for a field that is no choice."""
         return 1 << (number + 2 * self.size)
 
-    def named(self, mask: int) -> int:
-        """Return a bit for each field of which a mask says something."""
-        return (mask | mask >> self.size | mask >> 2 * self.size) & self.low
-
 
 class Extra(NamedTuple):
     """What a record says in addition to choices, where that isn't metadata alone.
@@ -266,11 +267,8 @@ class Collector:
             else:
                 self._held.setdefault(person, _NOBODY)
         elif mask or more is not None:
-            before = entry[-1][2]
-            if more == before:
-                more = before  # one object for metadata that stays the same
             entry.append((timestamp, mask, more))
-            if len(entry) in _FOLD_AT:
+            if len(entry) > _SHORT and len(entry) in _FOLD_AT:
                 self._fold(entry)
 
     def hold(self, person: str, timestamp: datetime, mask: int) -> None:
@@ -327,68 +325,73 @@ class Collector:
 
     def _change(self, person: str, entry: list[Any]) -> ProfileChange | None:
         """Fold what waits of a person with what is held, and return what is new."""
-        held = self._held.get(person, _NOBODY)
-        fold = _Fold(self._width)
-        if len(held) > 1:
-            self._fold_all([*entry[:0:-1], *held[:0:-1]], fold)
-        elif not self._fold_simple(entry, fold):
-            usable = {name: False for name, usable in fold.usable.items() if not usable}
-            fold = _Fold(self._width, usable)
-            self._fold_all(entry[:0:-1], fold)
-        kept = fold.kept
-        slots = self._masks.named(fold.written) | fold.slots
-        kept[0] = held[0] or slots != 0
+        held = self._held.get(person)
+        usable: dict[str, bool] = {}
+        if held is None or len(held) == 1:
+            folded = self._fold_simple(entry, usable) or self._fold_all(entry[:0:-1], usable)
+        else:
+            folded = self._fold_all([*entry[:0:-1], *held[:0:-1]], usable)
+        row, kept, written, slots = folded
+        masks = self._masks
+        slots |= (written | written >> masks.size | written >> 2 * masks.size) & masks.low
+        was_handed_out = held is not None and held[0]
+        kept[0] = was_handed_out or slots != 0
         self._held[person] = tuple(kept)
         if not slots:
             return None
-        self._people_written += not held[0]
+        if not was_handed_out:
+            self._people_written += 1
         fields = self._fields.get(slots) or self._fields_of(slots)
-        values = tuple([value for value in fold.row if value is not None])
-        opt_out = fold.written >> self._masks.size & self._masks.low != 0
+        values = tuple([value for value in row if value is not None])
+        opt_out = written >> masks.size & masks.low != 0
         return ProfileChange(person, entry[0], fields, values, opt_out)
 
-    def _fold_simple(self, entry: list[Any], fold: _Fold) -> bool:
+    def _fold_simple(self, entry: list[Any], usable: dict[str, bool]) -> _Folded | None:
         """Fold layers in which nothing is said twice at one timestamp: the usual case.
 
         Returns:
-            Whether that was possible; otherwise `_fold_all` is needed.
+            The result; None where `_fold_all` is needed.
         """
         masks = self._masks
         size, low, thrice = masks.size, masks.low, masks.thrice
         layers = entry[1:]
         if len(layers) > 1:
             layers.sort(key=_timestamp, reverse=True)
-        kept = fold.kept
-        blocked = written = 0
+        row: list[Value | None] = [None] * self._width
+        kept: list[Any] = [True]
+        blocked = written = slots = 0
         newer = last = None
         for timestamp, said, more in layers:
             if timestamp == newer or said & low & said >> size or more.__class__ is Extra:
-                return False
+                usable.clear()
+                return None
             newer = timestamp
-            mask = said & ~blocked
-            here: tuple[str, ...] = ()
+            names: tuple[str, ...] = ()
             if more is not None and more != last:
                 last = more
-                here = self._fill_attributes(more, timestamp, fold)
-            if mask:
+                names, filled = self._fill_attributes(more, timestamp, row, usable)
+                slots |= filled
+            if mask := said & ~blocked:
                 written |= mask
                 blocked |= ((mask | mask >> size) & low) * thrice
-                self._fill(fold.row, timestamp, mask)
-            elif not here:
+                self._fill(row, timestamp, mask)
+            elif not names:
                 continue
-            kept.append((timestamp, mask, self._shared.setdefault(here, here)))
-        fold.written = written
-        return True
+            kept.append((timestamp, mask, names))
+        return row, kept, written, slots
 
-    def _fold_all(self, layers: list[_Layer], fold: _Fold) -> None:
+    def _fold_all(self, layers: list[_Layer], usable: dict[str, bool]) -> _Folded:
         """Fold any layers."""
-        size, row, usable = self._masks.size, fold.row, fold.usable
+        size = self._masks.size
+        row: list[Value | None] = [None] * self._width
+        kept: list[Any] = [True]
+        written = slots = 0
         for timestamp, mask, group in self._newest(layers):
             said = 0
-            here: tuple[str, ...] = ()
+            names: tuple[str, ...] = ()
             for _, own, more in group:
                 if more.__class__ is tuple:  # held
-                    here += tuple([name for name in more if not usable.get(name)])
+                    names += tuple([name for name in more if not usable.get(name)])
                     usable.update(dict.fromkeys(more, True))
                     continue
                 said |= own
@@ -399,12 +402,15 @@ class Collector:
                         if mask & 1 << number + 2 * size and row[number] is None:
                             row[number] = _new(Value, (timestamp, value, None))
                 if metadata is not None:
-                    here += self._fill_attributes(metadata, timestamp, fold)
+                    new_names, filled = self._fill_attributes(metadata, timestamp, row, usable)
+                    names += new_names
+                    slots |= filled
             if new := said & mask:
-                fold.written |= new
+                written |= new
                 self._fill(row, timestamp, new)
-            if mask or here:
-                fold.kept.append((timestamp, mask, self._shared.setdefault(here, here)))
+            if mask or names:
+                kept.append((timestamp, mask, names))
+        return row, kept, written, slots
 
     def _fold(self, entry: list[Any]) -> None:
         """Leave out of a person's layers what newer ones say as well."""
@@ -454,27 +460,33 @@ class Collector:
                 row[number] = _new(Value, (timestamp, mapped.opt_out, False))
 
     def _fill_attributes(
-        self, metadata: bytes, timestamp: datetime, fold: _Fold
-    ) -> tuple[str, ...]:
+        self,
+        metadata: bytes,
+        timestamp: datetime,
+        row: list[Value | None],
+        usable: dict[str, bool],
+    ) -> tuple[tuple[str, ...], int]:
         """Fill in what metadata says and newer metadata doesn't.
 
         Returns:
-            Names of these attributes.
+            Names of these attributes, and bits of their slots.
         """
-        here: tuple[str, ...] = ()
-        for name, _, value in self._attributes.convert_metadata(metadata, fold.usable, count=True):
+        names: list[str] = []
+        filled = 0
+        for name, _, value in self._attributes.convert_metadata(metadata, usable, count=True):
             if value is None:
                 continue
-            here += (name,)
+            names.append(name)
             slot = self._slots.get(name)
             if slot is None:
                 slot = self._slots[name] = self._width
                 self._width += 1
-            fold.slots |= 1 << slot
-            if slot >= len(fold.row):
-                fold.row += [None] * (slot + 1 - len(fold.row))
-            fold.row[slot] = _new(Value, (timestamp, value, None))
-        return here
+            filled |= 1 << slot
+            if slot >= len(row):
+                row += [None] * (slot + 1 - len(row))
+            row[slot] = _new(Value, (timestamp, value, None))
+        found = tuple(names)
+        return self._shared.setdefault(found, found), filled
 
     def _fields_of(self, slots: int) -> tuple[Field, ...]:
         """Return the fields of a set of slots: mapped ones by number, then attributes."""
@@ -485,28 +497,3 @@ class Collector:
         found = tuple(field for slot, field in enumerate(fields) if slots >> slot & 1)
         self._fields[slots] = found
         return found
-
-
-class _Fold:
-    """What comes of folding one person.
-
-    Args:
-        width: How many slots there are.
-        usable: See below.
-
-    Attributes:
-        row: Values to write, by slot.
-        slots: Bits of the slots of attributes among them.
-        written: Mask of what else is to be written.
-        kept: What is to be held.
-        usable: Names in metadata, and whether their newest value can be converted.
-    """
-
-    __slots__ = ("kept", "row", "slots", "usable", "written")
-
-    def __init__(self, width: int, usable: dict[str, bool] | None = None) -> None:
-        self.row: list[Value | None] = [None] * width
-        self.usable: dict[str, bool] = usable or {}
-        self.slots = 0
-        self.written = 0
-        self.kept: list[Any] = [True]
