@@ -140,11 +140,15 @@ class UnavailableError(ApiError):
 
     Attributes:
         status: HTTP status of the last response; None if there was none.
+        retry_after: Seconds that the last response asks to wait; None if it doesn't.
     """
 
-    def __init__(self, message: str, *, status: int | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(codes.API_UNAVAILABLE, message)
         self.status = status
+        self.retry_after = retry_after
 
 
 class ImportQuotaExceededError(ApiError):

@@ -16,6 +16,7 @@ from urllib.parse import quote
 import msgspec
 import requests
 import tenacity
+from msgspec import structs
 from pyrate_limiter import InMemoryBucket, Rate, RateItem
 from requests_toolbelt import MultipartEncoder
 from urllib3.exceptions import InvalidHeader
@@ -273,6 +274,7 @@ class ApiSession:
         parts: Callable[[], Parts] | None = None,
         headers: dict[str, str] | None = None,
         once: bool = False,
+        patience: float | None = None,
     ) -> Response:
         """Send a request, and retry while that makes sense.
 
@@ -288,6 +290,8 @@ class ApiSession:
             headers: Headers in place of the authenticator's.
             once: Do not retry if it may have been carried out or was refused temporarily; only a
                 refused token is renewed.
+            patience: Seconds to wait for a response, retries included, instead of those of the
+                settings.
 
         Raises:
             AuthenticationError: The credentials are refused, twice.
@@ -297,6 +301,14 @@ class ApiSession:
         """
         call = f"{method} {route}"
         path = fill_route(route, values or {})
+        client = self._client
+        if patience is not None:
+            client = structs.replace(
+                client,
+                request_timeout=min(patience, client.request_timeout),
+                retry_tries=1,
+                retry_seconds=min(patience, client.retry_seconds),
+            )
         renewed = False
         attempts = 0
 
@@ -313,6 +325,7 @@ class ApiSession:
                     json=json,
                     parts=parts() if parts else None,
                     headers=own,
+                    timeout=client.request_timeout,
                     retry=attempts > 1,
                 )
                 action = action_for(response.status_code)
@@ -340,18 +353,18 @@ class ApiSession:
                 )
 
         try:
-            return attempt() if once else self._retrying(call)(attempt)
+            return attempt() if once else self._retrying(call, client)(attempt)
         except _RetryError as error:
             self._check_stop()
             raise UnavailableError(
                 f"{self.api}: {call} failed after {attempts} attempts: {error.reason}. Nothing is "
                 "lost: run again when the API is available.",
                 status=error.status,
+                retry_after=error.retry_after,
             ) from None
 
-    def _retrying(self, call: str) -> tenacity.Retrying:
+    def _retrying(self, call: str, client: ClientSettings) -> tenacity.Retrying:
         """Return the retry rules; a pause ends at once when the process is to stop."""
-        client = self._client
         started = self._runtime.monotonic()
         backoff = tenacity.wait_exponential_jitter(
             multiplier=min(1.0, client.retry_max_wait),
@@ -425,6 +438,7 @@ class ApiSession:
         json: Any,
         parts: Parts | None,
         headers: dict[str, str],
+        timeout: float,
         retry: bool,
     ) -> requests.Response:
         self._take_turn()
@@ -446,7 +460,7 @@ class ApiSession:
                 params=params,
                 data=body,
                 headers=headers,
-                timeout=self._client.request_timeout,
+                timeout=timeout,
                 allow_redirects=False,
             )
         except requests.Timeout:

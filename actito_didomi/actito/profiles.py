@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi import codes
@@ -24,6 +25,25 @@ class Written(enum.Enum):
     UPDATED = "updated"
     CREATED = "created"
     UNMATCHED = "unmatched"
+    UNCHANGED = "unchanged"
+    """A look just before showed that nothing differs."""
+    POSTPONED = "postponed"
+    """No look was possible, and without one only opt-outs are written."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a response shows of one profile.
+
+    Attributes:
+        profile_id: `profileId` as text; None where the response doesn't name it.
+        attributes: Values as Actito returns them, by name.
+        subscriptions: By name; those that the response doesn't hold are absent.
+    """
+
+    profile_id: str | None
+    attributes: dict[str, Any]
+    subscriptions: dict[str, bool]
 
 
 class ProfileTable:
@@ -48,6 +68,7 @@ class ProfileTable:
         subscriptions: dict[str, bool],
         *,
         create: bool,
+        once: bool = False,
     ) -> Written:
         """Change the given parts of one person's profile, and nothing else.
 
@@ -60,6 +81,7 @@ class ProfileTable:
             attributes: Values in Actito's form, by name.
             subscriptions: True to subscribe, False to unsubscribe, by name.
             create: Whether a missing profile may be created.
+            once: Whether a write that may have been carried out is not repeated.
 
         Raises:
             RequestRejectedError: Actito refuses the change for good.
@@ -73,6 +95,7 @@ class ProfileTable:
                     _wire.PROFILE,
                     self._key_of(person),
                     json=_wire.patch_body(attributes, subscriptions),
+                    once=once,
                 )
             except RequestRejectedError as error:
                 if error.status in _wire.METHOD_UNKNOWN:
@@ -80,24 +103,51 @@ class ProfileTable:
                 elif error.status != _NOT_FOUND:
                     raise
                 else:
-                    return self._missing(person, attributes, subscriptions, create=create)
+                    return self._missing(
+                        person, attributes, subscriptions, create=create, once=once
+                    )
             else:
                 return Written.UPDATED
-        return self._get_and_put(person, attributes, subscriptions, create=create)
+        return self._get_and_put(person, attributes, subscriptions, create=create, once=once)
 
-    def read(self, person: str) -> dict[str, Any] | None:
+    def read(self, person: str, *, patience: float | None = None) -> dict[str, Any] | None:
         """Read one person's profile as Actito returns it; return None if there is none.
+
+        Args:
+            person: Value of the key attribute.
+            patience: Seconds to wait for a response, retries included; None as for any request.
 
         Raises:
             ApiError: As `ApiSession.request`.
         """
         try:
-            body = self._session.request("GET", _wire.PROFILE, self._key_of(person)).body
+            body = self._session.request(
+                "GET", _wire.PROFILE, self._key_of(person), patience=patience
+            ).body
         except RequestRejectedError as error:
             if error.status == _NOT_FOUND:
                 return None
             raise
         return body if isinstance(body, dict) else {}
+
+    def look(self, person: str, *, patience: float | None = None) -> Shown | None:
+        """Look at one person's profile; return None if there is none.
+
+        Args:
+            person: Value of the key attribute.
+            patience: Seconds to wait for a response, retries included; None as for any request.
+
+        Raises:
+            ApiError: As `ApiSession.request`.
+        """
+        body = self.read(person, patience=patience)
+        if body is None:
+            return None
+        attributes = _wire.attributes_of(body)
+        profile_id = attributes.get("profileId", body.get("profileId"))
+        return Shown(
+            None if profile_id is None else str(profile_id), attributes, _wire.states_of(body)
+        )
 
     def _key_of(self, person: str) -> dict[str, str]:
         """Return the values of the route to a profile."""
@@ -110,12 +160,13 @@ class ProfileTable:
         subscriptions: dict[str, bool],
         *,
         create: bool,
+        once: bool,
     ) -> Written:
         if not create:
             return Written.UNMATCHED
         key = self.structure.attributes[self._key]
         value = int(person) if key.type is ValueType.INTEGER and person.isdecimal() else person
-        self._put(_wire.put_body(self._key, value, attributes, subscriptions))
+        self._put(_wire.put_body(self._key, value, attributes, subscriptions), once=once)
         return Written.CREATED
 
     def _get_and_put(
@@ -125,6 +176,7 @@ class ProfileTable:
         subscriptions: dict[str, bool],
         *,
         create: bool,
+        once: bool,
     ) -> Written:
         """Change a profile on a server without PATCH.
 
@@ -135,7 +187,7 @@ class ProfileTable:
         """
         profile = self.read(person)
         if profile is None:
-            return self._missing(person, attributes, subscriptions, create=create)
+            return self._missing(person, attributes, subscriptions, create=create, once=once)
         found = _wire.attributes_of(profile)
         profile_id = found.get("profileId", profile.get("profileId"))
         if profile_id is None:
@@ -151,12 +203,13 @@ class ProfileTable:
         }
         try:
             status = self._put(
-                _wire.put_body("profileId", int(profile_id), {**kept, **attributes}, subscriptions)
+                _wire.put_body("profileId", int(profile_id), {**kept, **attributes}, subscriptions),
+                once=once,
             )
         except RequestRejectedError as error:
             if error.status != _NOT_FOUND:
                 raise
-            return self._missing(person, attributes, subscriptions, create=create)
+            return self._missing(person, attributes, subscriptions, create=create, once=once)
         if status == _wire.CREATED:
             raise SettingsError(
                 codes.PROFILE_CREATED,
@@ -165,5 +218,7 @@ class ProfileTable:
             )
         return Written.UPDATED
 
-    def _put(self, body: dict[str, Any]) -> int:
-        return self._session.request("PUT", _wire.PROFILES, self.structure.key, json=body).status
+    def _put(self, body: dict[str, Any], *, once: bool) -> int:
+        return self._session.request(
+            "PUT", _wire.PROFILES, self.structure.key, json=body, once=once
+        ).status
