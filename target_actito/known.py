@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import structs
 
-from actito_didomi.consent.conflicts import CLOCK_TOLERANCE, DIDOMI, Act, prevails
+from actito_didomi.consent.conflicts import DIDOMI, Act, prevails, to_micros
 from actito_didomi.consent.ledger import Entry, PersonField
 
 if TYPE_CHECKING:
@@ -15,6 +15,10 @@ if TYPE_CHECKING:
 
     from actito_didomi.consent.coalesce import Field, ProfileChange, Value
     from actito_didomi.consent.ledger import Ledger
+
+
+_NO_TOLERANCE = 0
+"""The clocks of both sides must agree."""
 
 
 class NewerChoices:
@@ -94,9 +98,9 @@ def is_superseded(value: Value, own: Entry | None) -> bool:
     """
     if own is None or value.choice is None:
         return False
-    when = value.timestamp
-    theirs = Act(value.choice, when, when, DIDOMI, "event", "event")
-    return not prevails(theirs, own.act(inverted=value.value is not value.choice), CLOCK_TOLERANCE)
+    when = to_micros(value.timestamp)
+    theirs = Act(value.choice, when, when, DIDOMI, "event")
+    return not prevails(theirs, own.act(inverted=value.value is not value.choice), _NO_TOLERANCE)
 
 
 def _field_of(person: str, field: Field) -> PersonField:

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from actito_didomi.consent.choices import ConsentChoices, is_value, read_choices
 from actito_didomi.consent.conflicts import (
     BEGINNING,
-    CLOCK_TOLERANCE,
     DIDOMI,
     END,
     Act,
     certainly_later,
     newest,
     prevails,
+    to_micros,
 )
 from actito_didomi.consent.records import parse_timestamp
 
@@ -31,6 +31,10 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from actito_didomi.consent.choices import Answer, Path
+
+
+_NO_TOLERANCE = 0
+"""Without a ledger the clocks of both sides and of this machine must agree."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,11 @@ def latest_user(users: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
     Raises:
         BadInputError: A timestamp is not of Didomi's form.
     """
-    return max(users, key=lambda user: updated_at(user) or BEGINNING, default={})
+    return max(users, key=lambda user: _micros(updated_at(user), BEGINNING), default={})
+
+
+def _micros(timestamp: datetime | None, otherwise: int) -> int:
+    return otherwise if timestamp is None else to_micros(timestamp)
 
 
 def expand(choices: ConsentChoices, status: HeldStatus) -> dict[Path, bool]:
@@ -147,9 +155,9 @@ def decide(path: Path, act: Act, status: HeldStatus, events: Sequence[HeldEvent]
     if not differs(path, act.value, status):
         return Decision.PRESENT
     held = _newest_held(path, status, events)
-    if held is None or prevails(act, held, CLOCK_TOLERANCE):
+    if held is None or prevails(act, held, _NO_TOLERANCE):
         return Decision.WRITE
-    if held.value is act.value or certainly_later(held, act, CLOCK_TOLERANCE):
+    if held.value is act.value or certainly_later(held, act, _NO_TOLERANCE):
         return Decision.NEWER
     return Decision.OPT_OUT
 
@@ -160,13 +168,13 @@ def _newest_held(path: Path, status: HeldStatus, events: Iterable[HeldEvent]) ->
     for event in events:
         value = event.choices.says(path)
         if value is not None:
-            when = event.timestamp
-            found = newest(found, Act(value, when, when, DIDOMI, "event", event.id))
+            when = to_micros(event.timestamp)
+            found = newest(found, Act(value, when, when, DIDOMI, "event"))
     held = status.choices.says(path)
     if found is None and held is not None:
         # No event says when: at the last change of the status at the latest.
-        latest = status.updated_at or END
-        found = Act(held, BEGINNING, latest, DIDOMI, "event", "status")
+        latest = _micros(status.updated_at, END)
+        found = Act(held, BEGINNING, latest, DIDOMI, "status")
     return found
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from actito_didomi.consent.choices import ConsentChoices, read_choices, to_consents
-from actito_didomi.consent.conflicts import ACTITO, Act
+from actito_didomi.consent.conflicts import ACTITO, Act, to_micros
 from actito_didomi.consent.records import (
     CONFIRMED,
     PENDING,
@@ -61,7 +61,7 @@ class IncomingEvent:
     def act(self, choice: bool) -> Act:
         """Return one of its choices as an act in Actito."""
         source: Source = "look" if self.earliest < self.latest else "row"
-        return Act(choice, self.earliest, self.latest, ACTITO, source, self.id)
+        return Act(choice, to_micros(self.earliest), to_micros(self.latest), ACTITO, source)
 
 
 def read_incoming(

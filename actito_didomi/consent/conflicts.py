@@ -9,8 +9,9 @@ are equal. The newest act counts, and where the order of two acts can't be known
 - Between the sides an opt-in counts only if it was made later for certain: its `earliest` is later
   than the opt-out's `latest` by more than a tolerance, which allows for clocks that differ.
 
-All timestamps are aware datetimes in UTC, of microseconds; a tolerance is a `timedelta` of zero or
-more. `BEGINNING` as `earliest` and `END` as `latest` mean that there is no such bound.
+All timestamps are whole microseconds since the beginning of 1970 in UTC (`to_micros`), a tolerance
+is a number of microseconds of zero or more. `BEGINNING` as `earliest` and `END` as `latest` mean
+that there is no such bound.
 """
 
 from __future__ import annotations
@@ -22,28 +23,64 @@ import msgspec
 from msgspec import structs
 
 Side = Literal["actito", "didomi"]
-Source = Literal["event", "look", "row", "baseline"]
+Source = Literal["event", "status", "look", "row", "baseline"]
 """How an act became known.
 
 - `event`: a consent event of Didomi.
+- `status`: the whole status of a Didomi user, which doesn't say when a choice was made.
 - `look`: the present state in Actito, read within the window, differs from what was known.
 - `row`: a row of Actito's export of changes.
 - `baseline`: an opt-out of unknown age, found by the first look at Actito.
 """
 Baseline = Literal["opt_out", "didomi"]
-Rank = tuple[datetime, bool]
+Micros = int
+"""Microseconds since the beginning of 1970, UTC."""
+Rank = tuple[Micros, bool]
 
 ACTITO: Final = "actito"
 DIDOMI: Final = "didomi"
 OPT_IN: Final = True
 OPT_OUT: Final = False
 
-BEGINNING: Final = datetime.min.replace(tzinfo=timezone.utc)
+BEGINNING: Final = -(2**62)
 """The beginning of time: earlier than any act."""
-END: Final = datetime.max.replace(tzinfo=timezone.utc)
+END: Final = 2**62
 """The end of time: later than any act."""
-CLOCK_TOLERANCE: Final = timedelta(0)
-"""Tolerance between the sides. Zero: the clocks of Actito, Didomi and this machine must agree."""
+CLOCK_TOLERANCE: Final = 60_000_000
+"""Tolerance between the sides where no setting says another, in microseconds."""
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND: Final = timedelta(microseconds=1)
+
+
+def to_micros(timestamp: datetime) -> Micros:
+    """Return an aware timestamp in microseconds since the beginning of 1970."""
+    return (timestamp - _EPOCH) // _MICROSECOND
+
+
+def to_datetime(micros: Micros) -> datetime:
+    """Return a timestamp in UTC; one that no datetime can hold becomes the nearest that can."""
+    try:
+        return _EPOCH + timedelta(microseconds=micros)
+    except OverflowError:
+        if micros < 0:
+            return datetime.min.replace(tzinfo=timezone.utc)
+        return datetime.max.replace(tzinfo=timezone.utc)
+
+
+class Rules(msgspec.Struct, frozen=True):
+    """The settings that decide who wins.
+
+    Attributes:
+        clock_tolerance: By how much the clocks of the two sides may differ, in microseconds.
+        baseline: What counts where an opt-in in Didomi meets an opt-out of unknown age in Actito;
+            None defers the opt-in.
+        late_bound: Longest time, in microseconds, after which a request of unknown outcome may
+            still be carried out.
+    """
+
+    clock_tolerance: int = CLOCK_TOLERANCE
+    baseline: Baseline | None = None
+    late_bound: int = 3_600_000_000
 
 
 class Act(msgspec.Struct, frozen=True, gc=False):
@@ -55,15 +92,18 @@ class Act(msgspec.Struct, frozen=True, gc=False):
         latest: It was made at this timestamp or earlier; not before `earliest`.
         side: Where the person made it.
         source: How it became known.
-        id: Identifies the act, so that the same one learned twice is one act.
     """
 
     value: bool
-    earliest: datetime
-    latest: datetime
+    earliest: Micros
+    latest: Micros
     side: Side
     source: Source
-    id: str
+
+    @property
+    def id(self) -> str:
+        """A text that identifies the act: the same act learned twice has the same."""
+        return f"{self.side}:{self.source}:{self.earliest}:{self.latest}:{int(self.value)}"
 
     @property
     def rank(self) -> Rank:
@@ -71,7 +111,7 @@ class Act(msgspec.Struct, frozen=True, gc=False):
         return rank(self.value, self.earliest, self.latest)
 
 
-def rank(value: bool, earliest: datetime, latest: datetime) -> Rank:
+def rank(value: bool, earliest: Micros, latest: Micros) -> Rank:
     """Return the rank of an act among the events, or rows, of one side: the greatest one prevails.
 
     Of two opt-ins the later `earliest` counts, of two opt-outs the later `latest`, and at equal
@@ -107,7 +147,7 @@ def resolve_ties(opt_ins: int, opt_outs: int) -> tuple[int, int]:
     return opt_ins & ~opt_outs, opt_outs
 
 
-def certainly_later(new: Act, old: Act, tolerance: timedelta) -> bool:
+def certainly_later(new: Act, old: Act, tolerance: int) -> bool:
     """Return whether `new` was made after `old`, whatever the true times and clocks are.
 
     Args:
@@ -118,7 +158,7 @@ def certainly_later(new: Act, old: Act, tolerance: timedelta) -> bool:
     return new.earliest - old.latest > tolerance
 
 
-def prevails(new: Act, old: Act, tolerance: timedelta) -> bool:
+def prevails(new: Act, old: Act, tolerance: int) -> bool:
     """Return whether `new` counts rather than `old`. The only comparison of two choices.
 
     Args:
@@ -130,7 +170,7 @@ def prevails(new: Act, old: Act, tolerance: timedelta) -> bool:
     if new.value is old.value:
         return new.latest > old.latest or (new.latest == old.latest and old.source != "look")
     if new.side == old.side:
-        tolerance = timedelta(0)
+        tolerance = 0
         if new.side == ACTITO and new.source == "look" and new.latest >= old.latest:
             return True  # the state that is there now replaces whatever was known before
         if old.source == "look" and new.latest <= old.latest:
@@ -145,15 +185,18 @@ def newest(known: Act | None, act: Act) -> Act:
 
     Events and rows may be learned in any order, late and repeatedly, looks in their sequence. Two
     acts of one value become one with the later bounds of both, since the last of the two was made
-    within them; an opt-out of the baseline is never merged.
+    within them; an opt-out of the baseline is never merged. Where the event is known that set a
+    choice of a status, the event counts.
 
     Args:
         known: The newest act known so far; None if there is none.
-        act: The act to learn. With the id of `known` it replaces it.
+        act: The act to learn.
     """
-    if known is None or known.id == act.id:
+    if known is None:
         return act
-    newer = act if prevails(act, known, timedelta(0)) else known
+    if known.value is act.value and "status" in (known.source, act.source):
+        return known if act.source == "status" else act
+    newer = act if prevails(act, known, 0) else known
     if known.value is not act.value or "baseline" in (known.source, act.source):
         return newer
     # `newer` is the one that ends later.
@@ -161,7 +204,7 @@ def newest(known: Act | None, act: Act) -> Act:
 
 
 def winner(
-    actito: Act | None, didomi: Act | None, tolerance: timedelta, baseline: Baseline | None = None
+    actito: Act | None, didomi: Act | None, tolerance: int, baseline: Baseline | None = None
 ) -> Act | None:
     """Return the act that both sides should show.
 

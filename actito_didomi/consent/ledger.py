@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import sqlalchemy as sa
 
 from actito_didomi import codes
-from actito_didomi.consent.conflicts import ACTITO, Act, newest
+from actito_didomi.consent.conflicts import ACTITO, Act, newest, to_datetime, to_micros
 from actito_didomi.consent.store import open_store
 from actito_didomi.errors import SettingsError
 
@@ -75,8 +75,8 @@ class Entry(NamedTuple):
             inverted: Whether true in Actito is an opt-out.
         """
         source: Source = "look" if self.earliest < self.latest else "row"
-        name = f"{source}:{self.earliest.isoformat()}:{self.latest.isoformat()}:{self.value}"
-        return Act(self.value is not inverted, self.earliest, self.latest, ACTITO, source, name)
+        earliest, latest = to_micros(self.earliest), to_micros(self.latest)
+        return Act(self.value is not inverted, earliest, latest, ACTITO, source)
 
 
 class Ledger:
@@ -172,7 +172,9 @@ class Ledger:
                 before.act(inverted=is_inverted) if before else None,
                 entry.act(inverted=is_inverted),
             )
-            known[field] = Entry(act.value is not is_inverted, act.earliest, act.latest)
+            known[field] = Entry(
+                act.value is not is_inverted, to_datetime(act.earliest), to_datetime(act.latest)
+            )
             if known[field] != before:
                 changed[field] = known[field]
         self._store("person", changed)

@@ -99,12 +99,12 @@ def model(found: Iterable[Said]) -> dict[str, dict[Field, Value]]:
     """Compute what counts, by `conflicts.prevails` and arrival, in the plainest way."""
     acts: dict[str, dict[int, conflicts.Act]] = {}
     others: dict[str, dict[Field, Value]] = {}
-    for n, record in enumerate(found):
+    for record in found:
         mine, theirs = acts.setdefault(record.person, {}), others.setdefault(record.person, {})
         for number, choice in record.choices.items():
-            when = record.timestamp
-            act = conflicts.Act(choice, when, when, conflicts.DIDOMI, "event", str(n))
-            if number not in mine or conflicts.prevails(act, mine[number], timedelta(hours=1)):
+            when = conflicts.to_micros(record.timestamp)
+            act = conflicts.Act(choice, when, when, conflicts.DIDOMI, "event")
+            if number not in mine or conflicts.prevails(act, mine[number], 3_600_000_000):
                 mine[number] = act
         texts = {Field("attribute", k): v for k, v in record.metadata.items() if k != "unknown"}
         for target, text in [*texts.items(), (FIELDS[TEXT].field, record.text)]:
@@ -118,10 +118,10 @@ def model(found: Iterable[Said]) -> dict[str, dict[Field, Value]]:
         values = dict(others[person])
         for number, act in mine.items():
             mapped = FIELDS[number]
-            before = values.get(mapped.field)
-            if before is None or act.latest >= before.timestamp:
+            before, when = values.get(mapped.field), conflicts.to_datetime(act.latest)
+            if before is None or when >= before.timestamp:
                 written = mapped.opt_in if act.value else mapped.opt_out
-                values[mapped.field] = Value(act.latest, written, act.value)
+                values[mapped.field] = Value(when, written, act.value)
         if values:
             result[person] = values
     return result

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import datetime, timedelta, timezone
+from datetime import datetime, timezone
 from functools import reduce
 
 import pytest
@@ -15,6 +15,7 @@ from actito_didomi.consent.conflicts import (
     ACTITO,
     BEGINNING,
     DIDOMI,
+    END,
     OPT_IN,
     OPT_OUT,
     Act,
@@ -23,25 +24,28 @@ from actito_didomi.consent.conflicts import (
     prevails,
     rank,
     resolve_tie,
+    to_datetime,
+    to_micros,
     winner,
 )
 
-START = datetime(2026, 10, 1, tzinfo=timezone.utc)
-TICK = timedelta(milliseconds=250)
+START = to_micros(datetime(2026, 10, 1, tzinfo=timezone.utc))
+TICK = 250_000
+DAY = 86_400_000_000
 SIDES = (ACTITO, DIDOMI)
 BASELINES = ("opt_out", "didomi", None)
 
 
-def at(tick: float) -> datetime:
+def at(tick: float) -> int:
     """Return the timestamp of a tick of the model."""
-    return BEGINNING if tick == model.NEVER else START + tick * TICK
+    return BEGINNING if tick == model.NEVER else START + int(tick * TICK)
 
 
 def to_product(act: model.Act | None) -> Act | None:
     """Return the same act for the product."""
     if act is None:
         return None
-    return Act(act.value, at(act.earliest), at(act.latest), act.side, act.source, act.id)
+    return Act(act.value, at(act.earliest), at(act.latest), act.side, act.source)
 
 
 def act(
@@ -276,18 +280,34 @@ def test_a_change_of_mind_on_one_side_counts_within_the_tolerance() -> None:
 
 def test_unknown_age_never_wins_for_an_opt_in() -> None:
     """Since the beginning of time: no arithmetic fails there, and an opt-out of any time stands."""
-    unknown = Act(OPT_IN, BEGINNING, START, DIDOMI, "event", "status")
-    for earliest in (BEGINNING, START - timedelta(days=4000)):
-        old = Act(OPT_OUT, earliest, earliest, ACTITO, "row", "row")
-        assert winner(old, unknown, timedelta(days=400)) is old
+    unknown = Act(OPT_IN, BEGINNING, START, DIDOMI, "event")
+    for earliest in (BEGINNING, START - 4000 * DAY):
+        old = Act(OPT_OUT, earliest, earliest, ACTITO, "row")
+        assert winner(old, unknown, 400 * DAY) is old
 
 
 def test_a_baseline_decides_what_waits() -> None:
     """An opt-out of unknown age and an earlier opt-in in Didomi: as configured, or deferred."""
-    off = Act(OPT_OUT, BEGINNING, START, ACTITO, "baseline", "baseline")
-    earlier = Act(OPT_IN, START - TICK, START - TICK, DIDOMI, "event", "e")
-    later = Act(OPT_IN, START + TICK, START + TICK, DIDOMI, "event", "e")
-    assert winner(off, earlier, timedelta(0), "opt_out") is off
-    assert winner(off, earlier, timedelta(0), "didomi") is earlier
-    assert winner(off, earlier, timedelta(0)) is None
-    assert winner(off, later, timedelta(0)) is later
+    off = Act(OPT_OUT, BEGINNING, START, ACTITO, "baseline")
+    earlier = Act(OPT_IN, START - TICK, START - TICK, DIDOMI, "event")
+    later = Act(OPT_IN, START + TICK, START + TICK, DIDOMI, "event")
+    assert winner(off, earlier, 0, "opt_out") is off
+    assert winner(off, earlier, 0, "didomi") is earlier
+    assert winner(off, earlier, 0) is None
+    assert winner(off, later, 0) is later
+
+
+@given(st.datetimes(timezones=st.just(timezone.utc)))
+def test_timestamps_come_back_as_they_were(timestamp) -> None:
+    """To microseconds and back; what no datetime can hold becomes the nearest."""
+    assert to_datetime(to_micros(timestamp)) == timestamp
+    assert to_datetime(BEGINNING) == datetime.min.replace(tzinfo=timezone.utc)
+    assert to_datetime(END) == datetime.max.replace(tzinfo=timezone.utc)
+
+
+def test_an_event_counts_rather_than_the_status_that_shows_it() -> None:
+    """A status says "by then"; the event says when, whichever is learned first."""
+    status = Act(OPT_OUT, BEGINNING, START + 5 * TICK, DIDOMI, "status")
+    event = Act(OPT_OUT, START, START, DIDOMI, "event")
+    assert newest(status, event) == event
+    assert newest(event, status) == event

@@ -14,6 +14,7 @@ from actito_didomi.consent.conflicts import (
     Act,
     certainly_later,
     newest,
+    to_micros,
     winner,
 )
 from actito_didomi.sandbox.didomi_state import empty_consents, merge_consents
@@ -66,7 +67,7 @@ all_choices = st.builds(ConsentChoices, singles, answers)
 
 def act_of(choice: bool, window: tuple[datetime, datetime]) -> Act:
     """Return a choice made in Actito."""
-    return Act(choice, *window, ACTITO, "row", "incoming")
+    return Act(choice, *map(to_micros, window), ACTITO, "row")
 
 
 def held_of(history: list[tuple[datetime, bool]]) -> tuple[HeldStatus, list[HeldEvent]]:
@@ -112,16 +113,16 @@ def test_what_is_written_is_what_wins(history, choice, window) -> None:
     act = act_of(choice, window)
     held = None
     for event in events:
-        said, when = event.choices.single[EMAIL], event.timestamp
-        held = newest(held, Act(said, when, when, DIDOMI, "event", event.id))
+        said, when = event.choices.single[EMAIL], to_micros(event.timestamp)
+        held = newest(held, Act(said, when, when, DIDOMI, "event"))
     decision = decide(EMAIL, act, status, events)
-    won = winner(act, held, timedelta(0))
+    won = winner(act, held, 0)
     if decision is Decision.WRITE:
         assert won.value is choice
     elif decision is not Decision.PRESENT:
         assert won is held
         assert (decision is Decision.NEWER) is (
-            held.value is choice or certainly_later(held, act, timedelta(0))
+            held.value is choice or certainly_later(held, act, 0)
         )
 
 

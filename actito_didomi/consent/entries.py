@@ -1,0 +1,459 @@
+"""What is known of one choice of one person, and the rules by which it is learned. Pure.
+
+An entry holds the newest act of each side, and for each place what it holds and what was begun to
+be written there. A place is a field of a profile in Actito, or a user in Didomi (`places`). All
+values are choices: True for an opt-in, whatever the field in Actito holds.
+
+Looks at a place come in sequence; events and rows may come in any order, late and repeatedly.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import msgspec
+from msgspec import structs
+
+from actito_didomi.consent.conflicts import (
+    ACTITO,
+    BEGINNING,
+    DIDOMI,
+    END,
+    OPT_IN,
+    OPT_OUT,
+    Act,
+    Micros,
+    Side,
+    newest,
+)
+from actito_didomi.consent.conflicts import winner as _winner
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from actito_didomi.consent.conflicts import Rules
+
+ORPHAN: Final = "orphan"
+"""The writer of an intent whose run has died."""
+_MOST_WRITES = 16
+
+
+class Held(msgspec.Struct, frozen=True, gc=False):
+    """The choice that a place held at some time within `began`..`ended`.
+
+    Attributes:
+        value: The choice; None where it shows none.
+        began: When the look or the write began.
+        ended: When it had ended.
+        ours: Whether we wrote it.
+        doubtful: Whether another change may have come after it: look again.
+    """
+
+    value: bool | None
+    began: Micros
+    ended: Micros
+    ours: bool = False
+    doubtful: bool = False
+
+
+class Intent(msgspec.Struct, frozen=True, gc=False):
+    """A write that was begun and whose end is not known. On disk before the request.
+
+    Attributes:
+        value: The choice.
+        began: When it was begun.
+        writer: The run that makes the request; `ORPHAN` once that has died.
+        import_number: The import that it is part of; None for a single request.
+        until: Once it was given up: when it can no longer be carried out.
+    """
+
+    value: bool
+    began: Micros
+    writer: str
+    import_number: int | None = None
+    until: Micros = END
+
+
+class Write(NamedTuple):
+    """A write of ours that was carried out within `began`..`ended`."""
+
+    value: bool
+    began: Micros
+    ended: Micros
+
+
+class Place(msgspec.Struct):
+    """What is known of a choice in one place.
+
+    Attributes:
+        held: What it holds; None where it was never seen.
+        intent: The write that is open there.
+        late: Writes given up that may still be carried out.
+        writes: Our writes of the last days, for rows of an export.
+    """
+
+    held: Held | None = None
+    intent: Intent | None = None
+    late: list[Intent] = []
+    writes: list[Write] = []
+
+
+class Entry(msgspec.Struct):
+    """What is known of one choice of one person.
+
+    Attributes:
+        acts: The newest act of each side.
+        places: By name.
+    """
+
+    acts: dict[Side, Act] = {}
+    places: dict[str, Place] = {}
+
+    def place(self, name: str) -> Place:
+        """Return a place; an empty one is added if there is none."""
+        found = self.places.get(name)
+        if found is None:
+            found = self.places[name] = Place()
+        return found
+
+
+def learn(entry: Entry, act: Act) -> None:
+    """Learn an act of a person."""
+    entry.acts[act.side] = newest(entry.acts.get(act.side), act)
+
+
+def winner(entry: Entry, rules: Rules) -> Act | None:
+    """Return the act that all places should show; None where none is known, or it is deferred."""
+    return _winner(
+        entry.acts.get(ACTITO), entry.acts.get(DIDOMI), rules.clock_tolerance, rules.baseline
+    )
+
+
+def is_deferred(entry: Entry, rules: Rules) -> bool:
+    """Return whether an opt-in waits until the setting `baseline` decides."""
+    return bool(entry.acts) and winner(entry, rules) is None
+
+
+# Didomi
+
+
+def learn_event(
+    entry: Entry,
+    user: str,
+    value: bool,
+    created: Micros,
+    *,
+    ours: bool,
+    arrival: Micros,
+    rules: Rules,
+) -> None:
+    """Learn an event of Didomi: an act unless it is ours, also where its value is held already.
+
+    Args:
+        entry: What is known of the choice, changed here.
+        user: Place of the event's user.
+        value: The choice.
+        created: Its timestamp.
+        ours: Whether we posted it.
+        arrival: When it had arrived at the latest; the same at each reading of one event.
+        rules: Settings that decide.
+    """
+    place = entry.place(user)
+    held = place.held
+    newer = held is None or created > held.began
+    if newer or (held is not None and created == held.began and value is OPT_OUT):
+        place.held = Held(value, created, created, ours)
+    if ours:
+        return
+    # A timestamp in the future tells nothing of the order.
+    in_future = created > arrival + rules.clock_tolerance
+    earliest = BEGINNING if in_future else min(created, arrival)
+    learn(entry, Act(value, earliest, min(created, arrival), DIDOMI, "event"))
+
+
+def learn_status(
+    entry: Entry, user: str, value: bool, updated: Micros, *, arrival: Micros, rules: Rules
+) -> None:
+    """Learn a choice of the whole status of a Didomi user, which doesn't say when it was made.
+
+    It was made when the user last changed, at the latest. Where an event is known that made it, the
+    event counts.
+
+    Args:
+        entry: What is known of the choice, changed here.
+        user: Place of the user.
+        value: The choice.
+        updated: When the user last changed.
+        arrival: When the status had arrived at the latest.
+        rules: Settings that decide.
+    """
+    del rules
+    place = entry.place(user)
+    held = place.held
+    latest = min(updated, arrival)
+    if held is None:
+        place.held = Held(value, BEGINNING, latest)
+    elif held.value is not value and held.ended <= latest:
+        place.held = Held(value, held.began, latest)
+    elif held.value is value:
+        return  # known already, whoever wrote it
+    learn(entry, Act(value, BEGINNING, latest, DIDOMI, "status"))
+
+
+# Actito
+
+
+def learn_look(
+    entry: Entry,
+    name: str,
+    value: bool,
+    *,
+    began: Micros,
+    ended: Micros,
+    rules: Rules,
+    run: str = "",
+    absent_at: Micros | None = None,
+) -> bool:
+    """Learn the choice that a field in Actito showed within `began`..`ended`.
+
+    Args:
+        entry: What is known of the choice, changed here.
+        name: The field's place.
+        value: The choice it showed.
+        began: When the look began; of one page, not of a listing.
+        ended: When it had ended.
+        rules: Settings that decide.
+        run: The run that looks, if it writes to Actito.
+        absent_at: When a complete look began that lacked the profile; None if there was none.
+
+    Returns:
+        Whether it made an act of the person.
+    """
+    place = entry.place(name)
+    held, intent = place.held, place.intent
+    if held is not None:  # a late write is over only when a look began after its bound
+        for late in [late for late in place.late if late.until < held.began]:
+            place.late.remove(late)
+            _note_write(place, Write(late.value, late.began, late.until))  # its row may still come
+    if held is None and intent is None:
+        place.held = Held(value, began, ended)
+        return _learn_first_look(entry, value, ended, absent_at)
+    if (held is not None and began < held.ended) or (intent is not None and began < intent.began):
+        return False  # overlaps a write or a newer look: shows nothing for certain
+    if intent is not None:
+        return _learn_outcome(entry, place, Held(value, began, ended), rules, run)
+    assert held is not None  # noqa: S101 - for mypy; checked above
+    is_act = False
+    known = entry.acts.get(ACTITO)
+    explained = held.doubtful and (value is OPT_IN or (known is not None and known.value == value))
+    if value is not held.value and not explained:
+        # An opt-out may be the person's, so it is.
+        copies = [late for late in place.late if late.value is value and value is OPT_IN]
+        if copies:
+            place.late.remove(copies[0])
+            _note_write(place, Write(value, copies[0].began, ended))
+        else:
+            learn(entry, Act(value, held.began, ended, ACTITO, "look"))
+            is_act = True
+    place.held = Held(value, began, ended, held.ours and value is held.value)
+    return is_act
+
+
+def _learn_first_look(entry: Entry, value: bool, ended: Micros, absent_at: Micros | None) -> bool:
+    """Learn the first look at a field."""
+    if absent_at is not None:
+        if value is OPT_OUT:
+            return False  # a new profile: its "no" was chosen by nobody
+        learn(entry, Act(value, absent_at, ended, ACTITO, "look"))
+        return True
+    if value is OPT_OUT:  # an opt-in of unknown age loses to anything, and is no act
+        learn(entry, Act(value, BEGINNING, ended, ACTITO, "baseline"))
+    return False
+
+
+def _learn_outcome(entry: Entry, place: Place, seen: Held, rules: Rules, run: str) -> bool:
+    """Learn a look at a field to which a write is open."""
+    intent, value, ended = place.intent, seen.value, seen.ended
+    if intent is None or value is None:
+        return False
+    mine = intent.import_number is None and run != "" and intent.writer in (run, ORPHAN)
+    if not mine:
+        return False  # a request is under way: nothing can be told from outside
+    is_act = False
+    if value is OPT_OUT and intent.writer == ORPHAN:
+        # Its run died: this is ours, or the person's since. It may be the person's, so it is.
+        learn(entry, Act(value, intent.began, ended, ACTITO, "look"))
+        is_act = True
+    place.intent = None
+    if value is intent.value:
+        place.held = Held(value, intent.began, ended, ours=True)  # and ours may still come
+    else:
+        # Not carried out, or taken back. A request of a moment ago is presumed lost.
+        place.held = seen
+    _give_up(place, intent, ended, rules)
+    return is_act
+
+
+def learn_row(
+    entry: Entry,
+    name: str,
+    value: bool,
+    *,
+    earliest: Micros,
+    latest: Micros,
+    arrival: Micros,
+    rules: Rules,
+) -> bool:
+    """Learn a row of Actito's export of changes, which holds our own writes as well.
+
+    Args:
+        entry: What is known of the choice, changed here.
+        name: The field's place.
+        value: The choice that the row says.
+        earliest: When the change was made at the earliest.
+        latest: When it was made at the latest.
+        arrival: When the row had arrived at the latest.
+        rules: Settings that decide.
+
+    Returns:
+        Whether it is an act of the person.
+    """
+    place = entry.place(name)
+    margin = rules.clock_tolerance
+    open_writes = [*place.late, *([place.intent] if place.intent is not None else [])]
+    spans = [*place.writes, *(Write(i.value, i.began, i.until) for i in open_writes)]
+    is_ours = any(
+        write.value is value and earliest <= write.ended + margin and latest >= write.began - margin
+        for write in spans
+    )
+    held = place.held
+    if held is not None and value is not held.value:
+        if earliest > held.ended + margin:
+            place.held = Held(value, earliest, latest + margin)
+        elif latest + margin >= held.began:
+            place.held = structs.replace(held, doubtful=True)  # before or after what is held
+    if is_ours:
+        return False
+    learn(entry, Act(value, earliest, max(earliest, min(latest, arrival)), ACTITO, "row"))
+    return True
+
+
+# What is due
+
+
+def due_actito(entry: Entry, name: str, rules: Rules) -> Act | None:
+    """Return the act that is to be written to a field; None where nothing is."""
+    best = winner(entry, rules)
+    if best is None:
+        return None
+    place = entry.places.get(name)
+    if place is None:
+        return best
+    held, intent = place.held, place.intent
+    if held is not None and held.value is best.value and not held.doubtful and intent is None:
+        return None
+    if intent is not None and intent.import_number is not None and intent.value is best.value:
+        return None  # under way
+    return best
+
+
+def due_didomi(entry: Entry, users: Sequence[str], rules: Rules) -> list[str]:
+    """Return the Didomi users to whom the winner is to be posted.
+
+    An opt-out goes to every user that doesn't say it; one of the baseline only to users that have
+    made a choice. An opt-in goes where an opt-out of ours stands, and to the user heard of last if
+    no user says yes.
+
+    Args:
+        entry: What is known of the choice.
+        users: Places of all users of the person; at least one.
+        rules: Settings that decide.
+    """
+    best = winner(entry, rules)
+    if best is None or not users:
+        return []
+    nothing = Held(None, BEGINNING, BEGINNING)
+    held = {user: _held(entry, user) or nothing for user in users}
+    if best.value is OPT_OUT:
+        spoken = list(users)
+        if best.source == "baseline":
+            spoken = [user for user in users if held[user].value is not None]
+        return [user for user in spoken if held[user].value is not OPT_OUT]
+    wanted = [user for user in users if held[user].value is OPT_OUT and held[user].ours]
+    if not any(found.value is OPT_IN for found in held.values()):
+        wanted.append(max(users, key=lambda user: (held[user].began, user)))
+    return sorted(set(wanted))
+
+
+def _held(entry: Entry, name: str) -> Held | None:
+    place = entry.places.get(name)
+    return None if place is None else place.held
+
+
+# Writes
+
+
+def begin_write(entry: Entry, name: str, intent: Intent, rules: Rules) -> None:
+    """Record an intent, in the transaction that decided it.
+
+    A write that is open already may still be carried out, late.
+    """
+    place = entry.place(name)
+    if place.intent is not None:
+        _give_up(place, place.intent, intent.began, rules)
+    place.intent = intent
+
+
+def end_write(entry: Entry, name: str, ended: Micros) -> None:
+    """Record the known success of the open write, by `ended` at the latest."""
+    place = entry.place(name)
+    intent = place.intent
+    if intent is None:
+        return  # its end is known already
+    place.held = Held(intent.value, intent.began, ended, ours=True)
+    place.intent = None
+    _note_write(place, Write(intent.value, intent.began, ended))
+
+
+def end_import(entry: Entry, name: str, number: int, ended: Micros) -> None:
+    """Record that an import has ended: known where it is the newest write, else overtaken."""
+    place = entry.place(name)
+    if place.intent is not None and place.intent.import_number == number:
+        end_write(entry, name, ended)
+    for late in [late for late in place.late if late.import_number == number]:
+        place.late.remove(late)
+        _note_write(place, Write(late.value, late.began, ended))
+        if place.held is not None and place.held.value is not late.value:
+            place.held = structs.replace(place.held, doubtful=True)
+
+
+def drop_intent(entry: Entry, name: str) -> None:
+    """Forget the open write: it certainly wasn't carried out."""
+    entry.place(name).intent = None
+
+
+def give_up_intent(entry: Entry, name: str, now: Micros, rules: Rules) -> None:
+    """Stop waiting for the open write, which may have been carried out, or may be yet."""
+    place = entry.place(name)
+    if place.intent is not None:
+        _give_up(place, structs.replace(place.intent, import_number=None), now, rules)
+        place.intent = None
+
+
+def orphan(entry: Entry, name: str) -> None:
+    """Record that the run has died that made the open request."""
+    place = entry.place(name)
+    if place.intent is not None:
+        place.intent = structs.replace(place.intent, writer=ORPHAN)
+
+
+def _give_up(place: Place, intent: Intent, now: Micros, rules: Rules) -> None:
+    """Stop waiting for a write that may still be carried out; an import until its end is known."""
+    if intent.import_number is None:
+        intent = structs.replace(intent, until=now + rules.late_bound)
+    place.late.append(intent)
+
+
+def _note_write(place: Place, write: Write) -> None:
+    place.writes.append(write)
+    del place.writes[:-_MOST_WRITES]
