@@ -334,7 +334,9 @@ def learn_row(
             place.held = structs.replace(held, doubtful=True)  # before or after what is held
     if is_ours:
         return False
-    learn(entry, Act(value, earliest, max(earliest, min(latest, arrival)), ACTITO, "row"))
+    # A timestamp in the future tells nothing of the order.
+    begins = BEGINNING if earliest > arrival + margin else min(earliest, arrival)
+    learn(entry, Act(value, begins, min(latest, arrival), ACTITO, "row"))
     return True
 
 
