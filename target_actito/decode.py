@@ -284,6 +284,8 @@ def _record_type(needs: Needs, consents: Any, keys: Iterable[str]) -> type[Struc
     ]
     if "organization_user_id" not in needs.roots:
         owner.insert(0, ("organization_user_id", str | int | None, None))
+    if "id" not in needs.roots:
+        owner.insert(0, ("id", str | None, None))
     about: list[tuple[str, Any, Any]] = [
         ("status", str | None, None),
         ("delegate", _struct("Delegate", [("id", str | None, None)]) | None, None),
@@ -293,7 +295,8 @@ def _record_type(needs: Needs, consents: Any, keys: Iterable[str]) -> type[Struc
     event = _struct(
         "Event",
         [
-            ("created_at", times["created_at"], None),
+            ("id", str | None, None),
+            *((name, kind, None) for name, kind in times.items()),
             ("regulation", str | None, None),
             *about,
             ("user", user | None | UnsetType, UNSET),

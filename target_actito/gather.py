@@ -15,9 +15,16 @@ import msgspec
 from msgspec import UNSET
 
 from actito_didomi import codes
-from actito_didomi.consent.coalesce import Extra
+from actito_didomi.consent.coalesce import EVENT, KEY_SHIFT, OURS, STATUS, Extra
 from actito_didomi.consent.mapping import flatten, is_answer
-from actito_didomi.consent.records import CONFIRMED, DEFAULT_REGULATION, parse_timestamp
+from actito_didomi.consent.records import (
+    CONFIRMED,
+    DEFAULT_REGULATION,
+    Shape,
+    parse_timestamp,
+    time_of_event,
+    user_key,
+)
 from actito_didomi.errors import BadInputError
 from target_actito.translate import Untranslatable
 
@@ -27,6 +34,7 @@ if TYPE_CHECKING:
     from actito_didomi.codes import Code
     from actito_didomi.consent.choices import Path
     from actito_didomi.consent.coalesce import Collector
+    from actito_didomi.consent.records import ConsentRecord
     from actito_didomi.consent.scope import Scope
     from actito_didomi.plugin.summary import Summary
     from target_actito.decode import Decoder, Needs
@@ -36,8 +44,10 @@ Route = dict[Any, int]
 """Bits for an opt-in (True), an opt-out (False) and null (None)."""
 _NOWHERE: Route = {True: 0, False: 0, None: 0}
 """Route of a choice that no mapping names."""
-_Part = tuple["Code | None", str, datetime, int, "bytes | Extra | None"]
-"""What a record says at one timestamp: why it is skipped, person, timestamp, mask, and more."""
+_Part = tuple["Code | None", str, datetime, int, "bytes | Extra | None", int]
+"""What a record says at one timestamp: why it is skipped, person, timestamp, mask, more, origin."""
+_VERSION_AT = 14
+"""Where the version of a UUID stands; our events have version 8."""
 _MOST_KEPT = 10_000
 """Ids, paths and answers whose meaning is kept."""
 _INHERITED = frozenset({"id", "organization_user_id"})
@@ -217,11 +227,18 @@ class Gatherer:
         collector: Takes what records say.
         summary: Counts what is skipped.
         scope: Says which records count.
+        is_ours: Says of the id of an event, a UUID of version 8, whether we posted the event.
     """
 
     def __init__(
-        self, translator: Translator, collector: Collector, summary: Summary, scope: Scope
+        self,
+        translator: Translator,
+        collector: Collector,
+        summary: Summary,
+        scope: Scope,
+        is_ours: Callable[[str], bool] = lambda _: False,
     ) -> None:
+        self._is_ours = is_ours
         self._collector = collector
         self._summary = summary
         self._scope = scope
@@ -307,7 +324,9 @@ class Gatherer:
             if values:
                 more = Extra(more, dict(values))
                 values.clear()
-            put(person, number + place, timestamp, mask, more)
+            timestamp = time_of_event(timestamp, record.updated_at)
+            origin = self._origin(record.id, user.id, is_status=False)
+            put(person, number + place, timestamp, mask, more, origin)
         return end
 
     def _take_any(self, record: Any, number: int) -> bool:
@@ -317,15 +336,34 @@ class Gatherer:
             parts = self._read(record)
         except (CarefulError, BadInputError):
             return False
-        for reason, person, timestamp, mask, more in parts:
+        for reason, person, timestamp, mask, more, origin in parts:
             if reason is None:
-                self._collector.put(person, number, timestamp, mask, more)
+                self._collector.put(person, number, timestamp, mask, more, origin)
                 continue
             self._summary.skip(reason)
             if reason is codes.DELEGATE:
                 # Not to be written, but older choices must not be written over it either.
-                self._collector.hold(person, timestamp, mask)
+                self._collector.hold(person, timestamp, mask, number, origin)
         return True
+
+    # Origins
+
+    def origin_of(self, consent: ConsentRecord) -> int:
+        """Return the origin of a record that was decoded as a whole; see `Collector.put`."""
+        is_status = consent.shape is Shape.USER
+        return self._origin(consent.event_id, consent.user_id, is_status=is_status)
+
+    def _origin(self, event_id: Any, user_id: Any, *, is_status: bool) -> int:
+        kind = EVENT
+        if is_status:
+            kind = STATUS
+        elif (
+            event_id.__class__ is str
+            and event_id[_VERSION_AT : _VERSION_AT + 1] == "8"
+            and self._is_ours(event_id)
+        ):
+            kind = OURS
+        return user_key(user_id) << KEY_SHIFT | kind
 
     # Choices
 
@@ -440,16 +478,18 @@ class Gatherer:
             raise CarefulError
         parts = []
         inherited = {n: v for n, v in self._roots_of(owner).items() if n in _INHERITED}
+        user_id = owner.id
         for event in events:
             own = event.user
             if own is None or own is UNSET:
-                parts.append(self._read_event(event, owner, inherited))
+                parts.append(self._read_event(event, owner, inherited, user_id=user_id))
                 continue
             roots = inherited | {n: v for n, v in self._roots_of(own).items() if v is not None}
             person = own.organization_user_id
             if person is None or person is UNSET:
                 person = owner.organization_user_id
-            parts.append(self._read_event(event, own, roots, person=person))
+            own_id = user_id if own.id is None or own.id is UNSET else own.id
+            parts.append(self._read_event(event, own, roots, person=person, user_id=own_id))
         if bytes(owner.metadata) not in _NO_METADATA:
             parts.append(self._read_user(owner, None))
         return parts
@@ -463,16 +503,28 @@ class Gatherer:
         }
 
     def _read_event(
-        self, event: Any, owner: Any, roots: dict[str, Any], *, person: Any = UNSET
+        self,
+        event: Any,
+        owner: Any,
+        roots: dict[str, Any],
+        *,
+        person: Any = UNSET,
+        user_id: Any = UNSET,
     ) -> _Part:
         if event.consents is UNSET:
             raise CarefulError
         delegate = None if event.delegate is None else event.delegate.id
         if "created_at" in self._roots:
             roots = {**roots, "created_at": event.created_at}
+        timestamp = _as_timestamp(event.created_at)
+        if event.updated_at is not None:
+            timestamp = time_of_event(timestamp, _as_timestamp(event.updated_at))
         return self._read_part(
             person=owner.organization_user_id if person is UNSET else person,
-            timestamp=event.created_at,
+            origin=self._origin(
+                event.id, owner.id if user_id is UNSET else user_id, is_status=False
+            ),
+            timestamp=timestamp,
             about=(event.status, event.regulation or DEFAULT_REGULATION, delegate),
             consents=event.consents,
             metadata=bytes(owner.metadata),
@@ -485,6 +537,7 @@ class Gatherer:
             roots["created_at"] = user.created_at
         return self._read_part(
             person=user.organization_user_id,
+            origin=self._origin(None, user.id, is_status=True),
             timestamp=user.created_at if user.updated_at is None else user.updated_at,
             about=(None, user.regulation, None),
             consents=consents,
@@ -496,6 +549,7 @@ class Gatherer:
         self,
         *,
         person: Any,
+        origin: int,
         timestamp: Any,
         about: tuple[str | None, str | None, str | None],
         consents: Any,
@@ -506,6 +560,7 @@ class Gatherer:
 
         Args:
             person: Text or a whole number; None or empty for a guest.
+            origin: Where it comes from; see `Collector.put`.
             timestamp: Of whatever type it was decoded as.
             about: Status, regulation and delegate.
             consents: The consents; None for none.
@@ -518,7 +573,7 @@ class Gatherer:
             raise CarefulError
         reason = self._scope.reason_to_skip(person, *about)
         if reason is not None and reason is not codes.DELEGATE:
-            return reason, person, timestamp, 0, None
+            return reason, person, timestamp, 0, None, origin
         mask = 0 if consents is None else self._read_consents(consents)
         if has_metadata and self._reads_metadata:
             mask |= self._read_metadata(metadata)
@@ -528,10 +583,10 @@ class Gatherer:
             raise CarefulError
         kept = metadata if has_metadata else None
         if not self._values:
-            return reason, person, timestamp, mask, kept
+            return reason, person, timestamp, mask, kept, origin
         more = Extra(kept, dict(self._values))
         self._values.clear()
-        return reason, person, timestamp, mask, more
+        return reason, person, timestamp, mask, more, origin
 
     def _read_metadata(self, metadata: bytes) -> int:
         """Return what metadata says that mappings name."""

@@ -282,6 +282,7 @@ class Pipeline:
         self._decoder.learn(consent.tree.get("consents"))
         target, collector = self._target, self.collector
         person, number = consent.person or "", target.summary.records
+        origin = self._gatherer.origin_of(consent)
         reason = self._scope.reason_to_skip(
             person, consent.status, consent.regulation, consent.delegate
         )
@@ -290,10 +291,10 @@ class Pipeline:
             if reason is codes.DELEGATE:
                 # Not to be written, but older choices must not be written over it either.
                 mask, _, _ = self.translator.translate(replace(consent, metadata={}))
-                collector.hold(person, consent.timestamp, mask)
+                collector.hold(person, consent.timestamp, mask, number, origin)
             return
         mask, more, failed = self.translator.translate(consent)
-        collector.put(person, number, consent.timestamp, mask, more)
+        collector.put(person, number, consent.timestamp, mask, more, origin)
         for choice in failed:
             target.reject(
                 Reject(

@@ -11,8 +11,10 @@ long: so a record costs the same however many fields are mapped.
 
 from __future__ import annotations
 
+from datetime import datetime, timezone
+from itertools import groupby
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -20,12 +22,22 @@ from actito_didomi.consent.conflicts import resolve_ties
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
-    from datetime import datetime
 
     from actito_didomi.consent.mapping import Kind
 
-_Layer = tuple[Any, int, Any]
-"""Timestamp, mask, and more: see `Collector`."""
+EVENT: Final = 0
+"""Kind of a consent event of Didomi."""
+OURS: Final = 1
+"""Flag of an event that this project posted."""
+STATUS: Final = 2
+"""Flag of a whole status, whose choices are of unknown age."""
+HELD: Final = 4
+"""Flag of what is not to be written, nor anything older over it: what a delegate did."""
+KEY_SHIFT: Final = 3
+"""By how many bits the key of the Didomi user is shifted in an origin; the kind is below."""
+_KIND = (1 << KEY_SHIFT) - 1
+_Layer = tuple[Any, ...]
+"""Timestamp, mask, more, and origin: see `Collector`."""
 _Folded = tuple["list[Value | None]", list[Any], int, int]
 """What comes of folding a person: values to write by slot, what is to be held, the mask of what is
 to be written, and the bits of the slots of attributes from metadata."""
@@ -67,6 +79,15 @@ class Value(NamedTuple):
     def opt_out(self) -> bool:
         """Whether this is an opt-out."""
         return self.choice is False
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+
+
+def to_micros(timestamp: datetime) -> int:
+    """Return an aware timestamp as microseconds since 1970, UTC."""
+    passed = timestamp - _EPOCH
+    return (passed.days * 86_400 + passed.seconds) * 1_000_000 + passed.microseconds
 
 
 class ProfileChange(msgspec.Struct, frozen=True, gc=False):
@@ -173,6 +194,60 @@ class Extra(NamedTuple):
     values: Mapping[int, Any]
 
 
+class _Told(NamedTuple):
+    """What counts of what was told of one person with one timestamp.
+
+    Attributes:
+        timestamp: When the choices were made.
+        masks: For each origin what it said then, and never later; of values that are no choices
+            what nobody said later.
+        metadata: Metadata as JSON, what arrived last first.
+        values: Values that are no choices, by numbers of fields.
+    """
+
+    timestamp: datetime
+    masks: list[tuple[int, int]]
+    metadata: list[bytes]
+    values: dict[int, Any]
+
+
+class ChoiceLayer(NamedTuple):
+    """Choices of one person that one Didomi user made at one timestamp.
+
+    Attributes:
+        timestamp: When they were made; of a status: when they were made at the latest. Microseconds
+            since 1970, UTC.
+        opt_ins: A bit for each mapped field that has an opt-in.
+        opt_outs: A bit for each mapped field that has an opt-out; no field has both.
+        user: Key of the Didomi user; 0 if the record named none.
+        kind: `EVENT`, or of `OURS`, `STATUS`, `HELD` what applies.
+    """
+
+    timestamp: int
+    opt_ins: int
+    opt_outs: int
+    user: int
+    kind: int
+
+
+class PersonLayers(msgspec.Struct, frozen=True, gc=False):
+    """All that waits of one person, for the ledger.
+
+    Attributes:
+        person: Value of the key attribute.
+        first_record: Number of the earliest record that it may hold something of.
+        layers: The choices, the newest first. Of each user and kind there is the newest choice for
+            each field, once; what another user or kind said later takes nothing away.
+        attributes: The newest values that are no choices, each with its timestamp, by name of the
+            attribute. A choice of the same field that is newer, or as new, has removed them.
+    """
+
+    person: str
+    first_record: int
+    layers: tuple[ChoiceLayer, ...]
+    attributes: dict[str, tuple[int, Any]]
+
+
 class Attributes(Protocol):
     """Reads metadata, whose keys are names of attributes."""
 
@@ -202,15 +277,20 @@ class Collector:
     Args:
         masks: The mapped fields.
         attributes: Converts metadata, for the newest values only.
+        for_ledger: Whether `take_layers` is called, and never `take`. Then nothing is remembered of
+            what was handed out: the ledger does that.
     """
 
     # There may be a million people, and each record touches one. So a person is one list, and only
     # this class knows how it is made: the number of the earliest record that waits, then layers,
-    # each a timestamp, the mask of what was said then, and more (None, metadata, or `Extra`). What
-    # is held, since it was handed out or came from Actito, is a tuple: whether something was handed
-    # out, then layers whose third part is a tuple of names of attributes.
+    # each a timestamp, the mask of what was said then, more (None, metadata, or `Extra`), and its
+    # origin: the key of the Didomi user, and in the lowest bits the kind. What is held, since it
+    # was handed out or came from Actito, is a tuple: whether something was handed out, then layers
+    # without origin, whose third part is a tuple of names of attributes.
 
-    def __init__(self, masks: Masks, attributes: Attributes) -> None:
+    def __init__(self, masks: Masks, attributes: Attributes, *, for_ledger: bool = False) -> None:
+        self._for_ledger = for_ledger
+        self._people_taken = 0
         self._masks = masks
         self._attributes = attributes
         self._waiting: dict[str, list[Any]] = {}
@@ -223,8 +303,9 @@ class Collector:
 
     @property
     def people(self) -> int:
-        """People seen in this run."""
-        return len(self._held) + sum(person not in self._held for person in self._waiting)
+        """People seen in this run; with a ledger once for each call of `take_layers`."""
+        held = self._held
+        return self._people_taken + len(held) + sum(name not in held for name in self._waiting)
 
     @property
     def people_unchanged(self) -> int:
@@ -243,15 +324,16 @@ class Collector:
         # People wait in the order in which their first records came.
         return next((entry[0] for entry in self._waiting.values()), None)
 
-    def put(
+    def put(  # noqa: PLR0917 - the hottest of all calls, and names of arguments take time
         self,
         person: str,
         record: int,
         timestamp: datetime,
         mask: int,
         more: bytes | Extra | None = None,
+        origin: int = EVENT,
     ) -> None:
-        """Add what one record says about one person at one timestamp; the hottest of all calls.
+        """Add what one record says about one person at one timestamp.
 
         Args:
             person: Value of the key attribute.
@@ -259,23 +341,38 @@ class Collector:
             timestamp: When the choices were made.
             mask: What it says; 0 for a record without any explicit choice.
             more: Metadata as JSON, or that and values that are no choices.
+            origin: Key of the Didomi user, shifted by `KEY_SHIFT`, and the kind of record: `EVENT`,
+                `OURS` or `STATUS`.
         """
         entry = self._waiting.get(person)
         if entry is None:
             if mask or more is not None:
-                self._waiting[person] = [record, (timestamp, mask, more)]
+                self._waiting[person] = [record, (timestamp, mask, more, origin)]
             else:
                 self._held.setdefault(person, _NOBODY)
         elif mask or more is not None:
-            entry.append((timestamp, mask, more))
+            entry.append((timestamp, mask, more, origin))
             if len(entry) > _SHORT and len(entry) in _FOLD_AT:
                 self._fold(entry)
 
-    def hold(self, person: str, timestamp: datetime, mask: int) -> None:
+    def hold(
+        self, person: str, timestamp: datetime, mask: int, record: int, origin: int = EVENT
+    ) -> None:
         """Record that Actito holds these choices already.
 
-        They need not be written, and nothing older is written over them.
+        They need not be written, and nothing older is written over them. For the ledger they wait
+        like all others, and are marked `HELD`.
+
+        Args:
+            person: Value of the key attribute.
+            timestamp: When the choices were made.
+            mask: The choices.
+            record: Number of the record.
+            origin: As for `put`.
         """
+        if self._for_ledger:
+            self.put(person, record, timestamp, mask, None, origin | HELD)
+            return
         held = (*self._held.get(person, _NOBODY), (timestamp, mask, ()))
         if len(held) in _FOLD_AT:
             kept: list[Any] = [held[0]]
@@ -297,7 +394,70 @@ class Collector:
         self._waiting = {}
         return opt_outs + others
 
+    def take_layers(self) -> list[PersonLayers]:
+        """Return all that waits, person by person in order of arrival, for the ledger."""
+        self._people_taken = self.people
+        waiting, self._waiting = self._waiting, {}
+        self._held.clear()
+        return [self._layers(person, entry) for person, entry in waiting.items()]
+
     # Folding
+
+    def _layers(self, person: str, entry: list[Any]) -> PersonLayers:
+        """Fold what waits of a person, by users and kinds."""
+        size, low = self._masks.size, self._masks.low
+        layers: list[ChoiceLayer] = []
+        attributes: dict[str, tuple[int, Any]] = {}
+        usable: dict[str, bool] = {}
+        for timestamp, masks, metadata, values in self._newest_by_origin(entry):
+            at = to_micros(timestamp)
+            for origin, mask in masks:
+                opt_ins, opt_outs = mask & low, mask >> size & low
+                if opt_ins | opt_outs:
+                    said = at, opt_ins, opt_outs, origin >> KEY_SHIFT, origin & _KIND
+                    layers.append(_new(ChoiceLayer, said))
+            for number, value in values.items():
+                attributes[self._masks.fields[number].field.name] = at, value
+            for raw in metadata:
+                for name, _, value in self._attributes.convert_metadata(raw, usable, count=True):
+                    if value is not None:
+                        attributes[name] = at, value
+        return PersonLayers(person, entry[0], tuple(layers), attributes)
+
+    def _newest_by_origin(self, entry: list[Any]) -> Iterator[_Told]:
+        """Yield what counts of all that waits of a person, the newest timestamp first."""
+        size, low = self._masks.size, self._masks.low
+        layers: list[_Layer] = entry[:0:-1]
+        layers.sort(key=_timestamp, reverse=True)
+        seen: dict[int, int] = {}
+        by_any = 0
+        for timestamp, group in groupby(layers, _timestamp):
+            said: dict[int, int] = {}
+            metadata: list[bytes] = []
+            values: dict[int, Any] = {}
+            for _, mask, more, origin in group:
+                said[origin] = said.get(origin, 0) | mask
+                raw = more
+                if more.__class__ is Extra:
+                    raw, own = more
+                    values = {**own, **values}
+                if raw is not None:
+                    metadata.append(raw)
+            for mask in said.values():
+                by_any |= (mask | mask >> size) & low
+            masks: list[tuple[int, int]] = []
+            for origin, mask in said.items():
+                opt_ins, opt_outs = resolve_ties(mask & low, mask >> size & low)
+                before = seen.get(origin, 0)
+                seen[origin] = before | opt_ins | opt_outs
+                others = mask >> 2 * size & ~by_any
+                new = opt_ins & ~before | (opt_outs & ~before) << size | others << 2 * size
+                if new:
+                    masks.append((origin, new))
+            kept = {number: value for number, value in values.items() if not by_any >> number & 1}
+            for mask in said.values():
+                by_any |= mask >> 2 * size
+            yield _Told(timestamp, masks, metadata, kept)
 
     def _newest(self, layers: list[_Layer]) -> Iterator[tuple[Any, int, list[_Layer]]]:
         """Yield what counts of layers, the newest timestamp first.
@@ -310,7 +470,7 @@ class Collector:
         layers.sort(key=_timestamp, reverse=True)
         seen, at, end = 0, 0, len(layers)
         while at < end:
-            timestamp, mask, _ = layers[at]
+            timestamp, mask = layers[at][:2]
             start = at
             at += 1
             while at < end and layers[at][0] == timestamp:
@@ -361,7 +521,7 @@ class Collector:
         kept: list[Any] = [True]
         blocked = written = slots = 0
         newer = last = None
-        for timestamp, said, more in layers:
+        for timestamp, said, more, _ in layers:
             if timestamp == newer or said & low & said >> size or more.__class__ is Extra:
                 usable.clear()
                 return None
@@ -389,7 +549,8 @@ class Collector:
         for timestamp, mask, group in self._newest(layers):
             said = 0
             names: tuple[str, ...] = ()
-            for _, own, more in group:
+            for layer in group:
+                own, more = layer[1:3]
                 if more.__class__ is tuple:  # held
                     names += tuple([name for name in more if not usable.get(name)])
                     usable.update(dict.fromkeys(more, True))
@@ -413,26 +574,22 @@ class Collector:
         return row, kept, written, slots
 
     def _fold(self, entry: list[Any]) -> None:
-        """Leave out of a person's layers what newer ones say as well."""
-        size = self._masks.size
+        """Leave out of a person's layers what newer ones of the same origin say as well."""
         folded: list[Any] = [entry[0]]
         usable: dict[str, bool] = {}
-        for timestamp, mask, group in self._newest(entry[:0:-1]):
-            values: dict[int, Any] = {}
+        for timestamp, masks, raws, values in self._newest_by_origin(entry):
             metadata: dict[str, Any] = {}
-            for _, _, more in group:
-                raw = more
-                if more.__class__ is Extra:
-                    raw, own = more
-                    for number, value in own.items():
-                        if mask & 1 << number + 2 * size:
-                            values.setdefault(number, value)
-                if raw is not None:
-                    found = self._attributes.convert_metadata(raw, usable, count=False)
-                    metadata |= {name: said for name, said, _ in found}
-            if mask or metadata:
-                kept = msgspec.json.encode(metadata) if metadata else None
-                folded.append((timestamp, mask, Extra(kept, values) if values else kept))
+            for raw in raws:
+                found = self._attributes.convert_metadata(raw, usable, count=False)
+                metadata |= {name: said for name, said, _ in found}
+            more: Any = msgspec.json.encode(metadata) if metadata else None
+            if values:
+                more = Extra(more, values)
+            if more is not None and not masks:
+                masks.append((EVENT, 0))
+            for origin, mask in masks:
+                folded.append((timestamp, mask, more, origin))
+                more = None
         entry[:] = folded
 
     # Filling rows

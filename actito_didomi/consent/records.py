@@ -7,6 +7,7 @@ and `events`.
 from __future__ import annotations
 
 import enum
+import zlib
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import lru_cache
@@ -58,6 +59,8 @@ class ConsentRecord:
         delegate: Id of who acted for the person.
         tree: The record in the user form: what mappings are looked up in.
         metadata: Free-form metadata of the user.
+        event_id: Id of the event, of whatever type; None for a user.
+        user_id: Id of the Didomi user, of whatever type; None where the record names none.
     """
 
     shape: Shape
@@ -68,6 +71,8 @@ class ConsentRecord:
     delegate: str | None = None
     tree: Mapping[str, Any] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    event_id: Any = None
+    user_id: Any = None
 
 
 def shape_of(record: Mapping[str, Any]) -> Shape | None:
@@ -183,7 +188,7 @@ def _read_event(event: Mapping[str, Any]) -> ConsentRecord:
     return ConsentRecord(
         shape=Shape.EVENT,
         person=_person(user),
-        timestamp=_timestamp(event, "created_at"),
+        timestamp=_time_of_event(event),
         status=_text(event, "status") or CONFIRMED,
         regulation=_text(event, "regulation") or DEFAULT_REGULATION,
         delegate=_text(delegate, "id"),
@@ -192,6 +197,8 @@ def _read_event(event: Mapping[str, Any]) -> ConsentRecord:
             "created_at": event.get("created_at"),
         },
         metadata=_object(user, "metadata"),
+        event_id=event.get("id"),
+        user_id=user.get("id"),
     )
 
 
@@ -203,6 +210,7 @@ def _read_user(user: Mapping[str, Any]) -> ConsentRecord:
         regulation=_text(user, "regulation"),
         tree={**_user_form(user, _object(user, "consents")), "created_at": user.get("created_at")},
         metadata=_object(user, "metadata"),
+        user_id=user.get("id"),
     )
 
 
@@ -241,6 +249,35 @@ def _text(record: Mapping[str, Any], name: str) -> str | None:
     if not isinstance(value, str):
         raise BadInputError(codes.INVALID_RECORD, f"`{name}` must be a string.")
     return value
+
+
+def user_key(user_id: Any) -> int:
+    """Return the key that stands for a Didomi user among the users of one person.
+
+    Returns:
+        The CRC-32 of the id; 0 for what is no id. Persons have few users, so 32 bits are enough.
+    """
+    if user_id.__class__ is int:
+        user_id = str(user_id)
+    if not user_id or user_id.__class__ is not str:
+        return 0
+    return zlib.crc32(user_id.encode())
+
+
+def time_of_event(created: datetime, updated: datetime | None) -> datetime:
+    """Return from when an event counts: its creation, or when Didomi updated it since.
+
+    An update is an approval or a correction.
+    """
+    return created if updated is None or updated <= created else updated
+
+
+def _time_of_event(event: Mapping[str, Any]) -> datetime:
+    created = _timestamp(event, "created_at")
+    updated = event.get("updated_at")
+    return time_of_event(
+        created, None if updated is None else parse_timestamp(updated, "updated_at")
+    )
 
 
 def _timestamp(record: Mapping[str, Any], *names: str) -> datetime:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Scope:
-    """The settings that leave records out.
+    """The settings that leave records out; statuses and regulations are compared without case.
 
     Attributes:
         regulation: Records of any other one are skipped.
@@ -37,9 +37,9 @@ class Scope:
         """
         if not person:
             return codes.GUEST
-        if status and status != CONFIRMED:
+        if status and status.lower() != CONFIRMED:
             return codes.NOT_CONFIRMED
-        if regulation is not None and regulation != self.regulation:
+        if regulation is not None and regulation.lower() != self.regulation.lower():
             return codes.OTHER_REGULATION
         if delegate is not None and delegate in self.skip_delegates:
             return codes.DELEGATE

@@ -13,13 +13,20 @@ from hypothesis import strategies as st
 
 from actito_didomi.consent import conflicts
 from actito_didomi.consent.coalesce import (
+    EVENT,
+    HELD,
+    KEY_SHIFT,
+    OURS,
+    STATUS,
     Collector,
     Extra,
     Field,
     MappedField,
     Masks,
+    PersonLayers,
     ProfileChange,
     Value,
+    to_micros,
 )
 
 TIMES = [datetime(2026, 10, day, tzinfo=timezone.utc) for day in range(1, 5)]
@@ -66,6 +73,7 @@ class Said:
     choices: dict[int, bool]
     text: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    origin: int = EVENT
 
     @property
     def mask(self) -> int:
@@ -91,6 +99,11 @@ said = st.builds(
     st.dictionaries(numbers, st.booleans(), max_size=4),
     st.sampled_from([None, None, "weekly", "daily"]),
     metadata,
+    st.builds(
+        lambda user, kind: user << KEY_SHIFT | kind,
+        st.sampled_from([0, 0, 7, 2**32 - 1]),
+        st.sampled_from([EVENT, EVENT, OURS, STATUS]),
+    ),
 )
 records = st.lists(said, max_size=40)
 
@@ -132,7 +145,7 @@ def collector() -> Collector:
 
 
 def put(target: Collector, number: int, record: Said) -> None:
-    target.put(record.person, number, record.timestamp, record.mask, record.more)
+    target.put(record.person, number, record.timestamp, record.mask, record.more, record.origin)
 
 
 def collect(found: Iterable[Said]) -> Collector:
@@ -211,7 +224,7 @@ def test_what_actito_holds_is_not_written_and_nothing_older_is_written_over_it(f
     target = collector()
     for number, record in enumerate(found):
         if number in held:
-            target.hold(record.person, record.timestamp, record.mask)
+            target.hold(record.person, record.timestamp, record.mask, number)
         else:
             put(target, number + 1, record)
     expected = model(found)
@@ -221,6 +234,69 @@ def test_what_actito_holds_is_not_written_and_nothing_older_is_written_over_it(f
         for person, values in own.items()
         if (kept := {k: v for k, v in values.items() if v == expected[person][k]})
     }
+
+
+def choices_of(layers: PersonLayers) -> dict[tuple[int, int], tuple[int, bool]]:
+    """Return the choices of layers by origin and field; each must be there once."""
+    found: dict[tuple[int, int], tuple[int, bool]] = {}
+    for layer in layers.layers:
+        for number in range(len(FIELDS)):
+            opt_in, opt_out = (mask >> number & 1 for mask in (layer.opt_ins, layer.opt_outs))
+            assert not opt_in & opt_out
+            if opt_in or opt_out:
+                at = layer.user << KEY_SHIFT | layer.kind, number
+                assert at not in found
+                found[at] = layer.timestamp, bool(opt_in)
+    return found
+
+
+@given(records, st.sets(st.integers(0, 39)))
+def test_the_ledger_learns_the_newest_choices_of_each_user_and_kind(found, held) -> None:
+    """Apart from each other; and the values and metadata that count, whoever said them."""
+    target = Collector(MASKS, Names(), for_ledger=True)
+    expected: dict[str, dict[tuple[int, int], tuple[int, bool]]] = {}
+    for number, record in enumerate(found):
+        origin = record.origin
+        if number in held:
+            record.text, record.metadata = None, {}
+            origin |= HELD
+            target.hold(record.person, record.timestamp, record.mask, number, record.origin)
+        else:
+            put(target, number, record)
+        theirs = expected.setdefault(record.person, {})
+        for mapped, choice in record.choices.items():
+            act = to_micros(record.timestamp), not choice  # at equal times an opt-out counts
+            known = theirs.get((origin, mapped))
+            if known is None or act > (known[0], not known[1]):
+                theirs[origin, mapped] = act[0], choice
+    speaking = {r.person: n for n, r in reversed([*enumerate(found)]) if r.mask or r.metadata}
+    assert (target.waiting, target.oldest) == (
+        len(speaking),
+        min(speaking.values(), default=None),
+    )
+    people = target.people
+    layers = target.take_layers()
+    assert {each.person: each.first_record for each in layers} == speaking
+    assert {each.person: choices_of(each) for each in layers} == {
+        person: expected[person] for person in speaking
+    }
+    assert {
+        each.person: {
+            Field("attribute", name): Value(*said, None) for name, said in each.attributes.items()
+        }
+        for each in layers
+    } == {
+        person: {
+            field: Value(to_micros(value.timestamp), value.value, None)  # type: ignore[arg-type]
+            for field, value in model(found).get(person, {}).items()
+            if value.choice is None
+        }
+        for person in speaking
+    }
+    for each in layers:
+        assert [*each.layers] == sorted(each.layers, key=lambda layer: -layer.timestamp)
+    assert (target.waiting, target.oldest, target.people) == (0, None, people)
+    assert target.take_layers() == []
 
 
 def test_an_unusable_value_is_counted_once_and_holds_up_no_older_one() -> None:
@@ -252,7 +328,7 @@ def test_what_is_held_already_is_not_handed_out() -> None:
     on, off = MASKS.choice(0, choice=True), MASKS.choice(0, choice=False)
     hours = [TIMES[0] + timedelta(hours=hour) for hour in range(5)]
     target.put("ann", 1, hours[0], on)
-    target.hold("ann", hours[1], off)
+    target.hold("ann", hours[1], off, 2)
     assert target.take() == []
     assert (target.waiting, target.oldest, target.people_unchanged) == (0, None, 1)
     target.put("ann", 3, hours[2], on)
@@ -260,7 +336,7 @@ def test_what_is_held_already_is_not_handed_out() -> None:
     assert [change.first_record for change in target.take()] == [3]
     target.put("ann", 4, hours[3], off)
     assert target.oldest == 4
-    target.hold("ann", hours[4], on)
+    target.hold("ann", hours[4], on, 5)
     target.put("ann", 6, hours[0], off)
     assert target.take() == [], "it is older than what Actito holds"
     assert (target.people, target.people_unchanged) == (1, 0)

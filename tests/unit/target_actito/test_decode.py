@@ -8,6 +8,7 @@ import io
 import json
 import logging
 import os
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,22 @@ from support import (
     stream_of,
 )
 
-from actito_didomi.consent.coalesce import ProfileChange
+from actito_didomi.consent.coalesce import (
+    EVENT,
+    HELD,
+    OURS,
+    STATUS,
+    PersonLayers,
+    ProfileChange,
+)
 from actito_didomi.errors import OptOutsRejectedError
+from actito_didomi.http import ApiSession
 from actito_didomi.plugin.sink import ConsentSink
 from target_actito.target import TargetActito
 
 EXAMPLES = int(os.environ.get("DECODE_EXAMPLES", "60"))
+OURS_ID = "01234567-89ab-8def-8123-456789abcdef"
+THEIRS_ID = "f1234567-89ab-8def-8123-456789abcdef"
 IDS = ["email", "sms", "a", "a_b", "b", "email_enabled", "a_preferences_p"]
 MAPPINGS: list[dict[str, Any]] = [
     {"id": "Newsletter", "value": "consents_channels_email_enabled"},
@@ -121,9 +132,11 @@ metadata = st.dictionaries(
     st.sampled_from(["firstName", "vip", "shop", "colour", "customerId", "birthDate", "shop_name"]),
     st.sampled_from(["x", "", None, True, 5, "1980-01-02", {"name": "y"}, "z" * 300]),
 )
+ids = st.sampled_from(["u1", "u2", OURS_ID, THEIRS_ID, "", 7, None, True])
 users = st.fixed_dictionaries(
     {},
     optional={
+        "id": ids,
         "organization_user_id": people,
         "metadata": st.one_of(metadata, st.none()),
         "updated_at": timestamps,
@@ -132,20 +145,23 @@ users = st.fixed_dictionaries(
 )
 about = {
     "created_at": timestamps,
-    "status": st.sampled_from(["confirmed", "pending_approval", None, ""]),
-    "regulation": st.sampled_from(["gdpr", "cpra", None, ""]),
+    "updated_at": timestamps,
+    "status": st.sampled_from(["confirmed", "Confirmed", "pending_approval", None, ""]),
+    "regulation": st.sampled_from(["gdpr", "GDPR", "cpra", None, ""]),
     "delegate": st.sampled_from([{"id": "actito"}, {"id": "x"}, {}, None]),
     "consents": st.one_of(consents, consents, st.none()),
 }
-events = st.fixed_dictionaries({"id": st.just("e"), "user": users}, optional=about)
+events = st.fixed_dictionaries({"id": ids, "user": users}, optional=about)
 batch_lines = st.fixed_dictionaries(
     {"id": st.just("l"), "user": users, "events": st.lists(
-        st.fixed_dictionaries({}, optional={**about, "user": st.one_of(users, st.none())}),
+        st.fixed_dictionaries(
+            {}, optional={"id": ids, **about, "user": st.one_of(users, st.none())}
+        ),
         max_size=3,
     )}
 )  # fmt: skip
 whole_users = st.fixed_dictionaries(
-    {"id": st.just("u"), "consents": consents},
+    {"id": ids, "consents": consents},
     optional={"organization_user_id": people, "updated_at": timestamps, "created_at": timestamps,
               "metadata": metadata, "regulation": st.sampled_from(["gdpr", "cpra"])},
 )  # fmt: skip
@@ -158,7 +174,24 @@ class Watched(TargetActito):
 
     careful = False
     """Whether to decode all records as a whole."""
+    for_ledger = False
+    """Whether to keep what a ledger would learn, instead of what would be written without one."""
     written: list[ProfileChange]
+    layers: list[PersonLayers]
+
+    def open(self) -> ApiSession:
+        session = super().open()
+        if self.for_ledger:
+            pipeline = self.pipeline
+            pipeline.collector._for_ledger = True
+            pipeline._gatherer._is_ours = lambda event_id: event_id == OURS_ID
+        return session
+
+    def write_gathered(self) -> None:
+        if self.for_ledger:
+            self.layers += self.pipeline.collector.take_layers()
+        else:
+            super().write_gathered()
 
     def write_changes(self, changes: list[ProfileChange]) -> None:
         self.written += changes
@@ -169,14 +202,20 @@ class Watched(TargetActito):
 
 
 def read(
-    config: dict[str, Any], found: list[Any], folder: Path, *, careful: bool
+    config: dict[str, Any],
+    found: list[Any],
+    folder: Path,
+    *,
+    careful: bool,
+    for_ledger: bool = False,
 ) -> tuple[Any, ...]:
     """Read records one way; return all that came of it."""
     path = folder / "watched-rejects.jsonl"
     path.unlink(missing_ok=True)
     target = Watched(config={**config, "rejects_path": str(path), "max_rejects": 10_000})
     target.written = []
-    target.careful = careful
+    target.layers = []
+    target.careful, target.for_ledger = careful, for_ledger
     text = lines([schema(), *map(record, found)])
     # As one block, as a pipe would give it.
     blocks = io.TextIOWrapper(io.BytesIO(text.encode()))
@@ -200,6 +239,8 @@ def read(
     target.connect()
     names = target.pipeline.translator.unknown_metadata
     target.conclude("done")
+    if for_ledger:
+        changes = target.layers
     return changes, summary.skipped, summary.records, summary.people, stored, names
 
 
@@ -218,8 +259,53 @@ def test_typed_and_careful_decoding_give_the_same(
         given_config = {**config, "mappings": chosen, "max_buffered_people": buffered}
         careful = read(given_config, found, tmp_path, careful=True)
         assert read(given_config, found, tmp_path, careful=False) == careful
+        learned = [
+            read(given_config, found, tmp_path, careful=way, for_ledger=True)
+            for way in (False, True)
+        ]
+        assert learned[0] == learned[1]
     finally:
         logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("careful", [False, True])
+def test_the_ledger_learns_who_said_what_and_when(config, tmp_path, careful) -> None:
+    """User, kind and time of each choice; updates and case are heeded."""
+    config["mappings"] = [
+        {"id": "Newsletter", "value": "consents_channels_email_enabled"},
+        {"id": "SmsAlerts", "value": "consents_channels_sms_enabled"},
+    ]
+    config["skip_delegates"] = ["actito"]
+    user = {"id": "u1", "organization_user_id": "ann"}
+    email, sms = ({"channels": [{"id": n, "enabled": False}]} for n in ("email", "sms"))
+    both = {"channels": [{"id": n, "enabled": True} for n in ("email", "sms")]}
+    at = [f"2026-10-0{day}T00:00:00Z" for day in range(1, 8)]
+    day, first = 86_400_000_000, 1_790_812_800_000_000
+    found = [
+        {"id": "e1", "user": user, "created_at": at[0], "updated_at": at[2], "consents": email,
+         "status": "CONFIRMED", "regulation": "GDPR"},
+        {"id": "e2", "user": user, "created_at": at[1], "updated_at": at[0], "consents": both},
+        {"id": OURS_ID, "user": user, "created_at": at[3], "consents": sms},
+        {"id": THEIRS_ID, "user": {**user, "id": "u2"}, "created_at": at[4], "consents": sms},
+        {"id": "e3", "user": {**user, "id": None}, "created_at": at[0], "consents": sms},
+        {"id": "u1", "organization_user_id": "ann", "updated_at": at[5], "created_at": at[0],
+         "consents": both},
+        {"id": "e4", "user": user, "created_at": at[6], "consents": both,
+         "delegate": {"id": "actito"}},
+    ]  # fmt: skip
+    (layers,) = read(
+        {**config, "max_buffered_people": 100}, found, tmp_path, careful=careful, for_ledger=True
+    )[0]
+    u1, u2 = zlib.crc32(b"u1"), zlib.crc32(b"u2")
+    assert layers.layers == (
+        (first + 6 * day, 0b11, 0, u1, HELD),
+        (first + 5 * day, 0b11, 0, u1, STATUS),
+        (first + 4 * day, 0, 0b10, u2, EVENT),
+        (first + 3 * day, 0, 0b10, u1, OURS),
+        (first + 2 * day, 0, 0b01, u1, EVENT),
+        (first + day, 0b10, 0, u1, EVENT),
+        (first, 0, 0b10, 0, EVENT),
+    )
 
 
 DOCUMENTED = [
