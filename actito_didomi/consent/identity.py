@@ -1,0 +1,41 @@
+"""Who is who: how keys of people are compared, and which texts are no keys. Pure."""
+
+from __future__ import annotations
+
+import unicodedata
+from typing import Literal
+
+Matching = Literal["exact", "folded"]
+
+_PLACEHOLDERS = frozenset({"", "undefined", "null", "nan", "none", "[object object]"})
+"""What programs write where they have no key, in lower case."""
+
+
+def match_key(text: str, matching: Matching) -> str:
+    """Return what a key is compared by.
+
+    Args:
+        text: The key as it came.
+        matching: `exact`, or `folded`: blanks around it, case and the form of its accents don't
+            count.
+    """
+    if matching == "exact":
+        return text
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", text.strip()).casefold())
+
+
+def matching_of(setting: Matching | None, key_attribute: str) -> Matching:
+    """Return how keys are compared: as the setting says, else e-mail addresses are folded.
+
+    Args:
+        setting: The setting `key_matching`; None if it is not set.
+        key_attribute: Name of the key attribute.
+    """
+    if setting is not None:
+        return setting
+    return "folded" if "email" in key_attribute.lower().replace("-", "") else "exact"
+
+
+def is_placeholder(text: str) -> bool:
+    """Return whether a text only stands in the place of a key."""
+    return text.strip().lower() in _PLACEHOLDERS
