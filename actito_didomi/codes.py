@@ -139,6 +139,21 @@ SNAPSHOT_IN_USE = Code(117, "snapshot_in_use", "error")
 
 Nothing is lost: run again once it has ended, and run one job per snapshot at a time.
 """
+LEDGER_MISSING = Code(118, "ledger_missing", "error")
+"""The ledger that STATE names, or that `require_ledger` demands, isn't at `ledger_url`.
+
+Restore it. If it is lost for good, set `on_lost_ledger: baseline` for one run of each direction.
+"""
+LEDGER_TOO_NEW = Code(119, "ledger_too_new", "error")
+"""The ledger was written by a later release.
+
+Use that release, or a later one, in all plugins.
+"""
+AMBIGUOUS_SCOPE = Code(120, "ambiguous_scope", "error")
+"""The ledger belongs to another pair of Didomi organisation and Actito table, or to several.
+
+Correct the setting that the message names, set `ledger_scope`, or use another `ledger_url`.
+"""
 
 # Group AD2xx, input
 
@@ -324,7 +339,6 @@ UNEXPECTED_ERROR = Code(705, "unexpected_error", "error")
 
 Report it with the lines of the log that name files and functions.
 """
-
 TABLE: tuple[Code, ...] = tuple(
     sorted(
         (value for value in list(globals().values()) if isinstance(value, Code)),

@@ -8,6 +8,7 @@ plugin it is passed on as a parameter. Tests and simulations put in another one.
 from __future__ import annotations
 
 import os
+import platform
 import secrets
 import sys
 import threading
@@ -123,6 +124,10 @@ class Runtime:
     def token(self, size: int) -> str:
         """Return `size` random bytes as hexadecimal digits."""
         return secrets.token_hex(size)
+
+    def process_name(self) -> str:
+        """Return what this process is called for people: its host and number."""
+        return f"{platform.node()}, process {os.getpid()}"
 
     def uuid(self) -> str:
         """Return a random UUID."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+import re
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
@@ -14,6 +15,8 @@ from actito_didomi import codes
 from actito_didomi.errors import SettingsError, how_to_install
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from actito_didomi.runtime import Runtime
 
 _PATIENCE = 60
@@ -42,13 +45,7 @@ def open_store(url: str, tables: sa.MetaData, setting: str, runtime: Runtime) ->
         engine = runtime.engine(parsed, {"timeout": _PATIENCE} if is_file else {})
         tables.create_all(engine)
     except (sa.exc.SQLAlchemyError, ImportError, OSError) as error:
-        # Texts of drivers may hold the password.
-        raise SettingsError(
-            codes.UNUSABLE_DATABASE,
-            f"{setting}: the database can't be used ({type(error).__name__}). Check the address "
-            "and the rights, and that its driver is installed. For PostgreSQL the address begins "
-            f"with postgresql+psycopg://; install its driver: {how_to_install('postgres')}.",
-        ) from None
+        raise _unusable(setting, error) from None
     return engine
 
 
@@ -56,3 +53,230 @@ def _make_private(path: str) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+
+
+# The consent ledger's database
+
+LEDGER_FILES = ("", "-wal", "-shm")
+"""What is appended to the name of a SQLite file for the files that belong to it."""
+_NETWORK = frozenset(
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"}
+)
+_NETWORK_PREFIXES = ("fuse.sshfs", "fuse.glusterfs", "fuse.s3fs", "fuse.gcsfuse", "fuse.rclone")
+_MOUNTS = Path("/proc/self/mounts")
+_SERIALIZED = frozenset({"40001", "40P01"})
+"""PostgreSQL's states for a deadlock and its like: worth another attempt."""
+
+
+class Store:
+    """A database in SQLite or PostgreSQL, for short transactions from any number of threads.
+
+    SQL has `?` for parameters, and is passed to the driver as it is.
+
+    Args:
+        engine: Connections to the database.
+        path: The file of a SQLite database; None for PostgreSQL.
+
+    Attributes:
+        engine: The same.
+        path: The same.
+    """
+
+    def __init__(self, engine: sa.Engine, path: Path | None) -> None:
+        self.engine = engine
+        self.path = path
+        if self.is_sqlite:
+            sa.event.listen(engine, "connect", _prepare_sqlite)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is SQLite rather than PostgreSQL."""
+        return self.engine.dialect.name == "sqlite"
+
+    @contextmanager
+    def read(self) -> Iterator[Transaction]:
+        """Open a transaction that sees one state of the database.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._transaction("BEGIN") as transaction:
+            yield transaction
+
+    @contextmanager
+    def write(self) -> Iterator[Transaction]:
+        """Open a transaction that may write; in SQLite there is one at a time.
+
+        An exception rolls it back.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._transaction("BEGIN IMMEDIATE") as transaction:
+            yield transaction
+            transaction.connection.commit()
+
+    @contextmanager
+    def _transaction(self, begin: str) -> Iterator[Transaction]:
+        try:
+            with self.engine.connect() as connection:
+                if self.is_sqlite:
+                    connection.exec_driver_sql(begin)
+                yield Transaction(connection, is_sqlite=self.is_sqlite)
+        except sa.exc.SQLAlchemyError as error:
+            raise _failure(error) from None
+
+    def close(self) -> None:
+        """Close all connections."""
+        self.engine.dispose()
+
+
+class Transaction:
+    """A transaction of a `Store`.
+
+    Args:
+        connection: The connection.
+        is_sqlite: Whether it is SQLite.
+
+    Attributes:
+        connection: The same.
+        is_sqlite: The same.
+    """
+
+    def __init__(self, connection: sa.Connection, *, is_sqlite: bool) -> None:
+        self.connection = connection
+        self.is_sqlite = is_sqlite
+
+    def execute(self, sql: str, *values: Any) -> sa.CursorResult[Any]:
+        """Execute a statement."""
+        return self.connection.exec_driver_sql(self._placed(sql), values)
+
+    def execute_many(self, sql: str, rows: Sequence[tuple[Any, ...]]) -> None:
+        """Execute a statement for each of the rows; there may be none."""
+        if rows:
+            self.connection.exec_driver_sql(self._placed(sql), list(rows))
+
+    def one(self, sql: str, *values: Any) -> Any:
+        """Return the first row of a query; None if it has none."""
+        return self.execute(sql, *values).fetchone()
+
+    def all(self, sql: str, *values: Any) -> Sequence[Any]:
+        """Return all rows of a query."""
+        return self.execute(sql, *values).fetchall()
+
+    def _placed(self, sql: str) -> str:
+        return sql if self.is_sqlite else sql.replace("?", "%s")
+
+
+def connect(url: str, runtime: Runtime) -> Store:
+    """Connect to the database of the ledger; a SQLite file is made, with mode 0600, if needed.
+
+    Args:
+        url: URL of SQLAlchemy, of SQLite or PostgreSQL.
+        runtime: Makes the engine.
+
+    Raises:
+        SettingsError: The URL can't be used.
+    """
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() not in {"sqlite", "postgresql"}:
+            raise SettingsError(
+                codes.UNUSABLE_DATABASE,
+                f"ledger_url: a ledger can't be kept in {parsed.get_backend_name()}. Use "
+                "sqlite:///FILE or postgresql+psycopg://..., or `none`.",
+            )
+        if parsed.get_backend_name() == "sqlite":
+            if parsed.database in {None, "", ":memory:"}:
+                raise SettingsError(
+                    codes.UNUSABLE_DATABASE,
+                    "ledger_url: a ledger in memory would be lost with each run. Name a file: "
+                    "sqlite:///FILE.",
+                )
+            path = Path(str(parsed.database)).absolute()
+            refuse_network(path)
+            _make_private(str(path))
+            return Store(runtime.engine(parsed, {"timeout": _PATIENCE}), path)
+        options = {"application_name": "actito-didomi", "keepalives_idle": 60}
+        return Store(runtime.engine(parsed, options), None)
+    except (sa.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
+        raise _unusable("ledger_url", error) from None
+
+
+def is_worth_repeating(error: sa.exc.DBAPIError) -> bool:
+    """Return whether PostgreSQL ended a transaction for the sake of another one."""
+    return getattr(error.orig, "sqlstate", None) in _SERIALIZED
+
+
+def _prepare_sqlite(connection: Any, record: Any) -> None:
+    del record
+    connection.isolation_level = None  # transactions begin where we say so
+    cursor = connection.cursor()
+    cursor.execute("PRAGMA journal_mode = WAL")
+    cursor.execute("PRAGMA synchronous = FULL")
+    cursor.close()
+
+
+def refuse_network(path: Path, mounts: Path = _MOUNTS) -> None:
+    """Check that a SQLite file isn't to lie on a network file system, where locks don't hold.
+
+    Args:
+        path: The file, absolute.
+        mounts: The table of mounts of Linux; on other systems nothing is checked.
+
+    Raises:
+        SettingsError: It would.
+    """
+    kind = _file_system(path, mounts)
+    if kind in _NETWORK or kind.startswith(_NETWORK_PREFIXES):
+        raise SettingsError(
+            codes.UNUSABLE_DATABASE,
+            f"ledger_url: {path} lies on a network file system ({kind}), where SQLite's locks "
+            "don't hold. Use a local disk, or PostgreSQL.",
+        )
+
+
+def _file_system(path: Path, mounts: Path) -> str:
+    """Return the type of the file system of a path; empty where it isn't known."""
+    try:
+        lines = mounts.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError:
+        return ""
+    real = Path(os.path.realpath(path))
+    best, kind = -1, ""
+    for line in lines:
+        _, point, found, *_ = [*line.split(" "), "", "", ""]
+        place = Path(_unescape(point))
+        if (place == real or place in real.parents) and len(place.parts) >= best:
+            best, kind = len(place.parts), found
+    return kind
+
+
+def _unescape(point: str) -> str:
+    """Read the octal escapes of the table of mounts."""
+    return re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), point)
+
+
+def _unusable(setting: str, error: Exception) -> SettingsError:
+    # Texts of drivers may hold the password.
+    return SettingsError(
+        codes.UNUSABLE_DATABASE,
+        f"{setting}: the database can't be used ({_kind(error)}). Check the address and the "
+        "rights, and that its driver is installed. For PostgreSQL the address begins with "
+        f"postgresql+psycopg://; install its driver: {how_to_install('postgres')}.",
+    )
+
+
+def _failure(error: sa.exc.SQLAlchemyError) -> SettingsError:
+    return SettingsError(
+        codes.UNUSABLE_DATABASE,
+        f"ledger_url: the database fails ({_kind(error)}). Nothing is lost: run again when it is "
+        "back.",
+    )
+
+
+def _kind(error: Exception) -> str:
+    """Return the type of an error and the code of the driver, which hold no value."""
+    original = getattr(error, "orig", None)
+    code = getattr(original, "sqlite_errorname", None) or getattr(original, "sqlstate", None)
+    return f"{type(error).__name__}, {code}" if code else type(error).__name__

@@ -1,0 +1,605 @@
+"""The consent ledger: who chose what, when, on which side; what each side holds and is owed.
+
+All plugins of a pair of Didomi organisation and Actito table share it. Each method is one short
+transaction; no request, no output and no wait may happen inside of `Ledger.change`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import sqlalchemy as sa
+
+from actito_didomi.consent.choices import Path
+from actito_didomi.consent.codec import Codec
+from actito_didomi.consent.conflicts import Micros, Rules, to_micros
+from actito_didomi.consent.person import Owed, Person
+from actito_didomi.consent.rows import (
+    StoredNames,
+    advance,
+    by_key,
+    delete_people,
+    lock_people,
+    select_people,
+    write_people,
+)
+from actito_didomi.consent.schema import LedgerScope, prepare
+from actito_didomi.consent.store import connect, is_worth_repeating
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from datetime import datetime
+
+    from actito_didomi.consent.config import LedgerSettings
+    from actito_didomi.consent.rows import Row
+    from actito_didomi.consent.schema import Prepared
+    from actito_didomi.consent.store import Store, Transaction
+    from actito_didomi.runtime import Runtime
+
+__all__ = ["Change", "FoundChange", "ImportRow", "Ledger", "LedgerScope", "Look"]
+
+ImportState = Literal["prepared", "started", "ended", "never_received", "unknown"]
+
+_OPEN: tuple[ImportState, ...] = ("prepared", "started", "unknown")
+_OPT_OUTS = {Owed.ACTITO: Owed.OPT_OUT_ACTITO, Owed.DIDOMI: Owed.OPT_OUT_DIDOMI}
+_BATCH_SIZE = 10_000
+"""People that are read together."""
+_ATTEMPTS = 5
+_SECOND = 1_000_000
+
+
+class Look(msgspec.Struct, frozen=True):
+    """A complete look at all profiles of the table, within `began`..`ended`."""
+
+    began: Micros
+    ended: Micros
+
+
+class ImportRow(msgspec.Struct, frozen=True):
+    """A bulk import.
+
+    Attributes:
+        number: What `Intent.import_number` names.
+        file_name: Name of its file, by which Actito's list of executions is searched.
+        execution: Actito's id of it; None if it isn't known.
+        state: `prepared` before the request, `started` once Actito has received it, and how it
+            ended: `ended`, or `never_received`. `unknown` if neither can be learned now.
+        began: When it was prepared.
+        ended: When it had ended at the latest; None while it has not.
+    """
+
+    number: int
+    file_name: str
+    execution: str | None
+    state: ImportState
+    began: Micros
+    ended: Micros | None
+
+
+class FoundChange(msgspec.Struct, frozen=True, array_like=True):
+    """A change in Actito that a look found.
+
+    Attributes:
+        person: The key, as the profile spells it.
+        profile_id: Id of the profile.
+        kind: `subscription` or `attribute`.
+        name: Name of the field.
+        path: Path of the choice.
+        choice: True for an opt-in.
+        earliest: It was made at this timestamp or later.
+        latest: It was made at this timestamp or earlier.
+        seen_value: The raw value of the field.
+    """
+
+    person: str
+    profile_id: str | None
+    kind: str
+    name: str
+    path: Path
+    choice: bool
+    earliest: Micros
+    latest: Micros
+    seen_value: Any = None
+
+
+class Change:
+    """What is changed in one transaction.
+
+    Attributes:
+        people: Those asked for, by their key; an empty one for whom the ledger doesn't know.
+            Change them in place, or put others in their place.
+        found: Changes in Actito to append; see `add_found`.
+    """
+
+    def __init__(self, people: dict[str, Person]) -> None:
+        self.people = people
+        self.found: list[FoundChange] = []
+
+    def add_found(self, change: FoundChange) -> None:
+        """Append a change that a look found; it gets its number when the transaction ends."""
+        self.found.append(change)
+
+
+class Ledger:
+    """The ledger of one pair of Didomi organisation and Actito table.
+
+    Args:
+        store: The database, with its tables.
+        ready: Its ids.
+        rules: Settings that decide between choices.
+        runtime: Clock and lock.
+
+    Attributes:
+        id: Id of the ledger, and of the pair if it has a name; STATE carries it.
+        is_new: Whether it was made just now.
+        rules: Settings that decide between choices.
+    """
+
+    def __init__(self, store: Store, ready: Prepared, rules: Rules, runtime: Runtime) -> None:
+        self.id = ready.ledger_id
+        self.is_new = ready.is_new
+        self.rules = rules
+        self._store = store
+        self._scope = ready.scope
+        self._key = hashlib.sha256(ready.key.encode()).digest()
+        self._runtime = runtime
+        self._names = StoredNames(ready.scope)
+        self._codec = Codec(self._names)
+        self._lock = runtime.lock()
+        self._ended: dict[int, Micros | None] = {}
+        self._event_text = ""
+
+    @classmethod
+    def open(cls, settings: LedgerSettings, scope: LedgerScope, runtime: Runtime) -> Ledger:
+        """Open the ledger of a pair; it is made, or brought to the newest version, if needed.
+
+        Raises:
+            SettingsError: It can't be used, is of a newer version, is missing although it is
+                required, or belongs to another pair.
+        """
+        store = connect(settings.ledger_url, runtime)
+        try:
+            ready = prepare(store, settings, scope, runtime)
+        except BaseException:
+            store.close()
+            raise
+        rules = Rules(
+            clock_tolerance=round(settings.clock_tolerance * _SECOND),
+            baseline=settings.baseline,
+            late_bound=round(settings.late_bound * _SECOND),
+        )
+        return cls(store, ready, rules, runtime)
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._store.close()
+
+    @property
+    def scope_text(self) -> str:
+        """What the ids of our events derive from: the same for good, once it was used.
+
+        Read it when an event is to be posted or recognised, not before: until then the plugins of
+        both sides complete the pair.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        if not self._event_text:
+            with self._store.write() as transaction:
+                transaction.execute(
+                    "UPDATE ledger_scopes SET event_text = organization || '/' || regulation || "
+                    "'/' || entity || '/' || table_name WHERE number = ? AND "
+                    "event_text IS NULL",
+                    self._scope,
+                )
+                row = transaction.one(
+                    "SELECT event_text FROM ledger_scopes WHERE number = ?", self._scope
+                )
+            self._event_text = str(row[0])
+        return self._event_text
+
+    # People
+
+    def hash(self, person: str) -> str:
+        """Return what a person is called in logs: 10 hexadecimal digits, keyed."""
+        return hashlib.blake2s(person.encode(), key=self._key, digest_size=5).hexdigest()
+
+    def digest(self, value: Any) -> bytes:
+        """Return 8 bytes that stand for a value of JSON, keyed."""
+        encoded = msgspec.json.encode(value, order="sorted")
+        return hashlib.blake2s(encoded, key=self._key, digest_size=8).digest()
+
+    def read(self, people: Collection[str]) -> dict[str, Person]:
+        """Return the people of these keys whom the ledger knows.
+
+        Imports that have ended are part of them: what they were to write is held.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.read() as transaction:
+            return self._decode(transaction, self._select(transaction, sorted(set(people))))
+
+    @contextmanager
+    def change(self, people: Collection[str]) -> Iterator[Change]:
+        """Change people in one transaction; nobody else can change them meanwhile.
+
+        At its end the rows that differ are written; an exception leaves all as it was. No other
+        method of the ledger may be called in the block.
+
+        Args:
+            people: Keys of those to be changed.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        keys = sorted(set(people))
+        with self._store.write() as transaction:
+            rows = self._claim(transaction, keys)
+            found = self._decode(transaction, rows)
+            change = Change({key: found.get(key) or Person() for key in keys})
+            yield change
+            self._save(transaction, rows, change)
+
+    def owed(
+        self,
+        flag: Owed,
+        *,
+        after: str | None = None,
+        limit: int = 1000,
+        opt_outs_only: bool = False,
+        due_at: Micros | None = None,
+    ) -> list[tuple[str, Person]]:
+        """Return people to whom something is owed, in the order of their keys.
+
+        Args:
+            flag: What is owed, or why it waits; several flags stand for any of them.
+            after: Only people after this key.
+            limit: Maximum number of people.
+            opt_outs_only: Only people to whom an opt-out is owed, on the sides of `flag`.
+            due_at: Only people who may be tried again at this timestamp.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        wanted, also = int(flag), -1
+        if opt_outs_only:
+            also = sum(int(opt_out) for side, opt_out in _OPT_OUTS.items() if side & flag)
+            also = also or sum(map(int, _OPT_OUTS.values()))
+        with self._store.read() as transaction:
+            rows = transaction.all(
+                "SELECT person, owed, due, data FROM ledger_people WHERE scope = ? AND owed > 0 "
+                "AND (owed & ?) <> 0 AND (owed & ?) <> 0 AND person > ? AND due <= ? "
+                "ORDER BY person LIMIT ?",
+                self._scope,
+                wanted,
+                also,
+                after or "",
+                due_at if due_at is not None else 2**62,
+                limit,
+            )
+            return list(self._decode(transaction, by_key(rows)).items())
+
+    def count_owed(self) -> Mapping[Owed, int]:
+        """Return the number of people by each single flag of what is owed.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        counts: Counter[Owed] = Counter()
+        with self._store.read() as transaction:
+            for owed, people in transaction.all(
+                "SELECT owed, count(*) FROM ledger_people WHERE scope = ? AND owed > 0 "
+                "GROUP BY owed",
+                self._scope,
+            ):
+                for flag in Owed:
+                    if flag & owed:
+                        counts[flag] += people
+        return counts
+
+    def _select(self, transaction: Transaction, keys: list[str]) -> dict[str, Row]:
+        rows: dict[str, Row] = {}
+        for start in range(0, len(keys), _BATCH_SIZE):
+            part = keys[start : start + _BATCH_SIZE]
+            rows |= by_key(select_people(transaction, self._scope, part))
+        return rows
+
+    def _claim(self, transaction: Transaction, keys: list[str]) -> dict[str, Row]:
+        """Read rows so that nobody else can write them before the transaction ends."""
+        if transaction.is_sqlite:  # has one writer at a time
+            return self._select(transaction, keys)
+        for attempt in range(_ATTEMPTS):
+            try:
+                return lock_people(transaction, self._scope, keys)
+            except sa.exc.DBAPIError as error:
+                if not is_worth_repeating(error) or attempt == _ATTEMPTS - 1:
+                    raise
+                transaction.connection.rollback()
+        raise AssertionError
+
+    def _decode(self, transaction: Transaction, rows: dict[str, Row]) -> dict[str, Person]:
+        def find_endings(imports: set[int]) -> dict[int, Micros | None]:
+            return {n: self._ended[n] for n in imports if self._has_ended(transaction, n)}
+
+        with self._lock:
+            self._names.transaction = transaction
+            return {
+                key: self._codec.decode(data, owed, find_endings)
+                for key, (owed, _, data) in rows.items()
+                if data
+            }
+
+    def _has_ended(self, transaction: Transaction, number: int) -> bool:
+        if number not in self._ended:
+            row = transaction.one(
+                "SELECT state, ended FROM ledger_imports WHERE scope = ? AND number = ?",
+                self._scope,
+                number,
+            )
+            if row is None or row[0] in _OPEN:
+                return False
+            self._ended[number] = row[1] if row[0] == "ended" else None
+        return True
+
+    def _save(self, transaction: Transaction, rows: dict[str, Row], change: Change) -> None:
+        with self._lock:
+            self._names.transaction = transaction
+            try:
+                changed, emptied = self._encode(rows, change.people)
+                write_people(transaction, self._scope, changed)
+                delete_people(transaction, self._scope, emptied)
+                self._add_found(transaction, change.found)
+                transaction.connection.commit()
+            except BaseException:
+                self._names.forget()
+                self._codec.forget()
+                raise
+
+    def _encode(
+        self, rows: dict[str, Row], people: dict[str, Person]
+    ) -> tuple[list[tuple[str, int, int, bytes]], list[str]]:
+        """Return the rows to write, in the order of their keys, and the people to delete."""
+        changed, emptied = [], []
+        nobody = (0, 0, self._codec.encode(Person()))
+        for key, person in people.items():
+            row = (
+                int(person.owed),
+                person.retry.next_at if person.retry else 0,
+                self._codec.encode(person),
+            )
+            before = rows.get(key)
+            if row == nobody:
+                if before is not None:
+                    emptied.append(key)
+            elif row != before:
+                changed.append((key, *row))
+        return changed, emptied
+
+    # Looks, and the changes that they find
+
+    def last_look(self) -> Look | None:
+        """Return the last complete look at the whole table: who hasn't changed was seen then.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.read() as transaction:
+            row = transaction.one(
+                "SELECT began, ended FROM ledger_looks WHERE scope = ?", self._scope
+            )
+        return Look(*row) if row else None
+
+    def record_look(self, began: Micros, ended: Micros) -> None:
+        """Record a complete look; an older one than is known is ignored.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.write() as transaction:
+            transaction.execute(
+                "INSERT INTO ledger_looks (scope, began, ended) VALUES (?, ?, ?) ON CONFLICT "
+                "(scope) DO UPDATE SET began = excluded.began, ended = excluded.ended WHERE "
+                "ledger_looks.began < excluded.began",
+                self._scope,
+                began,
+                ended,
+            )
+
+    def found_after(self, number: int, limit: int) -> list[tuple[int, FoundChange]]:
+        """Return the changes that looks found after this number, with their own numbers.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.read() as transaction:
+            rows = transaction.all(
+                "SELECT number, data FROM ledger_found WHERE scope = ? AND number > ? "
+                "ORDER BY number LIMIT ?",
+                self._scope,
+                number,
+                limit,
+            )
+        return [(row[0], msgspec.msgpack.decode(row[1], type=FoundChange)) for row in rows]
+
+    def prune_found(self, before: int) -> None:
+        """Delete the changes with a number of less than `before`.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.write() as transaction:
+            transaction.execute(
+                "DELETE FROM ledger_found WHERE scope = ? AND number < ?", self._scope, before
+            )
+
+    def _add_found(self, transaction: Transaction, found: list[FoundChange]) -> None:
+        if not found:
+            return
+        last = advance(transaction, self._scope, "found", len(found))
+        transaction.execute_many(
+            "INSERT INTO ledger_found (scope, number, data) VALUES (?, ?, ?)",
+            [
+                (self._scope, number, msgspec.msgpack.encode(change))
+                for number, change in enumerate(found, last - len(found) + 1)
+            ],
+        )
+
+    # Imports
+
+    def add_import(self, file_name: str, began: Micros) -> int:
+        """Record an import before its request, in the state `prepared`; return its number.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.write() as transaction:
+            number = advance(transaction, self._scope, "imports")
+            transaction.execute(
+                "INSERT INTO ledger_imports (scope, number, file_name, state, began) "
+                "VALUES (?, ?, ?, 'prepared', ?)",
+                self._scope,
+                number,
+                file_name,
+                began,
+            )
+        return number
+
+    def set_import(
+        self,
+        number: int,
+        *,
+        state: ImportState,
+        execution: str | None = None,
+        ended: Micros | None = None,
+    ) -> None:
+        """Record what has become of an import; one that has ended stays as it is.
+
+        `ended` makes all that it was to write held, for everybody who reads it from then on. Take
+        the rows that Actito refused out of it before: `entries.drop_intent`.
+
+        Args:
+            number: Its number.
+            state: What has become of it.
+            execution: Actito's id of it, once it is known.
+            ended: When it had ended at the latest; required with the state `ended`.
+
+        Raises:
+            ValueError: `ended` is missing.
+            SettingsError: The database fails.
+        """
+        if state == "ended" and ended is None:
+            raise ValueError("An import that has ended needs the timestamp of its end.")
+        with self._store.write() as transaction:
+            transaction.execute(
+                "UPDATE ledger_imports SET state = ?, execution = coalesce(?, execution), "
+                "ended = ? WHERE scope = ? AND number = ? AND state NOT IN "
+                "('ended', 'never_received')",
+                state,
+                execution,
+                ended,
+                self._scope,
+                number,
+            )
+
+    def open_imports(self) -> list[ImportRow]:
+        """Return the imports whose end isn't known, oldest first.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.read() as transaction:
+            rows = transaction.all(
+                "SELECT number, file_name, execution, state, began, ended FROM ledger_imports "
+                "WHERE scope = ? AND state NOT IN ('ended', 'never_received') ORDER BY number",
+                self._scope,
+            )
+        return [ImportRow(*row) for row in rows]
+
+    def imports_today(self, now: datetime) -> int:
+        """Return how many imports of the table were begun today, as far as Actito received them.
+
+        Args:
+            now: The present time, in the zone whose day counts.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        begin = now.replace(hour=0, minute=0, second=0, microsecond=0)
+        end = (begin + timedelta(days=1)).replace(tzinfo=now.tzinfo)
+        with self._store.read() as transaction:
+            row = transaction.one(
+                "SELECT count(*) FROM ledger_imports WHERE scope = ? AND began >= ? AND began < ? "
+                "AND state <> 'never_received'",
+                self._scope,
+                to_micros(begin),
+                to_micros(end),
+            )
+        return int(row[0])
+
+    def people_of_import(self, number: int) -> Iterable[str]:
+        """Return the keys of the people of whom an import may still write something.
+
+        All people are read, so it is for the rare import that Actito never received.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        after = ""
+        while True:
+            with self._store.read() as transaction:
+                rows = transaction.all(
+                    "SELECT person, data FROM ledger_people WHERE scope = ? AND person > ? "
+                    "ORDER BY person LIMIT ?",
+                    self._scope,
+                    after,
+                    _BATCH_SIZE,
+                )
+            if not rows:
+                return
+            yield from (
+                key for key, data in rows if data and self._codec.names_import(data, number)
+            )
+            after = rows[-1][0]
+
+    # Runs
+
+    def start_run(self, plugin: str, direction: str) -> str:
+        """Record the start of a run; return its id, which intents name as their writer.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.write() as transaction:
+            number = advance(transaction, self._scope, "runs")
+            transaction.execute(
+                "INSERT INTO ledger_runs (scope, number, plugin, direction, process, began) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                self._scope,
+                number,
+                plugin,
+                direction,
+                self._runtime.process_name(),
+                to_micros(self._runtime.now()),
+            )
+        return str(number)
+
+    def end_run(self, run: str, outcome: str) -> None:
+        """Record the end of a run, in words such as `exit 0`.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.write() as transaction:
+            transaction.execute(
+                "UPDATE ledger_runs SET ended = ?, outcome = ? WHERE scope = ? AND number = ?",
+                to_micros(self._runtime.now()),
+                outcome,
+                self._scope,
+                int(run),
+            )

@@ -1,0 +1,268 @@
+"""The ledger in a database: its tables and their version, its id, its pairs, its key."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from actito_didomi import codes, privacy
+from actito_didomi.consent.conflicts import to_micros
+from actito_didomi.consent.tables import METADATA, VERSIONS
+from actito_didomi.errors import SettingsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from actito_didomi.consent.config import LedgerSettings
+    from actito_didomi.consent.store import Store, Transaction
+    from actito_didomi.runtime import Runtime
+
+logger = logging.getLogger(__name__)
+
+_CREATION = 0x41447_1ED6E5
+"""PostgreSQL's advisory lock on making the tables."""
+_PARTS = ("organization", "regulation", "entity", "table_name")
+_SETTINGS = {
+    "organization": "organization_id",
+    "regulation": "regulation",
+    "entity": "entity_id",
+    "table_name": "table_name",
+}
+"""The settings that parts of a pair come from."""
+
+
+@dataclass(frozen=True)
+class LedgerScope:
+    """A pair of Didomi organisation and Actito table, as far as a plugin knows it.
+
+    Attributes:
+        organization: Id of the Didomi organisation; empty if it isn't known.
+        regulation: Regulation in Didomi; empty if it isn't known.
+        entity: Name of the entity in Actito; empty if it isn't known.
+        table: Name of the profile table in Actito; empty if it isn't known.
+    """
+
+    organization: str = ""
+    regulation: str = ""
+    entity: str = ""
+    table: str = ""
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """The parts in the form in which they are compared: without blanks around, in one case."""
+        return tuple(
+            part.strip().casefold()
+            for part in (self.organization, self.regulation, self.entity, self.table)
+        )
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A ledger that is ready.
+
+    Attributes:
+        ledger_id: Its id, and the name of the pair if it has one.
+        scope: Number of the pair.
+        key: Key of the hashes.
+        is_new: Whether it was made just now.
+    """
+
+    ledger_id: str
+    scope: int
+    key: str
+    is_new: bool
+
+
+def prepare(
+    store: Store, settings: LedgerSettings, scope: LedgerScope, runtime: Runtime
+) -> Prepared:
+    """Make the ledger, or bring it to the newest version; find the pair.
+
+    Raises:
+        SettingsError: It is of a newer version, is missing although it is required, has no key, or
+            the pair can't be told.
+    """
+    version = _version(store)
+    if version is None and settings.require_ledger:
+        raise SettingsError(
+            codes.LEDGER_MISSING,
+            "ledger_url: there is no ledger there, and require_ledger is set. Restore it, or unset "
+            "require_ledger to begin a new one.",
+        )
+    key = _read_key(store, settings, runtime)
+    privacy.protect([key])
+    is_new = False
+    if version is None:
+        is_new = _create(store, key, runtime)
+    elif version != VERSIONS[-1]:
+        _upgrade(store, version)
+    with store.write() as transaction:
+        ledger_id, key_check = transaction.one("SELECT id, key_check FROM ledger_info")
+        number = _find_scope(transaction, settings.ledger_scope, scope)
+    if key_check != _check_of(key):
+        logger.warning(
+            "ledger_key isn't the one that the ledger was made with: hashes of people differ from "
+            "those in earlier logs. Set the same key in all plugins."
+        )
+    # Plugins of different pairs are told apart like those of different ledgers.
+    named = f"{ledger_id}/{settings.ledger_scope}" if settings.ledger_scope else ledger_id
+    return Prepared(named, number, key, is_new)
+
+
+# Tables and their version
+
+
+def _version(store: Store) -> str | None:
+    """Return the version of the schema; None where there is no ledger."""
+    with store.read() as transaction:
+        if not sa.inspect(transaction.connection).has_table("ledger_version"):
+            return None
+        row = transaction.one("SELECT version_num FROM ledger_version")
+        return None if row is None else str(row[0])
+
+
+def _create(store: Store, key: str, runtime: Runtime) -> bool:
+    """Make the tables; return False where another process was faster."""
+    with store.write() as transaction:
+        _lock_tables(transaction)
+        if sa.inspect(transaction.connection).has_table("ledger_version"):
+            return False
+        METADATA.create_all(transaction.connection, checkfirst=False)
+        transaction.execute("INSERT INTO ledger_version (version_num) VALUES (?)", VERSIONS[-1])
+        transaction.execute(
+            "INSERT INTO ledger_info (id, created, key_check) VALUES (?, ?, ?)",
+            runtime.token(16),
+            to_micros(runtime.now()),
+            _check_of(key),
+        )
+    return True
+
+
+def _upgrade(store: Store, version: str) -> None:
+    if version not in VERSIONS:
+        raise SettingsError(
+            codes.LEDGER_TOO_NEW,
+            f"ledger_url: the ledger is of version {version}, and this release knows "
+            f"{VERSIONS[-1]} at most. Use the release that wrote it, or a later one.",
+        )
+    from actito_didomi.consent.migrations import upgrade  # noqa: PLC0415 - slow, rarely needed
+
+    with store.write() as transaction:
+        _lock_tables(transaction)
+        upgrade(transaction.connection)
+
+
+def _lock_tables(transaction: Transaction) -> None:
+    """Keep other processes from doing the same at the same time; SQLite has one writer anyway."""
+    if not transaction.is_sqlite:
+        transaction.execute("SELECT pg_advisory_xact_lock(?)", _CREATION)
+
+
+# The key
+
+
+def _read_key(store: Store, settings: LedgerSettings, runtime: Runtime) -> str:
+    """Return the key of the hashes; next to a SQLite ledger it is made if it is missing."""
+    if settings.ledger_key:
+        return settings.ledger_key
+    if store.path is None:
+        raise SettingsError(
+            codes.INVALID_SETTING,
+            "ledger_key is required with a shared database: set any random text, the same in all "
+            "four plugins.",
+        )
+    path = key_path(store.path)
+    try:
+        with suppress(FileNotFoundError):
+            if text := path.read_text(encoding="utf-8").strip():
+                return text
+        # Whole at once, since two processes may do this at the same time.
+        draft = path.with_name(f"{path.name}.{runtime.token(8)}")
+        handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        try:
+            os.write(handle, runtime.token(32).encode() + b"\n")
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+        with suppress(FileExistsError):
+            os.link(draft, path)
+        draft.unlink()
+        return path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(
+            codes.UNUSABLE_PATH,
+            f"ledger_key: {path} can't be used ({type(error).__name__}). Check its rights, or set "
+            "ledger_key.",
+        ) from None
+
+
+def key_path(path: Path) -> Path:
+    """Return where the key of a SQLite ledger lies."""
+    return path.with_name(path.name + ".key")
+
+
+def _check_of(key: str) -> str:
+    return hashlib.blake2b(b"check", key=hashlib.sha256(key.encode()).digest()).hexdigest()[:16]
+
+
+# Pairs
+
+
+def _find_scope(transaction: Transaction, name: str, scope: LedgerScope) -> int:
+    """Return the number of the pair that is meant, and complete what wasn't known of it.
+
+    Without a name there can be one pair only, so two plugins of one pair can't miss each other.
+
+    Raises:
+        SettingsError: The pair in the ledger is another one.
+    """
+    _lock_tables(transaction)
+    rows = transaction.all(
+        f"SELECT number, name, {', '.join(_PARTS)} FROM ledger_scopes"  # noqa: S608 - our names
+    )
+    for number, known_name, *known in rows:
+        if known_name != name:
+            continue
+        for part, before, now in zip(_PARTS, known, scope.parts, strict=True):
+            if before and now and before != now:
+                raise _another_pair(name, part, before, now)
+            if now and not before:
+                transaction.execute(
+                    f"UPDATE ledger_scopes SET {part} = ? WHERE number = ?",  # noqa: S608 - our names
+                    now,
+                    number,
+                )
+        return int(number)
+    if rows and not name:
+        named = ", ".join(sorted(row[1] for row in rows))
+        raise SettingsError(
+            codes.AMBIGUOUS_SCOPE,
+            f"ledger_scope is needed, since the ledger holds pairs with a name: {named}. Set the "
+            "name of the pair that is meant, the same in all of its plugins.",
+        )
+    number = max((row[0] for row in rows), default=0) + 1
+    transaction.execute(
+        "INSERT INTO ledger_scopes (number, name, organization, regulation, entity, table_name, "
+        "imports, found, runs, rejects) VALUES (?, ?, ?, ?, ?, ?, 0, 0, 0, 0)",
+        number,
+        name,
+        *scope.parts,
+    )
+    return number
+
+
+def _another_pair(name: str, part: str, before: str, now: str) -> SettingsError:
+    called = f"its pair {name!r}" if name else "its only pair"
+    return SettingsError(
+        codes.AMBIGUOUS_SCOPE,
+        f"ledger_scope: the ledger belongs to another pair. {_SETTINGS[part]} is {now!r}, and of "
+        f"{called} it is {before!r}. Correct the setting; or, to keep several pairs of Didomi "
+        "organisation and Actito table in one database, set ledger_scope to a name of the pair in "
+        "all of its plugins; or use another ledger_url.",
+    )

@@ -1,0 +1,98 @@
+"""The tables of the ledger: made at once, or by migrations, or refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from ledger_databases import SCOPE, databases
+
+from actito_didomi import codes
+from actito_didomi.consent.config import LedgerSettings
+from actito_didomi.consent.ledgers import Ledger
+from actito_didomi.consent.migrations import upgrade
+from actito_didomi.consent.store import connect
+from actito_didomi.consent.tables import VERSIONS
+from actito_didomi.errors import SettingsError
+from actito_didomi.runtime import Runtime
+
+
+@pytest.fixture(params=databases())
+def settings(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerSettings:
+    """An empty database of each kind."""
+    return request.param(request, tmp_path)
+
+
+def tables(settings: LedgerSettings) -> dict[str, Any]:
+    """Describe all tables of a database."""
+    store = connect(settings.ledger_url, Runtime())
+    inspector = sa.inspect(store.engine)
+    found = {
+        name: (
+            [(c["name"], str(c["type"]), c["nullable"]) for c in inspector.get_columns(name)],
+            inspector.get_pk_constraint(name)["constrained_columns"],
+            sorted(
+                (index["name"] or "", index["column_names"], *map(str, options(index)))
+                for index in inspector.get_indexes(name)
+            ),
+        )
+        for name in inspector.get_table_names()
+    }
+    store.close()
+    return found
+
+
+def options(index: Any) -> list[Any]:
+    return list(index.get("dialect_options", {}).values())
+
+
+def test_migrations_lead_to_the_same_tables_as_a_new_ledger_has(settings: LedgerSettings) -> None:
+    store = connect(settings.ledger_url, Runtime())
+    with store.write() as transaction:
+        upgrade(transaction.connection)
+        assert transaction.one("SELECT version_num FROM ledger_version")[0] == VERSIONS[-1]
+    migrated = tables(settings)
+    with store.write() as transaction:
+        for name in list(migrated):
+            transaction.execute(f"DROP TABLE {name}")
+    store.close()
+    Ledger.open(settings, SCOPE, Runtime()).close()
+    assert tables(settings) == migrated
+
+
+def test_a_ledger_of_a_later_release_is_refused(settings: LedgerSettings) -> None:
+    ledger = Ledger.open(settings, SCOPE, Runtime())
+    with ledger._store.write() as transaction:
+        transaction.execute("UPDATE ledger_version SET version_num = '9999'")
+    ledger.close()
+    with pytest.raises(SettingsError, match="version 9999") as caught:
+        Ledger.open(settings, SCOPE, Runtime())
+    assert caught.value.code is codes.LEDGER_TOO_NEW
+
+
+def test_a_missing_ledger_is_an_error_if_it_is_required(settings: LedgerSettings) -> None:
+    required = LedgerSettings(ledger_url=settings.ledger_url, ledger_key="key", require_ledger=True)
+    with pytest.raises(SettingsError, match="require_ledger") as caught:
+        Ledger.open(required, SCOPE, Runtime())
+    assert caught.value.code is codes.LEDGER_MISSING
+    Ledger.open(settings, SCOPE, Runtime()).close()
+    Ledger.open(required, SCOPE, Runtime()).close()
+
+
+def test_alembic_is_not_imported_where_nothing_is_to_be_migrated(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from actito_didomi.consent.config import LedgerSettings\n"
+        "from actito_didomi.consent.ledgers import Ledger, LedgerScope\n"
+        "from actito_didomi.runtime import Runtime\n"
+        "settings = LedgerSettings(ledger_url=sys.argv[1])\n"
+        "for _ in range(2): Ledger.open(settings, LedgerScope(), Runtime()).close()\n"
+        "sys.exit('alembic' in sys.modules)\n"
+    )
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    root = Path(__file__).parents[3]
+    assert subprocess.run([sys.executable, "-c", code, url], cwd=root, check=False).returncode == 0
