@@ -141,7 +141,7 @@ class Codec:
             self._flatten_attributes(person.attributes),
             person.spelling,
             person.profile_id,
-            person.retry and msgspec.structs.astuple(person.retry),
+            {side: msgspec.structs.astuple(retry) for side, retry in person.retries.items()},
         ]
         return _encode(_trim(parts))
 
@@ -173,14 +173,14 @@ class Codec:
             raise ValueError(f"Version {parts[0]} of the form on disk is not known.")
         if len(parts) < _PARTS:
             parts += [None] * (_PARTS - len(parts))
-        _, values, acts, actito, users, attributes, spelling, profile_id, retry = parts
+        _, values, acts, actito, users, attributes, spelling, profile_id, retries = parts
         person = Person(
             {},
             self._read_attributes(attributes) if attributes else {},
             spelling,
             profile_id,
             Owed(owed),
-            Retry(*retry) if retry else None,
+            {side: Retry(*retry) for side, retry in retries.items()} if retries else {},
         )
         if values or acts or actito or users:
             times = _read_times(values or ())
@@ -554,7 +554,7 @@ def _numbers(mask: int) -> Iterator[int]:
 
 def _header(person: Person) -> tuple[Any, ...]:
     attributes = dict(person.attributes) if person.attributes else None
-    return (person.spelling, person.profile_id, person.retry, attributes)
+    return (person.spelling, person.profile_id, dict(person.retries), attributes)
 
 
 def _intent_key(intent: Intent) -> Key:

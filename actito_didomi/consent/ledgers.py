@@ -7,7 +7,6 @@ transaction; no request, no output and no wait may happen inside of `Ledger.chan
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from actito_didomi.consent.config import LedgerSettings
+    from actito_didomi.consent.conflicts import Side
     from actito_didomi.consent.rows import Row
     from actito_didomi.consent.schema import Prepared
     from actito_didomi.consent.store import Store, Transaction
@@ -45,7 +45,7 @@ __all__ = ["Change", "FoundChange", "ImportRow", "Ledger", "LedgerScope", "Look"
 
 ImportState = Literal["prepared", "started", "ended", "never_received", "unknown"]
 
-_OPEN: tuple[ImportState, ...] = ("prepared", "started", "unknown")
+_OPEN: tuple[ImportState, ...] = ("prepared", "started")
 _OPT_OUTS = {Owed.ACTITO: Owed.OPT_OUT_ACTITO, Owed.DIDOMI: Owed.OPT_OUT_DIDOMI}
 _BATCH_SIZE = 10_000
 """People that are read together."""
@@ -54,10 +54,19 @@ _SECOND = 1_000_000
 
 
 class Look(msgspec.Struct, frozen=True):
-    """A complete look at all profiles of the table, within `began`..`ended`."""
+    """A complete look at all profiles of the table, within `began`..`ended`.
+
+    Attributes:
+        began: When it began.
+        ended: When it had ended.
+        places: The fields that it looked at, by the names of their places.
+        profiles: How many profiles the table had.
+    """
 
     began: Micros
     ended: Micros
+    places: frozenset[str] = frozenset()
+    profiles: int = 0
 
 
 class ImportRow(msgspec.Struct, frozen=True):
@@ -107,6 +116,32 @@ class FoundChange(msgspec.Struct, frozen=True, array_like=True):
     seen_value: Any = None
 
 
+class OwedCounts:
+    """To how many people something is owed.
+
+    Args:
+        people: By all flags of a person together.
+    """
+
+    def __init__(self, people: Mapping[Owed, int]) -> None:
+        self._people = people
+
+    def having(self, flag: Owed, without: Owed = Owed.NONE) -> int:
+        """Return how many people have one flag and not another."""
+        return sum(n for owed, n in self._people.items() if owed & flag and not owed & without)
+
+    def opt_outs(self, direction: Literal["forward", "reverse"]) -> int:
+        """Return to how many people an opt-out is owed for another reason than being unknown."""
+        if direction == "forward":
+            return self.having(Owed.OPT_OUT_ACTITO, Owed.NO_PROFILE)
+        return self.having(Owed.OPT_OUT_DIDOMI, Owed.NO_USER)
+
+    @property
+    def deferred(self) -> int:
+        """How many people have opt-ins that wait for the setting `baseline`."""
+        return self.having(Owed.DEFERRED)
+
+
 class Change:
     """What is changed in one transaction.
 
@@ -146,7 +181,7 @@ class Ledger:
         self.rules = rules
         self._store = store
         self._scope = ready.scope
-        self._key = hashlib.sha256(ready.key.encode()).digest()
+        self.key = hashlib.sha256(ready.key.encode()).digest()
         self._runtime = runtime
         self._names = StoredNames(ready.scope)
         self._codec = Codec(self._names)
@@ -207,12 +242,12 @@ class Ledger:
 
     def hash(self, person: str) -> str:
         """Return what a person is called in logs: 10 hexadecimal digits, keyed."""
-        return hashlib.blake2s(person.encode(), key=self._key, digest_size=5).hexdigest()
+        return hashlib.blake2s(person.encode(), key=self.key, digest_size=5).hexdigest()
 
     def digest(self, value: Any) -> bytes:
         """Return 8 bytes that stand for a value of JSON, keyed."""
         encoded = msgspec.json.encode(value, order="sorted")
-        return hashlib.blake2s(encoded, key=self._key, digest_size=8).digest()
+        return hashlib.blake2s(encoded, key=self.key, digest_size=8).digest()
 
     def read(self, people: Collection[str]) -> dict[str, Person]:
         """Return the people of these keys whom the ledger knows.
@@ -285,23 +320,19 @@ class Ledger:
             )
             return list(self._decode(transaction, by_key(rows)).items())
 
-    def count_owed(self) -> Mapping[Owed, int]:
-        """Return the number of people by each single flag of what is owed.
+    def count_owed(self) -> OwedCounts:
+        """Return to how many people something is owed.
 
         Raises:
             SettingsError: The database fails.
         """
-        counts: Counter[Owed] = Counter()
         with self._store.read() as transaction:
-            for owed, people in transaction.all(
+            rows = transaction.all(
                 "SELECT owed, count(*) FROM ledger_people WHERE scope = ? AND owed > 0 "
                 "GROUP BY owed",
                 self._scope,
-            ):
-                for flag in Owed:
-                    if flag & owed:
-                        counts[flag] += people
-        return counts
+            )
+        return OwedCounts({Owed(owed): people for owed, people in rows})
 
     def _select(self, transaction: Transaction, keys: list[str]) -> dict[str, Row]:
         rows: dict[str, Row] = {}
@@ -370,7 +401,7 @@ class Ledger:
         for key, person in people.items():
             row = (
                 int(person.owed),
-                person.retry.next_at if person.retry else 0,
+                _due(person),
                 self._codec.encode(person),
             )
             before = rows.get(key)
@@ -391,11 +422,16 @@ class Ledger:
         """
         with self._store.read() as transaction:
             row = transaction.one(
-                "SELECT began, ended FROM ledger_looks WHERE scope = ?", self._scope
+                "SELECT began, ended, places, profiles FROM ledger_looks WHERE scope = ?",
+                self._scope,
             )
-        return Look(*row) if row else None
+        if row is None:
+            return None
+        return Look(row[0], row[1], frozenset(row[2].split("\n")), row[3])
 
-    def record_look(self, began: Micros, ended: Micros) -> None:
+    def record_look(
+        self, began: Micros, ended: Micros, places: Collection[str], profiles: int
+    ) -> None:
         """Record a complete look; an older one than is known is ignored.
 
         Raises:
@@ -403,12 +439,15 @@ class Ledger:
         """
         with self._store.write() as transaction:
             transaction.execute(
-                "INSERT INTO ledger_looks (scope, began, ended) VALUES (?, ?, ?) ON CONFLICT "
-                "(scope) DO UPDATE SET began = excluded.began, ended = excluded.ended WHERE "
-                "ledger_looks.began < excluded.began",
+                "INSERT INTO ledger_looks (scope, began, ended, places, profiles) VALUES "
+                "(?, ?, ?, ?, ?) ON CONFLICT (scope) DO UPDATE SET began = excluded.began, "
+                "ended = excluded.ended, places = excluded.places, profiles = excluded.profiles "
+                "WHERE ledger_looks.began < excluded.began",
                 self._scope,
                 began,
                 ended,
+                "\n".join(sorted(places)),
+                profiles,
             )
 
     def found_after(self, number: int, limit: int) -> list[tuple[int, FoundChange]]:
@@ -603,3 +642,14 @@ class Ledger:
                 self._scope,
                 int(run),
             )
+
+
+def _due(person: Person) -> Micros:
+    """Return when something may be tried again; 0 for at any time."""
+    sides: list[Side] = []
+    if person.owed & Owed.ACTITO:
+        sides.append("actito")
+    if person.owed & Owed.DIDOMI:
+        sides.append("didomi")
+    times = [person.retries[side].next_at if side in person.retries else 0 for side in sides]
+    return min(times, default=0)

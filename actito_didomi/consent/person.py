@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from actito_didomi.consent.choices import Path
-from actito_didomi.consent.conflicts import Micros
+from actito_didomi.consent.conflicts import Micros, Side
 from actito_didomi.consent.entries import Entry
 
 
@@ -24,6 +24,7 @@ class Owed(enum.IntFlag):
     NO_PROFILE = 16
     NO_USER = 32
     DEFERRED = 64
+    IN_IMPORT = 128
 
 
 class AttributeState(msgspec.Struct, frozen=True):
@@ -67,7 +68,7 @@ class Person(msgspec.Struct):
         spelling: The key as the profile spells it; None if no look found the profile.
         profile_id: Id of the profile; None if no look found it.
         owed: What is owed; set by whoever changes the person.
-        retry: Why the last attempt failed; None if it didn't.
+        retries: Why the last attempt to write to a side failed; absent if it didn't.
     """
 
     entries: MutableMapping[Path, Entry] = msgspec.field(default_factory=dict)
@@ -75,7 +76,7 @@ class Person(msgspec.Struct):
     spelling: str | None = None
     profile_id: str | None = None
     owed: Owed = Owed.NONE
-    retry: Retry | None = None
+    retries: dict[Side, Retry] = msgspec.field(default_factory=dict)
 
     def entry(self, path: Path) -> Entry:
         """Return the entry of a choice; an empty one is added if there is none."""

@@ -88,6 +88,8 @@ sa.Table(
     _scope(),
     sa.Column("began", sa.BigInteger, nullable=False),
     sa.Column("ended", sa.BigInteger, nullable=False),
+    sa.Column("places", sa.Text, nullable=False),
+    sa.Column("profiles", sa.BigInteger, nullable=False),
 )
 sa.Table(
     "ledger_imports",

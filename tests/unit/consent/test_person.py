@@ -83,7 +83,10 @@ PEOPLE = st.builds(
     spelling=st.none() | TEXTS.filter(bool),
     profile_id=st.none() | TEXTS.filter(bool),
     owed=st.integers(0, 127).map(Owed),
-    retry=st.none() | st.builds(Retry, TEXTS, st.integers(0, 9), TIMES, TIMES, TEXTS),
+    retries=st.dictionaries(
+        st.sampled_from(["actito", "didomi"]),
+        st.builds(Retry, TEXTS, st.integers(0, 9), TIMES, TIMES, TEXTS),
+    ),
 )
 
 
