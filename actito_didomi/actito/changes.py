@@ -33,6 +33,17 @@ COLUMNS = _wire.CHANGE_COLUMNS
 _SEPARATORS = (",", "\t", "|")
 _OPTIONAL = frozenset({"profile_id", "event", "source"})
 _FILE_NAME = re.compile(r"\.(csv|csv\.gz|gz|zip)$", re.IGNORECASE)
+_TIMESTAMP = re.compile(
+    r"(?P<time>\d{4}-\d\d-\d\d(?:[ T]\d\d:\d\d(?::\d\d)?)?)"
+    r"(?:\.(?P<fraction>\d+))? ?(?P<zone>Z|[+-]\d\d:?\d\d)?",
+    re.ASCII,
+)
+_PRECISION = {
+    len("2026-11-23"): timedelta(days=1),
+    len("2026-11-23 08:00"): timedelta(minutes=1),
+    len("2026-11-23 08:00:00"): timedelta(seconds=1),
+}
+"""What a timestamp without a fraction leaves open, by its length."""
 _MAX_TIMESTAMPS = 10_000
 """Timestamps whose parsed form is kept."""
 
@@ -46,7 +57,7 @@ class SubscriptionChange(msgspec.Struct, frozen=True, gc=False):
         subscription: Its name.
         subscribed: Whether the person is subscribed now.
         changed_at: When it changed, at the latest; aware of its zone.
-        changed_after: It changed later than this, where only a window is known; None where
+        changed_after: When it changed at the earliest, where only a window is known; None where
             `changed_at` is exact, or nothing is known.
         source: Where it was read, or how it came about by Actito's own word.
         kind: Whether it is a subscription, or a boolean attribute such as `marketingConsent`.
@@ -159,7 +170,7 @@ class ChangeFile:
         self._subscriptions = frozenset(subscriptions)
         self._known = ", ".join(subscriptions)
         self._zone = zone
-        self._timestamps: dict[str, datetime] = {}
+        self._windows: dict[str, tuple[datetime, datetime]] = {}
         self._states: dict[str, bool] = {}
         self._about: dict[str, bool] = {}
         self.other_lines = 0
@@ -261,8 +272,8 @@ class ChangeFile:
                 return self._broken(number, "the state must be Y or N, or a word with that meaning")
             self._states[state] = subscribed
         text = row[places["timestamp"]]
-        timestamp = self._timestamps.get(text) or self._timestamp(text)
-        if timestamp is None:
+        window = self._windows.get(text) or self._window(text)
+        if window is None:
             return self._broken(
                 number, "the timestamp must be a date and time such as 2026-11-23 08:00:00"
             )
@@ -272,26 +283,61 @@ class ChangeFile:
             row[places["person"]] or None,
             subscription,
             subscribed,
-            timestamp,
-            None,
+            window[1],
+            window[0] if window[0] < window[1] else None,
             row[places["source"]] or "export",
         )
 
-    def _timestamp(self, text: str) -> datetime | None:
-        try:
-            found = datetime.fromisoformat(text.strip().replace("Z", "+00:00"))
-        except ValueError:
-            return None
-        if found.tzinfo is None:
-            found = found.replace(tzinfo=self._zone)
-        found = found.astimezone(timezone.utc)
-        if len(self._timestamps) > _MAX_TIMESTAMPS:
-            self._timestamps.clear()
-        self._timestamps[text] = found
+    def _window(self, text: str) -> tuple[datetime, datetime] | None:
+        found = read_window(text, self._zone)
+        if found is not None:
+            if len(self._windows) > _MAX_TIMESTAMPS:
+                self._windows.clear()
+            self._windows[text] = found
         return found
 
     def _broken(self, number: int, problem: str) -> BadInputError:
         return BadInputError(codes.INVALID_LINE, f"{self._name}, line {number}: {problem}.")
+
+
+def read_window(text: str, zone: ZoneInfo) -> tuple[datetime, datetime] | None:
+    """Return when something happened, at the earliest and at the latest, both included.
+
+    Actito writes whole seconds of a local time (documented for imports, inferred for exports). A
+    whole second, minute or day is a window up to its last microsecond. A local time that occurs
+    twice, or never, when the clocks are changed may mean either reading, so the window holds both.
+
+    Args:
+        text: Date and time in ISO 8601 form, with `T` or a blank between them.
+        zone: Zone of a time that names none.
+
+    Returns:
+        Both ends, in UTC; None for any other text.
+    """
+    form = _TIMESTAMP.fullmatch(text.strip())
+    if form is None:
+        return None
+    written, fraction, offset = form["time"], form["fraction"], form["zone"]
+    try:
+        first = datetime.fromisoformat(written)
+        if fraction:
+            first += timedelta(microseconds=int(fraction[:6].ljust(6, "0")))
+            last = first
+        else:
+            last = first + _PRECISION[len(written)] - timedelta(microseconds=1)
+        if offset:
+            shift = datetime.strptime(offset, "%z").tzinfo
+            return _in_utc(first.replace(tzinfo=shift)), _in_utc(last.replace(tzinfo=shift))
+        readings = [
+            (first.replace(tzinfo=zone, fold=n), last.replace(tzinfo=zone, fold=n)) for n in (0, 1)
+        ]
+        return min(_in_utc(r[0]) for r in readings), max(_in_utc(r[1]) for r in readings)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _in_utc(timestamp: datetime) -> datetime:
+    return timestamp.astimezone(timezone.utc)
 
 
 @contextmanager

@@ -149,14 +149,15 @@ def test_files_are_read_once_and_their_changes_become_events(exports, root, tmp_
     run, state = read(exports, tmp_path)
     assert run.exit_code == 0, run.err
     ann, bob = run.records("consent_events")
-    assert ann["created_at"] == "2026-10-01T08:00:00.000Z", "Brussels is two hours ahead"
+    # Brussels is two hours ahead, and a whole second is a window.
+    assert ann["changed_after"] == "2026-10-01T08:00:00.000Z"
+    assert ann["created_at"] == "2026-10-01T08:00:00.999Z"
     assert ann["consents"] == {
         "channels": [{"id": "email", "enabled": False}],
         "purposes": [{"id": "partner_offers", "enabled": True}],
     }
     assert ann["user"] == {"organization_user_id": "ann"}
     assert ann["delegate"]["id"] == "actito"
-    assert "changed_after" not in ann
     assert bob["consents"] == {"channels": [{"id": "sms", "enabled": True}]}
     assert "LegacyMagazine (1 changes)" in run.err
     assert "ann" not in run.err
@@ -194,8 +195,8 @@ def test_subscription_changes_hold_every_change(exports, root, tmp_path) -> None
             "key": "a;b",
             "subscription": "LegacyMagazine",
             "subscribed": False,
-            "changed_at": "2026-10-01T10:00:00.000Z",
-            "changed_after": None,
+            "changed_at": "2026-10-01T10:00:00.999Z",
+            "changed_after": "2026-10-01T10:00:00.000Z",
             "source": "export",
         }
     ]
