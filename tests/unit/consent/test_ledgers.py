@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 import sqlalchemy as sa
-from ledger_databases import SCOPE, databases
+from ledger_databases import DATABASES, SCOPE
 
 from actito_didomi import codes
 from actito_didomi.consent.config import LedgerSettings
@@ -30,10 +30,10 @@ SMS = ("consents", "channels", "sms", "enabled")
 NEWS = "a:subscription:News"
 
 
-@pytest.fixture(params=databases())
+@pytest.fixture(params=DATABASES)
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerSettings:
     """A ledger of the test's own in each kind of database."""
-    return request.param(request, tmp_path)
+    return request.param(tmp_path)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from ledger_databases import SCOPE, databases
+from ledger_databases import DATABASES, SCOPE
 
 from actito_didomi import codes
 from actito_didomi.consent.config import LedgerSettings
@@ -21,10 +21,10 @@ from actito_didomi.errors import SettingsError
 from actito_didomi.runtime import Runtime
 
 
-@pytest.fixture(params=databases())
+@pytest.fixture(params=DATABASES)
 def settings(request: pytest.FixtureRequest, tmp_path: Path) -> LedgerSettings:
     """An empty database of each kind."""
-    return request.param(request, tmp_path)
+    return request.param(tmp_path)
 
 
 def tables(settings: LedgerSettings) -> dict[str, Any]:
