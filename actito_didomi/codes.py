@@ -339,6 +339,12 @@ UNEXPECTED_ERROR = Code(705, "unexpected_error", "error")
 
 Report it with the lines of the log that name files and functions.
 """
+DIRECTION_IN_USE = Code(706, "direction_in_use", "error")
+"""Another run of the same direction is still writing.
+
+Wait until it has ended, or set `lease_wait`; schedule one job per direction.
+"""
+
 TABLE: tuple[Code, ...] = tuple(
     sorted(
         (value for value in list(globals().values()) if isinstance(value, Code)),

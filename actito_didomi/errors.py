@@ -14,6 +14,7 @@
     │   ├── ImportQuotaExceededError    no import is left today, single requests take too long
     │   └── StoppedError                given up because the process is shutting down
     ├── TooManyRejectsError             the run stops: its configuration is plainly wrong
+    ├── DirectionInUseError             another run of the same direction is still writing
     └── OptOutsRejectedError            all is written except opt-outs that the API refused
 
 Each has a code (`actito_didomi.codes`). Every text says what was found, what was expected and what
@@ -175,6 +176,13 @@ class TooManyRejectsError(ActitoDidomiError, FatalSyncError):
 
     def __init__(self, message: str) -> None:
         super().__init__(codes.TOO_MANY_REJECTS, message)
+
+
+class DirectionInUseError(ActitoDidomiError, FatalSyncError):
+    """Another run of the same direction is still writing."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(codes.DIRECTION_IN_USE, message)
 
 
 class OptOutsRejectedError(ActitoDidomiError, FatalSyncError):

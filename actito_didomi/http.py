@@ -10,7 +10,7 @@ import abc
 import enum
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from urllib.parse import quote
 
 import msgspec
@@ -148,6 +148,16 @@ class RequestCount:
         self.retries += retry
 
 
+class RequestLimits(Protocol):
+    """Limits that several processes share."""
+
+    def begin(self) -> bool:
+        """Begin a request if the limits allow it now; each that begins must end."""
+
+    def end(self) -> None:
+        """End a request."""
+
+
 class Authenticator(abc.ABC):
     """Keeps one bearer token for all threads, and renews it before its end.
 
@@ -227,6 +237,7 @@ class ApiSession:
         api: Name of the API for messages.
         max_concurrency: Connections kept open; callers limit their number of threads to it.
         calls_per_minute: Maximum requests in any minute, retries included; None for no limit.
+        limits: Limits shared with other processes, in place of `calls_per_minute`.
         client: Timeout and retries. Actito slows down rather than refuse, hence a long timeout.
         stop: Set to end all waiting at once.
         runtime: Clock and transport.
@@ -240,6 +251,7 @@ class ApiSession:
         api: str,
         max_concurrency: int,
         calls_per_minute: int | None = None,
+        limits: RequestLimits | None = None,
         client: ClientSettings,
         stop: Event,
         runtime: Runtime,
@@ -252,8 +264,9 @@ class ApiSession:
         self._stop = stop
         self._runtime = runtime
         self._lock = runtime.lock()
+        self._limits = limits
         self._budget: InMemoryBucket | None = None
-        if calls_per_minute:
+        if calls_per_minute and limits is None:
             self._budget = InMemoryBucket([Rate(calls_per_minute, _WINDOW_MS)])
         self._http = requests.Session()
         # Proxies and certificates of the environment count; a .netrc must not replace our headers.
@@ -421,6 +434,8 @@ class ApiSession:
 
     def _acquire(self) -> bool:
         """Use one request of the budget; return False where none is left for now."""
+        if self._limits is not None:
+            return self._limits.begin()
         if self._budget is None:
             return True
         with self._lock:
@@ -441,9 +456,6 @@ class ApiSession:
         timeout: float,
         retry: bool,
     ) -> requests.Response:
-        self._take_turn()
-        with self._lock:
-            self.count.add(retry=retry)
         body: bytes | MultipartEncoder | None = None
         headers = {"Accept": "application/json", **headers}
         if json is not None:
@@ -452,6 +464,9 @@ class ApiSession:
         elif parts is not None:
             encoder = MultipartEncoder(parts)
             body, headers["Content-Type"] = encoder, encoder.content_type
+        self._take_turn()
+        with self._lock:
+            self.count.add(retry=retry)
         started = self._runtime.monotonic()
         try:
             response = self._http.request(
@@ -468,6 +483,9 @@ class ApiSession:
         except (requests.RequestException, OSError) as error:
             # The text of the error holds the address and so a person; its type says enough.
             raise _RetryError(f"connection error ({type(error).__name__})") from None
+        finally:
+            if self._limits is not None:
+                self._limits.end()
         seconds = self._runtime.monotonic() - started
         logger.debug("%s: %d in %.3f s", call, response.status_code, seconds)
         return response

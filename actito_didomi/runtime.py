@@ -23,12 +23,13 @@ from requests.adapters import HTTPAdapter
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from contextlib import AbstractContextManager
+    from pathlib import Path
     from typing import NoReturn
 
     import sqlalchemy as sa
     from requests.adapters import BaseAdapter
 
-__all__ = ["Event", "Future", "Pool", "Runtime", "ThreadPool"]
+__all__ = ["Event", "Future", "Pool", "ProcessLock", "Runtime", "ThreadPool"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -45,6 +46,46 @@ class Event(Protocol):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until the flag is set, at most `timeout` seconds; return whether it is set."""
+
+
+class ProcessLock(Protocol):
+    """A lock among processes; it ends with the process that holds it, however that ends."""
+
+    def acquire(self) -> bool:
+        """Take the lock if it is free; return whether it is held now."""
+
+    def release(self) -> None:
+        """Give the lock back."""
+
+
+class FileProcessLock:
+    """A lock on a file, which is made with mode 0600 and stays.
+
+    Args:
+        path: The file, on a local file system.
+    """
+
+    def __init__(self, path: Path) -> None:
+        from filelock import FileLock  # noqa: PLC0415 - slow
+
+        # A lock that is a mere file would stay after a kill.
+        self._lock = FileLock(
+            path, mode=0o600, thread_local=False, fallback_to_soft=False, preserve_lock_file=True
+        )
+
+    def acquire(self) -> bool:
+        """Take the lock if it is free; return whether it is held now."""
+        from filelock import Timeout  # noqa: PLC0415
+
+        try:
+            self._lock.acquire(blocking=False)
+        except Timeout:
+            return False
+        return True
+
+    def release(self) -> None:
+        """Give the lock back."""
+        self._lock.release()
 
 
 class Pool(Protocol):
@@ -102,6 +143,10 @@ class Runtime:
     def lock(self) -> AbstractContextManager[Any]:
         """Return a new lock for a `with` statement."""
         return threading.Lock()
+
+    def process_lock(self, path: Path) -> ProcessLock:
+        """Return a lock among processes that is held by means of a file."""
+        return FileProcessLock(path)
 
     def thread(self, run: Callable[[], None], name: str) -> None:
         """Start a thread that does not keep the process alive."""

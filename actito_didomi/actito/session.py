@@ -9,7 +9,7 @@ from actito_didomi.http import ApiSession, Authenticator
 
 if TYPE_CHECKING:
     from actito_didomi.actito.config import ActitoSettings
-    from actito_didomi.http import ClientSettings
+    from actito_didomi.http import ClientSettings, RequestLimits
     from actito_didomi.runtime import Event, Runtime
 
 _DEFAULT_LIFETIME = 900.0
@@ -50,6 +50,7 @@ def open_session(
     max_concurrency: int,
     stop: Event,
     runtime: Runtime,
+    limits: RequestLimits | None = None,
 ) -> ApiSession:
     """Open a session with Actito; no request is made yet.
 
@@ -59,6 +60,7 @@ def open_session(
         max_concurrency: Documented limit: 5.
         stop: Set to end all waiting at once.
         runtime: Clock and transport.
+        limits: Both limits, shared with other processes: `Ledger.share_limits`.
     """
     return ApiSession(
         actito.base_url,
@@ -66,6 +68,7 @@ def open_session(
         api="Actito",
         max_concurrency=max_concurrency,
         calls_per_minute=actito.calls_per_minute,
+        limits=limits,
         client=client,
         stop=stop,
         runtime=runtime,

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from actito_didomi.consent.choices import Path
 from actito_didomi.consent.codec import Codec
 from actito_didomi.consent.conflicts import Micros, Rules, to_micros
+from actito_didomi.consent.limits import SharedLimits
 from actito_didomi.consent.person import Owed, Person
 from actito_didomi.consent.rows import (
     StoredNames,
@@ -29,6 +30,7 @@ from actito_didomi.consent.rows import (
 )
 from actito_didomi.consent.schema import LedgerScope, prepare
 from actito_didomi.consent.store import connect, is_worth_repeating
+from actito_didomi.errors import DirectionInUseError
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -38,11 +40,12 @@ if TYPE_CHECKING:
     from actito_didomi.consent.conflicts import Side
     from actito_didomi.consent.rows import Row
     from actito_didomi.consent.schema import Prepared
-    from actito_didomi.consent.store import Store, Transaction
-    from actito_didomi.runtime import Runtime
+    from actito_didomi.consent.store import Locks, Store, Transaction
+    from actito_didomi.runtime import Event, Runtime
 
 __all__ = ["Change", "FoundChange", "ImportRow", "Ledger", "LedgerScope", "Look"]
 
+Direction = Literal["forward", "reverse"]
 ImportState = Literal["prepared", "started", "ended", "never_received", "unknown"]
 
 _OPEN: tuple[ImportState, ...] = ("prepared", "started")
@@ -51,6 +54,8 @@ _BATCH_SIZE = 10_000
 """People that are read together."""
 _ATTEMPTS = 5
 _SECOND = 1_000_000
+_LEASE_POLL = 0.5
+"""Seconds."""
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -188,6 +193,7 @@ class Ledger:
         self._lock = runtime.lock()
         self._ended: dict[int, Micros | None] = {}
         self._event_text = ""
+        self._leases: list[Locks] = []
 
     @classmethod
     def open(cls, settings: LedgerSettings, scope: LedgerScope, runtime: Runtime) -> Ledger:
@@ -275,6 +281,11 @@ class Ledger:
         """
         keys = sorted(set(people))
         with self._store.write() as transaction:
+            if not all(locks.holds(transaction) for locks in self._leases):
+                raise DirectionInUseError(
+                    "The connection that kept other runs of this direction out is lost. Nothing "
+                    "is lost: run again."
+                )
             rows = self._claim(transaction, keys)
             found = self._decode(transaction, rows)
             change = Change({key: found.get(key) or Person() for key in keys})
@@ -605,6 +616,84 @@ class Ledger:
                 key for key, data in rows if data and self._codec.names_import(data, number)
             )
             after = rows[-1][0]
+
+    # Other processes
+
+    @contextmanager
+    def lease(
+        self, direction: Direction, wait: float, *, holder: str = "", stop: Event | None = None
+    ) -> Iterator[None]:
+        """Be the only run that writes in a direction, in all processes with this ledger.
+
+        It ends with the process, however that ends; in PostgreSQL with the connection that holds
+        it, and `change` fails from then on.
+
+        Args:
+            direction: Of the pair.
+            wait: Maximum time to wait for another run to end, in seconds.
+            holder: What others are shown while they wait, such as the name of the plugin.
+            stop: Set to end the waiting at once.
+
+        Raises:
+            DirectionInUseError: Another run has it.
+            SettingsError: The database fails.
+        """
+        locks = self._store.locks(self._runtime)
+        lock = locks.lock(f"{self._scope}-{direction}")
+        stop = stop or self._runtime.event()
+        until = self._runtime.monotonic() + wait
+        try:
+            while not lock.acquire():
+                if self._runtime.monotonic() >= until or stop.is_set():
+                    raise self._in_use(direction, wait)
+                stop.wait(min(_LEASE_POLL, wait))
+            try:
+                self._name_holder(direction, holder)
+                self._leases.append(locks)
+                yield
+            finally:
+                if locks in self._leases:
+                    self._leases.remove(locks)
+                lock.release()
+        finally:
+            locks.close()
+
+    def _name_holder(self, direction: Direction, holder: str) -> None:
+        since = self._runtime.now().isoformat(timespec="seconds")
+        named = ", ".join(filter(None, [holder, self._runtime.process_name(), f"since {since}"]))
+        with self._store.write() as transaction:
+            transaction.execute(
+                "INSERT INTO ledger_leases (scope, direction, holder) VALUES (?, ?, ?) "
+                "ON CONFLICT (scope, direction) DO UPDATE SET holder = excluded.holder",
+                self._scope,
+                direction,
+                named,
+            )
+
+    def _in_use(self, direction: Direction, wait: float) -> DirectionInUseError:
+        with self._store.read() as transaction:
+            row = transaction.one(
+                "SELECT holder FROM ledger_leases WHERE scope = ? AND direction = ?",
+                self._scope,
+                direction,
+            )
+        return DirectionInUseError(
+            f"Another run writes in the direction `{direction}` ({row[0] if row else 'unknown'}), "
+            f"and has not ended within lease_wait ({wait:g} s). Nothing was written. Run again "
+            "when it has ended; schedule one job per direction."
+        )
+
+    def share_limits(
+        self, account: str, *, calls_per_minute: int, max_concurrency: int
+    ) -> SharedLimits:
+        """Return limits on requests that all processes with this ledger share.
+
+        Args:
+            account: What has the limits: the address of the API and the entity.
+            calls_per_minute: Maximum requests in any minute.
+            max_concurrency: Maximum requests at once.
+        """
+        return SharedLimits(self._store, account, calls_per_minute, max_concurrency, self._runtime)
 
     # Runs
 

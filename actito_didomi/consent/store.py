@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.engine import make_url
@@ -17,7 +18,7 @@ from actito_didomi.errors import SettingsError, how_to_install
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from actito_didomi.runtime import Runtime
+    from actito_didomi.runtime import ProcessLock, Runtime
 
 _PATIENCE = 60
 """Seconds to wait while another process writes to a SQLite file."""
@@ -57,8 +58,8 @@ def _make_private(path: str) -> None:
 
 # The consent ledger's database
 
-LEDGER_FILES = ("", "-wal", "-shm")
-"""What is appended to the name of a SQLite file for the files that belong to it."""
+LOCKS = ".locks"
+"""What is appended to the name of a SQLite file for the folder of its locks."""
 _NETWORK = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "lustre", "glusterfs", "beegfs", "gpfs"}
 )
@@ -126,9 +127,108 @@ class Store:
         except sa.exc.SQLAlchemyError as error:
             raise _failure(error) from None
 
+    def locks(self, runtime: Runtime) -> Locks:
+        """Return new locks among processes: files next to SQLite, else locks of PostgreSQL."""
+        if self.path is None:
+            return AdvisoryLocks(self.engine)
+        return FileLocks(self.path.with_name(self.path.name + LOCKS), runtime)
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()
+
+
+class Locks(Protocol):
+    """Locks among processes, which end with the process; for one thread at a time."""
+
+    def lock(self, name: str) -> ProcessLock:
+        """Return a lock; those of one name exclude each other."""
+
+    def holds(self, transaction: Transaction) -> bool:
+        """Return whether the locks that were taken are still held."""
+
+    def close(self) -> None:
+        """Release all."""
+
+
+class FileLocks:
+    """Locks by means of files.
+
+    Args:
+        folder: Where they lie; made, with mode 0700, if needed.
+        runtime: Makes the locks.
+    """
+
+    def __init__(self, folder: Path, runtime: Runtime) -> None:
+        self._folder = folder
+        self._runtime = runtime
+
+    def lock(self, name: str) -> ProcessLock:
+        """Return a lock; those of one name exclude each other."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        return self._runtime.process_lock(self._folder / f"{name}.lock")
+
+    def holds(self, transaction: Transaction) -> bool:
+        """Return whether the locks that were taken are still held: always."""
+        del transaction
+        return True
+
+    def close(self) -> None:
+        """Release nothing: each lock is released by itself."""
+
+
+class AdvisoryLocks:
+    """Locks of PostgreSQL, all held by one connection, and lost with it.
+
+    Args:
+        engine: Connections to the database.
+    """
+
+    def __init__(self, engine: sa.Engine) -> None:
+        self._engine = engine
+        self._connection: sa.Connection | None = None
+        self._backend = 0
+
+    def lock(self, name: str) -> ProcessLock:
+        """Return a lock; those of one name exclude each other."""
+        digest = hashlib.blake2b(f"actito-didomi {name}".encode(), digest_size=8).digest()
+        return _AdvisoryLock(self, int.from_bytes(digest, "big", signed=True))
+
+    def holds(self, transaction: Transaction) -> bool:
+        """Return whether the locks that were taken are still held."""
+        query = "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND granted AND pid = ?"
+        return transaction.one(query, self._backend) is not None
+
+    def close(self) -> None:
+        """Release all."""
+        if self._connection is not None:
+            self._connection.invalidate()  # the locks end with it
+            self._connection.close()
+            self._connection = None
+
+    def ask(self, question: str, key: int) -> bool:
+        """Return the answer to a question about a lock."""
+        try:
+            if self._connection is None:
+                connection = self._engine.connect()
+                self._connection = connection.execution_options(isolation_level="AUTOCOMMIT")
+                row = self._connection.exec_driver_sql("SELECT pg_backend_pid()").one()
+                self._backend = int(row[0])
+            return bool(self._connection.exec_driver_sql(question, (key,)).one()[0])
+        except sa.exc.SQLAlchemyError as error:
+            raise _failure(error) from None
+
+
+class _AdvisoryLock:
+    def __init__(self, locks: AdvisoryLocks, key: int) -> None:
+        self._locks = locks
+        self._key = key
+
+    def acquire(self) -> bool:
+        return self._locks.ask("SELECT pg_try_advisory_lock(%s)", self._key)
+
+    def release(self) -> None:
+        self._locks.ask("SELECT pg_advisory_unlock(%s)", self._key)
 
 
 class Transaction:
