@@ -22,8 +22,6 @@ from actito_didomi.consent.entries import (
     Intent,
     Place,
     Write,
-    drop_intent,
-    end_import,
 )
 from actito_didomi.consent.person import AttributeState, Owed, Person, Retry
 from actito_didomi.consent.places import is_user, user_place
@@ -35,8 +33,8 @@ if TYPE_CHECKING:
     from actito_didomi.consent.conflicts import Micros, Side, Source
 
     Name = tuple[str, ...]
-    Endings = Mapping[int, Micros | None]
-    """By the number of an import that has ended: when; None if Actito never received it."""
+    Endings = Sequence[Callable[[Entry], None]]
+    """What is to be done to an entry for each import that has ended."""
     Key = tuple[Any, ...]
     """What the members of a group have in common; the last two parts are timestamps."""
     Layout = dict[Path, tuple[int, list[tuple[str, int]]]]
@@ -162,8 +160,7 @@ class Codec:
         Args:
             data: The form on disk.
             owed: What is owed, from its column.
-            find_endings: Returns which imports have ended: what those were to write of the person
-                is held then, or dropped.
+            find_endings: Returns what is to be done for those of these imports that have ended.
 
         Raises:
             ValueError: The form is of a newer version.
@@ -191,7 +188,7 @@ class Codec:
             for at in range(0, len(users or ()), 2):
                 groups.user(users[at]).read(users[at + 1], times)
             layout = self.layout(groups.mask(), groups.actito.mask())
-            endings: Endings = {}
+            endings: Endings = ()
             if find_endings is not None and (imports := groups.actito.imports()):
                 endings = find_endings(imports)
             person.entries = StoredEntries(layout, data, person, groups, endings)
@@ -337,26 +334,9 @@ class StoredEntries(MutableMapping["Path", Entry]):
         for user, family in self._groups.users.items():
             if family.mask() & bit:
                 entry.places[user_place(user)] = family.place(bit)
-        for number, ended in self._endings.items():
-            finish_import(entry, number, ended)
+        for end in self._endings:
+            end(entry)
         return entry
-
-
-def finish_import(entry: Entry, number: int, ended: Micros | None) -> None:
-    """Record that an import has ended, in all that it was to write of a choice.
-
-    Args:
-        entry: The choice.
-        number: Number of the import.
-        ended: When it had ended at the latest; None if Actito never received it.
-    """
-    for name, place in entry.places.items():
-        if ended is not None:
-            end_import(entry, name, number, ended)
-            continue
-        place.late[:] = [late for late in place.late if late.import_number != number]
-        if place.intent is not None and place.intent.import_number == number:
-            drop_intent(entry, name)
 
 
 class _Times:

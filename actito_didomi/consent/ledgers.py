@@ -9,14 +9,17 @@ from __future__ import annotations
 import hashlib
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
+from msgspec import structs
 
 from actito_didomi.consent.choices import Path
 from actito_didomi.consent.codec import Codec
 from actito_didomi.consent.conflicts import Micros, Rules, to_micros
+from actito_didomi.consent.entries import drop_intent, end_import, give_up_intent
 from actito_didomi.consent.limits import SharedLimits
 from actito_didomi.consent.person import Owed, Person
 from actito_didomi.consent.rows import (
@@ -33,11 +36,12 @@ from actito_didomi.consent.store import connect, is_worth_repeating
 from actito_didomi.errors import DirectionInUseError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
     from datetime import datetime
 
     from actito_didomi.consent.config import LedgerSettings
     from actito_didomi.consent.conflicts import Side
+    from actito_didomi.consent.entries import Entry
     from actito_didomi.consent.rows import Row
     from actito_didomi.consent.schema import Prepared
     from actito_didomi.consent.store import Locks, Store, Transaction
@@ -84,7 +88,7 @@ class ImportRow(msgspec.Struct, frozen=True):
         state: `prepared` before the request, `started` once Actito has received it, and how it
             ended: `ended`, or `never_received`. `unknown` if neither can be learned now.
         began: When it was prepared.
-        ended: When it had ended at the latest; None while it has not.
+        ended: When it had ended at the latest, or was given up; None before.
     """
 
     number: int
@@ -191,9 +195,10 @@ class Ledger:
         self._names = StoredNames(ready.scope)
         self._codec = Codec(self._names)
         self._lock = runtime.lock()
-        self._ended: dict[int, Micros | None] = {}
+        self._endings: dict[int, _Ending] = {}
         self._event_text = ""
         self._leases: list[Locks] = []
+        self._limits: list[SharedLimits] = []
 
     @classmethod
     def open(cls, settings: LedgerSettings, scope: LedgerScope, runtime: Runtime) -> Ledger:
@@ -217,7 +222,11 @@ class Ledger:
         return cls(store, ready, rules, runtime)
 
     def close(self) -> None:
-        """Close all connections."""
+        """Release leases and limits, and close all connections."""
+        for limits in self._limits:
+            limits.close()
+        for locks in self._leases:
+            locks.close()
         self._store.close()
 
     @property
@@ -366,8 +375,13 @@ class Ledger:
         raise AssertionError
 
     def _decode(self, transaction: Transaction, rows: dict[str, Row]) -> dict[str, Person]:
-        def find_endings(imports: set[int]) -> dict[int, Micros | None]:
-            return {n: self._ended[n] for n in imports if self._has_ended(transaction, n)}
+        def find_endings(imports: set[int]) -> list[Callable[[Entry], None]]:
+            endings = [(number, self._ending(transaction, number)) for number in sorted(imports)]
+            return [
+                partial(_end_import, number=number, ending=ending, rules=self.rules)
+                for number, ending in endings
+                if ending is not None
+            ]
 
         with self._lock:
             self._names.transaction = transaction
@@ -377,17 +391,21 @@ class Ledger:
                 if data
             }
 
-    def _has_ended(self, transaction: Transaction, number: int) -> bool:
-        if number not in self._ended:
+    def _ending(self, transaction: Transaction, number: int) -> _Ending | None:
+        """Return how an import has ended; None while it has not."""
+        if number not in self._endings:
             row = transaction.one(
                 "SELECT state, ended FROM ledger_imports WHERE scope = ? AND number = ?",
                 self._scope,
                 number,
             )
             if row is None or row[0] in _OPEN:
-                return False
-            self._ended[number] = row[1] if row[0] == "ended" else None
-        return True
+                return None
+            ending = _Ending(row[0], row[1] or 0)
+            if ending.state == "unknown":
+                return ending  # which may become known
+            self._endings[number] = ending
+        return self._endings[number]
 
     def _save(self, transaction: Transaction, rows: dict[str, Row], change: Change) -> None:
         with self._lock:
@@ -537,14 +555,15 @@ class Ledger:
             number: Its number.
             state: What has become of it.
             execution: Actito's id of it, once it is known.
-            ended: When it had ended at the latest; required with the state `ended`.
+            ended: When it had ended at the latest, or, with the state `unknown`, when it was given
+                up; required with these two.
 
         Raises:
             ValueError: `ended` is missing.
             SettingsError: The database fails.
         """
-        if state == "ended" and ended is None:
-            raise ValueError("An import that has ended needs the timestamp of its end.")
+        if state in {"ended", "unknown"} and ended is None:
+            raise ValueError("An import that has ended, or is given up, needs a timestamp.")
         with self._store.write() as transaction:
             transaction.execute(
                 "UPDATE ledger_imports SET state = ?, execution = coalesce(?, execution), "
@@ -693,7 +712,11 @@ class Ledger:
             calls_per_minute: Maximum requests in any minute.
             max_concurrency: Maximum requests at once.
         """
-        return SharedLimits(self._store, account, calls_per_minute, max_concurrency, self._runtime)
+        limits = SharedLimits(
+            self._store, account, calls_per_minute, max_concurrency, self._runtime
+        )
+        self._limits.append(limits)
+        return limits
 
     # Runs
 
@@ -731,6 +754,33 @@ class Ledger:
                 self._scope,
                 int(run),
             )
+
+
+class _Ending(NamedTuple):
+    """How an import has ended, and by when at the latest."""
+
+    state: ImportState
+    at: Micros
+
+
+def _end_import(entry: Entry, *, number: int, ending: _Ending, rules: Rules) -> None:
+    """Record the end of an import in all that it was to write of one choice."""
+    for name, place in list(entry.places.items()):
+        if ending.state == "ended":
+            end_import(entry, name, number, ending.at)
+        elif ending.state == "never_received":
+            place.late = [late for late in place.late if late.import_number != number]
+            if place.intent is not None and place.intent.import_number == number:
+                drop_intent(entry, name)
+        else:  # it may have been carried out, or may be yet
+            given_up = [late for late in place.late if late.import_number == number]
+            place.late = [late for late in place.late if late.import_number != number]
+            place.late += [
+                structs.replace(late, import_number=None, until=ending.at + rules.late_bound)
+                for late in given_up
+            ]
+            if place.intent is not None and place.intent.import_number == number:
+                give_up_intent(entry, name, ending.at, rules)
 
 
 def _due(person: Person) -> Micros:

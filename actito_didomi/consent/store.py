@@ -216,6 +216,7 @@ class AdvisoryLocks:
                 self._backend = int(row[0])
             return bool(self._connection.exec_driver_sql(question, (key,)).one()[0])
         except sa.exc.SQLAlchemyError as error:
+            self.close()
             raise _failure(error) from None
 
 
@@ -228,7 +229,8 @@ class _AdvisoryLock:
         return self._locks.ask("SELECT pg_try_advisory_lock(%s)", self._key)
 
     def release(self) -> None:
-        self._locks.ask("SELECT pg_advisory_unlock(%s)", self._key)
+        with suppress(SettingsError):  # a lost connection holds no lock
+            self._locks.ask("SELECT pg_advisory_unlock(%s)", self._key)
 
 
 class Transaction:

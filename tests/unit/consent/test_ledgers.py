@@ -163,9 +163,24 @@ def test_an_import_that_ended_is_held_by_whoever_reads(
             assert change.people["bob"].entries[EMAIL].places[NEWS] == held
     again.close()
     assert ledger.open_imports() == []
-    # What has ended can't become open again, whoever says so.
-    ledger.set_import(number, state="unknown")
+    # What has ended can't become open again.
+    ledger.set_import(number, state="unknown", ended=T)
     assert ledger.open_imports() == []
+
+
+def test_an_import_of_unknown_end_may_be_carried_out_late(ledger: Ledger) -> None:
+    number = ledger.add_import("file.csv", T)
+    intent = Intent(False, T, "1", number)
+    with ledger.change(["anna"]) as change:
+        change.people["anna"].entry(EMAIL).places[NEWS] = Place(intent=intent, late=[intent])
+    ledger.set_import(number, state="unknown", ended=T + 9)
+    late = Intent(False, T, "1", None, T + 9 + ledger.rules.late_bound)
+    place = ledger.read(["anna"])["anna"].entries[EMAIL].places[NEWS]
+    assert place == Place(late=[late, late])
+    # Its end may be learned later, and counts for those who weren't changed since.
+    ledger.set_import(number, state="ended", ended=T + 20)
+    place = ledger.read(["anna"])["anna"].entries[EMAIL].places[NEWS]
+    assert place.held == Held(False, T, T + 20, ours=True)
 
 
 def test_the_people_of_an_import_can_be_found(ledger: Ledger) -> None:
