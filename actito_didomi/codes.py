@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Kind = Literal["error", "reject", "skip"]
+Kind = Literal["error", "reject", "skip", "warning"]
 
 GROUPS: Mapping[int, str] = {
     1: "configuration: settings, mappings, accounts, paths",
@@ -38,7 +38,8 @@ class Code:
         number: Unique; its hundred is the key of its group.
         name: Unique; snake_case, the same as the constant's name in lower case.
         kind: `error` ends the run; `reject` concerns one record or change, which is kept with its
-            reason (a tap, which keeps no rejects, ends with it); `skip` is left out on purpose.
+            reason (a tap, which keeps no rejects, ends with it); `skip` is left out on purpose;
+            `warning` is logged, and nothing is left out.
     """
 
     number: int
@@ -271,6 +272,11 @@ IMPORT_UNFINISHED = Code(507, "import_unfinished", "error")
 """An import of an earlier run hasn't ended, and could overwrite newer choices.
 
 Look the import up in Actito, stop it if it hangs, and run again.
+"""
+CLOCK_SKEW = Code(508, "clock_skew", "warning")
+"""The clock of this machine differs from that of the API by more than a minute.
+
+Synchronise the clock. Until then the API's clock counts.
 """
 
 # Group AD6xx, skips

@@ -22,7 +22,8 @@ from requests_toolbelt import MultipartEncoder
 from urllib3.exceptions import InvalidHeader
 from urllib3.util.retry import Retry
 
-from actito_didomi import privacy
+from actito_didomi import codes, privacy
+from actito_didomi.clocks import ServerClock, to_server_time
 from actito_didomi.errors import (
     AuthenticationError,
     RequestRejectedError,
@@ -33,6 +34,7 @@ from actito_didomi.settings import setting
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from datetime import datetime
 
     from actito_didomi.runtime import Event, Runtime
 
@@ -259,6 +261,8 @@ class ApiSession:
         self.base_url = base_url.rstrip("/")
         self.api = api
         self.count = RequestCount()
+        self._clock = ServerClock()
+        self._warned = False
         self._authenticator = authenticator
         self._client = client
         self._stop = stop
@@ -275,6 +279,18 @@ class ApiSession:
         self._http.mount("http://", adapter)
         self._http.mount("https://", adapter)
         privacy.install()
+
+    @property
+    def skew(self) -> float:
+        """Seconds that the API's clock is ahead of ours, by the `Date` of its responses.
+
+        0 before the first response, and where the clocks differ by less than two seconds.
+        """
+        return self._clock.skew
+
+    def now(self) -> datetime:
+        """Return the present time by the API's clock; aware of its zone."""
+        return to_server_time(self._runtime.now(), self.skew)
 
     def request(
         self,
@@ -467,7 +483,7 @@ class ApiSession:
         self._take_turn()
         with self._lock:
             self.count.add(retry=retry)
-        started = self._runtime.monotonic()
+        started, sent = self._runtime.monotonic(), self._runtime.now()
         try:
             response = self._http.request(
                 method,
@@ -486,9 +502,28 @@ class ApiSession:
         finally:
             if self._limits is not None:
                 self._limits.end()
+        self._compare_clocks(response.headers, sent)
         seconds = self._runtime.monotonic() - started
         logger.debug("%s: %d in %.3f s", call, response.status_code, seconds)
         return response
+
+    def _compare_clocks(self, headers: Mapping[str, str], sent: datetime) -> None:
+        """Compare the API's clock with ours; log once if they differ widely."""
+        received = self._runtime.now()
+        with self._lock:
+            self._clock.add(headers, sent, received)
+            warn = self._clock.is_large and not self._warned
+            self._warned = self._warned or warn
+        if warn:
+            seconds = self._clock.skew
+            logger.warning(
+                "%s: our clock is %.0f s %s that of %s. Its clock counts; synchronise the clock of "
+                "this machine.",
+                codes.CLOCK_SKEW,
+                abs(seconds),
+                "behind" if seconds > 0 else "ahead of",
+                self.api,
+            )
 
 
 def _retry_error(state: tenacity.RetryCallState) -> _RetryError:

@@ -22,6 +22,7 @@ their meaning never do.
 - A **reject** concerns one record or change. A target keeps it with its reason and continues; a
   tap, which keeps no rejects, ends with it. A reject holds the code of an error if that error
   concerned one person only, such as `unexpected_response`.
+- A **warning** is logged; nothing is left out.
 - A **skip** is a record (for `unmatched`, a person) that is left out on purpose; the summary counts
   it.
 """
