@@ -128,7 +128,7 @@ RULES = (
     Rule(r"\bread_backwards?\b|\bleave_out\b|\bwrite_moment\b", "see the glossary", True),
     Rule(r"\b(?:ImportsSpentError|concerns_one|_NoImports)\b", "see the glossary", True),
     Rule(r"\b(?:CheckedPlugin|CheckedTap|OwnStateStream|on_tick)\b", "see the glossary", True),
-    Rule(r"\bclass (?:Target|Look|Place|Note|Answer|Given)\b", "see the glossary", True),
+    Rule(r"\bclass (?:Target|Note|Answer|Given)\b", "see the glossary", True),
     Rule(r"\bsettle\(", "acknowledge, prevails, handle_result, is_stable, clear", True),
     # Docstrings.
     Rule(

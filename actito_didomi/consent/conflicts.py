@@ -67,6 +67,24 @@ def to_datetime(micros: Micros) -> datetime:
         return datetime.max.replace(tzinfo=timezone.utc)
 
 
+def widen(earliest: Micros, latest: Micros, skew: int) -> tuple[Micros, Micros]:
+    """Return a window on our clock, of which the bounds are timestamps of another clock.
+
+    It holds the window as it stands, for a clock that was right then, and the window without the
+    skew, for a clock that was wrong then already.
+
+    Args:
+        earliest: Beginning of the window on the other clock.
+        latest: Its end.
+        skew: By how much the other clock is ahead of ours, in microseconds; negative if it lags.
+    """
+    if earliest > BEGINNING:
+        earliest -= max(skew, 0)
+    if latest < END:
+        latest -= min(skew, 0)
+    return earliest, latest
+
+
 class Rules(msgspec.Struct, frozen=True):
     """The settings that decide who wins.
 
@@ -185,8 +203,8 @@ def newest(known: Act | None, act: Act) -> Act:
 
     Events and rows may be learned in any order, late and repeatedly, looks in their sequence. Two
     acts of one value become one with the later bounds of both, since the last of the two was made
-    within them; an opt-out of the baseline is never merged. Where the event is known that set a
-    choice of a status, the event counts.
+    within them. An act never loosens the bounds that were known before, and the setting `baseline`
+    decides nothing about an opt-out that is known otherwise too.
 
     Args:
         known: The newest act known so far; None if there is none.
@@ -194,13 +212,15 @@ def newest(known: Act | None, act: Act) -> Act:
     """
     if known is None:
         return act
-    if known.value is act.value and "status" in (known.source, act.source):
-        return known if act.source == "status" else act
-    newer = act if prevails(act, known, 0) else known
-    if known.value is not act.value or "baseline" in (known.source, act.source):
+    newer, older = (act, known) if prevails(act, known, 0) else (known, act)
+    if known.value is not act.value:
         return newer
     # `newer` is the one that ends later.
-    return structs.replace(newer, earliest=max(known.earliest, act.earliest))
+    source = older.source if newer.source == "baseline" else newer.source
+    earliest = max(known.earliest, act.earliest)
+    if earliest == newer.earliest and source == newer.source:
+        return newer
+    return structs.replace(newer, earliest=earliest, source=source)
 
 
 def winner(

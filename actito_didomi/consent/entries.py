@@ -24,9 +24,11 @@ from actito_didomi.consent.conflicts import (
     Act,
     Micros,
     Side,
+    certainly_later,
     newest,
 )
 from actito_didomi.consent.conflicts import winner as _winner
+from actito_didomi.consent.places import is_user
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,12 +43,16 @@ _MOST_WRITES = 16
 class Held(msgspec.Struct, frozen=True, gc=False):
     """The choice that a place held at some time within `began`..`ended`.
 
+    Of a user in Didomi: the choice that they held at `ended`, whose newest known event is of
+    `began`.
+
     Attributes:
         value: The choice; None where it shows none.
         began: When the look or the write began.
         ended: When it had ended.
         ours: Whether we wrote it.
-        doubtful: Whether another change may have come after it: look again.
+        doubtful: Whether another change may have come after it: look again. Of a user in Didomi:
+            whether the event that made the choice is not known.
     """
 
     value: bool | None
@@ -122,11 +128,24 @@ def learn(entry: Entry, act: Act) -> None:
     entry.acts[act.side] = newest(entry.acts.get(act.side), act)
 
 
+def newest_act(entry: Entry, side: Side) -> Act | None:
+    """Return the newest act of a side; None if none is known.
+
+    In Didomi, choices count that a status showed and whose events are not known.
+    """
+    found = entry.acts.get(side)
+    if side == DIDOMI:
+        for name, place in entry.places.items():
+            held = place.held
+            if held is not None and held.doubtful and held.value is not None and is_user(name):
+                found = newest(found, Act(held.value, BEGINNING, held.ended, DIDOMI, "status"))
+    return found
+
+
 def winner(entry: Entry, rules: Rules) -> Act | None:
     """Return the act that all places should show; None where none is known, or it is deferred."""
-    return _winner(
-        entry.acts.get(ACTITO), entry.acts.get(DIDOMI), rules.clock_tolerance, rules.baseline
-    )
+    didomi = newest_act(entry, DIDOMI)
+    return _winner(entry.acts.get(ACTITO), didomi, rules.clock_tolerance, rules.baseline)
 
 
 def is_deferred(entry: Entry, rules: Rules) -> bool:
@@ -159,16 +178,37 @@ def learn_event(
         rules: Settings that decide.
     """
     place = entry.place(user)
-    held = place.held
-    newer = held is None or created > held.began
-    if newer or (held is not None and created == held.began and value is OPT_OUT):
-        place.held = Held(value, created, created, ours)
+    event = Held(value, created, created, ours)
+    in_future = created > arrival + rules.clock_tolerance
+    if in_future and place.held == event:
+        return  # read again: it had arrived when it was read first
+    _hold_event(entry, place, event)
     if ours:
         return
-    # A timestamp in the future tells nothing of the order.
-    in_future = created > arrival + rules.clock_tolerance
+    # A timestamp in the future says nothing of the order.
     earliest = BEGINNING if in_future else min(created, arrival)
     learn(entry, Act(value, earliest, min(created, arrival), DIDOMI, "event"))
+
+
+def _hold_event(entry: Entry, place: Place, event: Held) -> None:
+    """Keep what a user in Didomi holds, after an event."""
+    held, created = place.held, event.began
+    is_opt_out = event.value is OPT_OUT
+    if held is None or created > held.ended or (created == held.ended and is_opt_out):
+        if held is not None:
+            _keep_status(entry, held)
+        place.held = event
+    elif created > held.began or (created == held.began and is_opt_out):
+        # A status showed later what the user held: this event made it, or one that is not known.
+        is_known = event.value is held.value
+        ours = event.ours and is_known
+        place.held = Held(held.value, created, held.ended, ours, doubtful=not is_known)
+
+
+def _keep_status(entry: Entry, held: Held) -> None:
+    """Keep the act of a status whose event isn't known, before something newer takes its place."""
+    if held.doubtful and held.value is not None:
+        learn(entry, Act(held.value, BEGINNING, held.ended, DIDOMI, "status"))
 
 
 def learn_status(
@@ -176,8 +216,9 @@ def learn_status(
 ) -> None:
     """Learn a choice of the whole status of a Didomi user, which doesn't say when it was made.
 
-    It was made when the user last changed, at the latest. Where an event is known that made it, the
-    event counts.
+    A status that shows what is held is no act. Else the choice was made when the user last changed,
+    at the latest; an opt-in of unknown age never wins over an opt-out. Once the event is known that
+    made the choice, the event counts instead.
 
     Args:
         entry: What is known of the choice, changed here.
@@ -187,17 +228,18 @@ def learn_status(
         arrival: When the status had arrived at the latest.
         rules: Settings that decide.
     """
-    del rules
     place = entry.place(user)
-    held = place.held
-    latest = min(updated, arrival)
+    held, latest = place.held, min(updated, arrival)
     if held is None:
-        place.held = Held(value, BEGINNING, latest)
-    elif held.value is not value and held.ended <= latest:
-        place.held = Held(value, held.began, latest)
-    elif held.value is value:
-        return  # known already, whoever wrote it
-    learn(entry, Act(value, BEGINNING, latest, DIDOMI, "status"))
+        place.held = Held(value, BEGINNING, latest, doubtful=True)
+        return
+    # What is held since a time in the future says nothing of the order.
+    in_future = held.ended > arrival + rules.clock_tolerance
+    is_newer = latest > held.ended or (latest == held.ended and value is OPT_OUT) or in_future
+    if value is held.value or not is_newer:
+        return
+    _keep_status(entry, held)
+    place.held = Held(value, BEGINNING if in_future else held.began, latest, doubtful=True)
 
 
 # Actito
@@ -237,11 +279,11 @@ def learn_look(
             _note_write(place, Write(late.value, late.began, late.until))  # its row may still come
     if held is None and intent is None:
         place.held = Held(value, began, ended)
-        return _learn_first_look(entry, value, ended, absent_at)
+        return _learn_first_look(entry, name, value, ended, absent_at)
     if (held is not None and began < held.ended) or (intent is not None and began < intent.began):
         return False  # overlaps a write or a newer look: shows nothing for certain
     if intent is not None:
-        return _learn_outcome(entry, place, Held(value, began, ended), rules, run)
+        return _learn_outcome(entry, name, Held(value, began, ended), rules, run)
     assert held is not None  # noqa: S101 - for mypy; checked above
     is_act = False
     known = entry.acts.get(ACTITO)
@@ -253,45 +295,113 @@ def learn_look(
             place.late.remove(copies[0])
             _note_write(place, Write(value, copies[0].began, ended))
         else:
-            learn(entry, Act(value, held.began, ended, ACTITO, "look"))
+            _learn_at_field(entry, name, Act(value, held.began, ended, ACTITO, "look"), held)
             is_act = True
     place.held = Held(value, began, ended, held.ours and value is held.value)
     return is_act
 
 
-def _learn_first_look(entry: Entry, value: bool, ended: Micros, absent_at: Micros | None) -> bool:
+def _learn_first_look(
+    entry: Entry, name: str, value: bool, ended: Micros, absent_at: Micros | None
+) -> bool:
     """Learn the first look at a field."""
     if absent_at is not None:
         if value is OPT_OUT:
             return False  # a new profile: its "no" was chosen by nobody
-        learn(entry, Act(value, absent_at, ended, ACTITO, "look"))
+        _learn_at_field(entry, name, Act(value, absent_at, ended, ACTITO, "look"), None)
         return True
     if value is OPT_OUT:  # an opt-in of unknown age loses to anything, and is no act
-        learn(entry, Act(value, BEGINNING, ended, ACTITO, "baseline"))
+        _learn_at_field(entry, name, Act(value, BEGINNING, ended, ACTITO, "baseline"), None)
     return False
 
 
-def _learn_outcome(entry: Entry, place: Place, seen: Held, rules: Rules, run: str) -> bool:
+def _learn_outcome(entry: Entry, name: str, seen: Held, rules: Rules, run: str) -> bool:
     """Learn a look at a field to which a write is open."""
+    place = entry.place(name)
     intent, value, ended = place.intent, seen.value, seen.ended
     if intent is None or value is None:
         return False
     mine = intent.import_number is None and run != "" and intent.writer in (run, ORPHAN)
     if not mine:
-        return False  # a request is under way: nothing can be told from outside
+        return False  # a request is under way: nothing can be known from outside
     is_act = False
     if value is OPT_OUT and intent.writer == ORPHAN:
         # Its run died: this is ours, or the person's since. It may be the person's, so it is.
-        learn(entry, Act(value, intent.began, ended, ACTITO, "look"))
+        _learn_at_field(entry, name, Act(value, intent.began, ended, ACTITO, "look"), place.held)
         is_act = True
     place.intent = None
     if value is intent.value:
         place.held = Held(value, intent.began, ended, ours=True)  # and ours may still come
     else:
-        # Not carried out, or taken back. A request of a moment ago is presumed lost.
+        # Not carried out, or taken back. A request of just now is presumed lost.
         place.held = seen
     _give_up(place, intent, ended, rules)
     return is_act
+
+
+def _learn_at_field(entry: Entry, name: str, act: Act, shown: Held | None) -> None:
+    """Learn an act that was made at one field in Actito.
+
+    Looks are known to come in sequence at one field alone: where the newest act may have been made
+    at another field of the choice, windows are compared.
+
+    Args:
+        entry: What is known of the choice, changed here.
+        name: The field's place.
+        act: The act.
+        shown: What the field was known to hold before.
+    """
+    known = entry.acts.get(ACTITO)
+    if (
+        known is None
+        or known.value is act.value
+        or not any(place != name and not is_user(place) for place in entry.places)
+    ):
+        learn(entry, act)
+        return
+    if act.value is OPT_IN:
+        in_sequence = act.source == "look" and shown is not None and _shows_after(shown, known)
+        counts = in_sequence or certainly_later(act, known, 0)
+    else:
+        # The field showed an opt-in after this row, which isn't ours: the person's own.
+        is_over = (
+            act.source == "row"
+            and shown is not None
+            and shown.value is OPT_IN
+            and not shown.ours
+            and shown.began > act.latest
+        )
+        counts = not is_over and not certainly_later(known, act, 0)
+    if counts:
+        entry.acts[ACTITO] = act
+
+
+def _shows_after(shown: Held, known: Act) -> bool:
+    """Return whether a field held `shown` after the act for certain, or with it in one look."""
+    if known.source == "row" and shown.began == known.earliest and shown.value is known.value:
+        return True  # it is the row's own field
+    return shown.began >= known.latest or (known.source != "row" and shown.ended == known.latest)
+
+
+def learn_opt_out_of_unknown_age(entry: Entry, name: str, ended: Micros) -> None:
+    """Learn that an opt-out is written to a field without a look, which may hide the person's own.
+
+    To be called in the transaction that decides to write it.
+
+    Args:
+        entry: What is known of the choice, changed here.
+        name: The field's place.
+        ended: When that is decided.
+    """
+    place = entry.place(name)
+    held = place.held
+    if held is None:
+        act = Act(OPT_OUT, BEGINNING, ended, ACTITO, "baseline")
+    elif held.value is OPT_OUT and not held.doubtful and place.intent is None:
+        return  # nothing is written
+    else:
+        act = Act(OPT_OUT, min(held.began, ended), ended, ACTITO, "look")
+    _learn_at_field(entry, name, act, held)
 
 
 def learn_row(
@@ -327,16 +437,16 @@ def learn_row(
         for write in spans
     )
     held = place.held
+    in_future = earliest > arrival + margin  # says nothing of the order
     if held is not None and value is not held.value:
-        if earliest > held.ended + margin:
+        if earliest > held.ended + margin and not in_future:
             place.held = Held(value, earliest, latest + margin)
         elif latest + margin >= held.began:
             place.held = structs.replace(held, doubtful=True)  # before or after what is held
     if is_ours:
         return False
-    # A timestamp in the future tells nothing of the order.
-    begins = BEGINNING if earliest > arrival + margin else min(earliest, arrival)
-    learn(entry, Act(value, begins, min(latest, arrival), ACTITO, "row"))
+    begins = BEGINNING if in_future else min(earliest, arrival)
+    _learn_at_field(entry, name, Act(value, begins, min(latest, arrival), ACTITO, "row"), held)
     return True
 
 
@@ -383,7 +493,7 @@ def due_didomi(entry: Entry, users: Sequence[str], rules: Rules) -> list[str]:
         return [user for user in spoken if held[user].value is not OPT_OUT]
     wanted = [user for user in users if held[user].value is OPT_OUT and held[user].ours]
     if not any(found.value is OPT_IN for found in held.values()):
-        wanted.append(max(users, key=lambda user: (held[user].began, user)))
+        wanted.append(max(users, key=lambda user: (held[user].ended, user)))
     return sorted(set(wanted))
 
 
@@ -440,6 +550,20 @@ def give_up_intent(entry: Entry, name: str, now: Micros, rules: Rules) -> None:
     if place.intent is not None:
         _give_up(place, structs.replace(place.intent, import_number=None), now, rules)
         place.intent = None
+
+
+def give_up_import(entry: Entry, name: str, number: int, now: Micros, rules: Rules) -> None:
+    """Stop waiting for an import whose end can't be known, also where it was overtaken."""
+    place = entry.place(name)
+    if place.intent is not None and place.intent.import_number == number:
+        give_up_intent(entry, name, now, rules)
+    until = now + rules.late_bound
+    place.late[:] = [
+        structs.replace(late, import_number=None, until=until)
+        if late.import_number == number
+        else late
+        for late in place.late
+    ]
 
 
 def orphan(entry: Entry, name: str) -> None:

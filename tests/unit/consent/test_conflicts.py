@@ -26,6 +26,7 @@ from actito_didomi.consent.conflicts import (
     resolve_tie,
     to_datetime,
     to_micros,
+    widen,
     winner,
 )
 
@@ -305,9 +306,38 @@ def test_timestamps_come_back_as_they_were(timestamp) -> None:
     assert to_datetime(END) == datetime.max.replace(tzinfo=timezone.utc)
 
 
-def test_an_event_counts_rather_than_the_status_that_shows_it() -> None:
-    """A status says "by then"; the event says when, whichever is learned first."""
-    status = Act(OPT_OUT, BEGINNING, START + 5 * TICK, DIDOMI, "status")
-    event = Act(OPT_OUT, START, START, DIDOMI, "event")
-    assert newest(status, event) == event
-    assert newest(event, status) == event
+def test_a_repeated_act_never_loosens_bounds() -> None:
+    """An opt-in in 1..1 and one in 0..2 are on from 1, also where the second is read again."""
+    out = Act(OPT_OUT, START, START, DIDOMI, "event")
+    first = Act(OPT_IN, START + TICK, START + TICK, DIDOMI, "event")
+    second = Act(OPT_IN, START - TICK, START + 2 * TICK, DIDOMI, "event")
+    learned: Act | None = None
+    for one in (out, first, second, second, out):
+        learned = newest(learned, one)
+    assert learned == Act(OPT_IN, START + TICK, START + 2 * TICK, DIDOMI, "event")
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(2))))
+def test_the_baseline_decides_nothing_about_an_opt_out_that_is_known(order) -> None:
+    """A row says that the person opted out; the first look sees it too, before or after."""
+    acts = [
+        Act(OPT_OUT, START, START + TICK, ACTITO, "row"),
+        Act(OPT_OUT, BEGINNING, START + 9 * TICK, ACTITO, "baseline"),
+    ]
+    learned: Act | None = None
+    for number in order:
+        learned = newest(learned, acts[number])
+    assert learned == Act(OPT_OUT, START, START + 9 * TICK, ACTITO, "row")
+    earlier = Act(OPT_IN, START - TICK, START - TICK, DIDOMI, "event")
+    assert winner(learned, earlier, 0, "didomi") is learned
+
+
+@given(window=windows, skew=st.integers(-5, 5), now_right=st.booleans())
+def test_a_widened_window_holds_the_true_time(window, skew, now_right) -> None:
+    """Whether the other clock was wrong already when it stamped, or not yet."""
+    earliest, latest = at(window[0]), at(window[1])
+    low, high = widen(earliest, latest, skew * TICK)
+    for stamped in (max(earliest, latest - DAY), latest):
+        true_time = stamped if now_right else stamped - skew * TICK
+        assert low <= true_time <= high
+    assert widen(BEGINNING, END, skew * TICK) == (BEGINNING, END)
