@@ -236,7 +236,11 @@ def learn_status(
     # What is held since a time in the future says nothing of the order.
     in_future = held.ended > arrival + rules.clock_tolerance
     is_newer = latest > held.ended or (latest == held.ended and value is OPT_OUT) or in_future
-    if value is held.value or not is_newer:
+    if not is_newer:
+        return
+    if value is held.value:
+        if not held.doubtful and not in_future:  # and was so until then
+            place.held = structs.replace(held, ended=latest)
         return
     _keep_status(entry, held)
     place.held = Held(value, BEGINNING if in_future else held.began, latest, doubtful=True)
@@ -493,8 +497,13 @@ def due_didomi(entry: Entry, users: Sequence[str], rules: Rules) -> list[str]:
         return [user for user in spoken if held[user].value is not OPT_OUT]
     wanted = [user for user in users if held[user].value is OPT_OUT and held[user].ours]
     if not any(found.value is OPT_IN for found in held.values()):
-        wanted.append(max(users, key=lambda user: (held[user].ended, user)))
+        wanted.append(max(users, key=lambda user: (_heard_of(held[user]), user)))
     return sorted(set(wanted))
+
+
+def _heard_of(held: Held) -> Micros:
+    """Return when a user in Didomi was heard of last."""
+    return held.ended if held.doubtful else held.began
 
 
 def _held(entry: Entry, name: str) -> Held | None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _LENGTH = 36
 _VERSION_AT = 14
 _VERSION = "8"
-_VARIANTS = "89ab"
+_VARIANTS = "89abAB"
 _VARIANT_AT = 19
 
 
@@ -64,4 +64,4 @@ def _second_half(scope: str, first: bytes) -> bytes:
 
 
 def _key(scope: str) -> bytes:
-    return hashlib.blake2b(f"actito-didomi\n{scope}".encode()).digest()
+    return hashlib.blake2b(f"actito-didomi\n{scope}".encode("utf-8", "surrogatepass")).digest()

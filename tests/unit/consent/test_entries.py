@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -30,13 +31,16 @@ from actito_didomi.consent.entries import (
     due_didomi,
     end_import,
     end_write,
+    give_up_import,
     give_up_intent,
     is_deferred,
     learn,
     learn_event,
     learn_look,
+    learn_opt_out_of_unknown_age,
     learn_row,
     learn_status,
+    newest_act,
     orphan,
     winner,
 )
@@ -274,6 +278,16 @@ def test_a_field_is_judged_by_what_it_held_itself() -> None:
     assert due_actito(entry, first, RULES) is None
 
 
+def status(entry, user, value, updated, arrival=10**6) -> None:
+    """Learn the status of a user."""
+    learn_status(entry, user, value, updated, arrival=arrival, rules=RULES)
+
+
+def event(entry, user, value, created, *, ours=False, arrival=10**6) -> None:
+    """Learn an event of a user."""
+    learn_event(entry, user, value, created, ours=ours, arrival=arrival, rules=RULES)
+
+
 @pytest.mark.parametrize("value", [OPT_IN, OPT_OUT])
 def test_a_status_says_by_when_and_the_event_when(value) -> None:
     """In either order the event counts, and a touch of the user later makes nothing newer."""
@@ -281,10 +295,107 @@ def test_a_status_says_by_when_and_the_event_when(value) -> None:
         entry = Entry()
         for is_event in (first_event, not first_event):
             if is_event:
-                learn_event(entry, USERS[0], value, 10, ours=False, arrival=90, rules=RULES)
+                event(entry, USERS[0], value, 10)
             else:
-                learn_status(entry, USERS[0], value, 80, arrival=90, rules=RULES)
-        assert entry.acts[DIDOMI] == Act(value, 10, 10, DIDOMI, "event")
+                status(entry, USERS[0], value, 80)
+        status(entry, USERS[0], value, 85)
+        assert newest_act(entry, DIDOMI) == Act(value, 10, 10, DIDOMI, "event")
+
+
+def test_a_status_is_an_act_of_unknown_age() -> None:
+    """Until its event is known; one that shows the same later is no new act."""
+    entry = Entry()
+    status(entry, USERS[0], OPT_OUT, 80)
+    status(entry, USERS[0], OPT_OUT, 95)
+    assert winner(entry, RULES) == Act(OPT_OUT, BEGINNING, 80, DIDOMI, "status")
+    learn(entry, Act(OPT_IN, 90, 90, ACTITO, "row"))
+    assert winner(entry, RULES).value is OPT_IN
+
+
+def test_an_event_of_one_user_hides_no_opt_out_of_another() -> None:
+    """The event of the second user doesn't explain the status of the first."""
+    for flip in (False, True):
+        entry = Entry()
+        steps = [
+            lambda entry: status(entry, USERS[0], OPT_OUT, 80),
+            lambda entry: event(entry, USERS[1], OPT_OUT, 10),
+        ]
+        for step in steps[::-1] if flip else steps:
+            step(entry)
+        learn(entry, Act(OPT_IN, 50, 50, ACTITO, "row"))
+        assert winner(entry, RULES).value is OPT_OUT
+
+
+def test_an_event_that_a_later_status_contradicts_did_not_make_the_choice() -> None:
+    """Off at 80, opt-out at 10, opt-in at 15: another opt-out came after 15, and isn't known."""
+    for order in itertools.permutations(range(3)):
+        entry = Entry()
+        steps = [
+            lambda entry: status(entry, USERS[0], OPT_OUT, 80),
+            lambda entry: event(entry, USERS[0], OPT_OUT, 10),
+            lambda entry: event(entry, USERS[0], OPT_IN, 15),
+        ]
+        for number in order:
+            steps[number](entry)
+        learn(entry, Act(OPT_IN, 50, 50, ACTITO, "row"))
+        assert winner(entry, RULES).value is OPT_OUT
+        event(entry, USERS[0], OPT_OUT, 40)  # it is known now, and older than the row
+        assert winner(entry, RULES).value is OPT_IN
+
+
+def test_a_status_is_kept_until_something_newer_counts() -> None:
+    """An opt-in of unknown age after it doesn't count, an event does."""
+    entry = Entry()
+    status(entry, USERS[0], OPT_OUT, 80)
+    status(entry, USERS[0], OPT_IN, 90)
+    assert winner(entry, RULES).value is OPT_OUT
+    event(entry, USERS[0], OPT_IN, 85)
+    assert winner(entry, RULES).value is OPT_IN
+
+
+def test_a_status_counts_though_an_event_was_dated_in_the_future() -> None:
+    """A client's wrong clock hides no later opt-out."""
+    entry = Entry()
+    event(entry, USERS[0], OPT_IN, 10**9, arrival=100)
+    status(entry, USERS[0], OPT_OUT, 90, arrival=100)
+    assert winner(entry, RULES) == Act(OPT_OUT, BEGINNING, 90, DIDOMI, "status")
+
+
+clicks = st.lists(
+    st.tuples(st.integers(0, 1), values), min_size=1, max_size=5
+)  # (user, choice); the number is the time
+
+
+@settings(max_examples=300)
+@given(
+    clicks=clicks, rows=st.lists(st.tuples(st.integers(0, 60), values), max_size=2), data=st.data()
+)
+def test_statuses_change_nothing_once_all_events_are_known(clicks, rows, data) -> None:
+    """Read first or last, and touched since: as the events alone, whatever their order."""
+    times = {10 * number: click for number, click in enumerate(clicks, 1)}
+    entries = [Entry(), Entry(), Entry(), Entry()]
+    for entry in entries:
+        for second, value in rows:
+            learn(entry, Act(value, second, second, ACTITO, "row"))
+
+    def show(entry: Entry, until: int) -> None:
+        """Learn the status of both users at a time."""
+        for user, place in enumerate(USERS):
+            shown = [time for time, click in times.items() if click[0] == user and time <= until]
+            if shown:
+                status(entry, place, times[shown[-1]][1], data.draw(st.integers(shown[-1], until)))
+
+    show(entries[1], 60)
+    for time in data.draw(st.permutations(list(times))):
+        user, value = times[time]
+        for entry in entries:
+            event(entry, USERS[user], value, time)
+        # Read all along: it may say "out" where the events say "in", never the reverse.
+        show(entries[3], data.draw(st.sampled_from(list(times))))
+    show(entries[2], 60)
+    alone, first, last, between = (winner(entry, RULES).value for entry in entries)
+    assert first is last is alone
+    assert between is OPT_OUT or alone is OPT_IN
 
 
 def test_an_opt_in_of_a_status_never_wins_over_an_opt_out() -> None:
@@ -300,7 +411,7 @@ def test_a_status_of_our_own_making_is_no_act() -> None:
     entry = Entry()
     learn_event(entry, USERS[0], OPT_IN, 10, ours=True, arrival=90, rules=RULES)
     learn_status(entry, USERS[0], OPT_IN, 10, arrival=90, rules=RULES)
-    assert not entry.acts
+    assert winner(entry, RULES) is None
 
 
 def test_a_timestamp_in_the_future_tells_nothing_of_the_order() -> None:
@@ -313,8 +424,186 @@ def test_a_timestamp_in_the_future_tells_nothing_of_the_order() -> None:
     assert entry.acts[DIDOMI].value is OPT_OUT
 
 
+def test_an_event_in_the_future_is_learned_once() -> None:
+    """Read again at each run, it doesn't become the opt-out of each run."""
+    entry = Entry()
+    for arrival in (100, 200):
+        event(entry, USERS[0], OPT_OUT, 10**9, arrival=arrival)
+    learn(entry, Act(OPT_IN, 150, 150, ACTITO, "row"))
+    assert winner(entry, RULES).value is OPT_IN
+
+
 def test_a_row_in_the_future_tells_nothing_of_the_order() -> None:
     """As for events: its window reaches from the beginning of time to its arrival."""
     entry = Entry()
     learn_row(entry, FIELD, OPT_IN, earliest=10**9, latest=10**9, arrival=100, rules=RULES)
     assert entry.acts[ACTITO] == Act(OPT_IN, BEGINNING, 100, ACTITO, "row")
+    learn_look(entry, FIELD, OPT_IN, began=110, ended=120, rules=RULES)
+    learn_row(entry, FIELD, OPT_OUT, earliest=10**9, latest=10**9, arrival=130, rules=RULES)
+    assert due_actito(entry, FIELD, RULES).value is OPT_OUT
+    # And looks go on to count.
+    learn_look(entry, FIELD, OPT_OUT, began=140, ended=150, rules=RULES)
+    assert learn_look(entry, FIELD, OPT_IN, began=160, ended=170, rules=RULES)
+
+
+def test_an_opt_out_without_a_look_may_hide_one_of_the_person() -> None:
+    """Didomi's opt-in of before is no reason to turn it back; one of after is."""
+    entry = Entry()
+    learn_look(entry, FIELD, OPT_IN, began=1, ended=2, rules=RULES)
+    event(entry, USERS[0], OPT_OUT, 10)
+    learn_opt_out_of_unknown_age(entry, FIELD, 100)
+    assert due_actito(entry, FIELD, RULES).value is OPT_OUT
+    begin_write(entry, FIELD, Intent(OPT_OUT, 100, "run"), RULES)
+    end_write(entry, FIELD, 110)
+    assert due_actito(entry, FIELD, RULES) is None
+    learn_opt_out_of_unknown_age(
+        entry, FIELD, 300
+    )  # nothing is to be written, so nothing is hidden
+    event(entry, USERS[0], OPT_IN, 85)
+    assert due_actito(entry, FIELD, RULES) is None
+    event(entry, USERS[0], OPT_IN, 101)
+    assert due_actito(entry, FIELD, RULES).value is OPT_IN
+
+
+@pytest.mark.parametrize("baseline", ["opt_out", "didomi", None])
+def test_an_opt_out_without_any_look_is_of_the_baseline(baseline) -> None:
+    """A field never seen before: the setting decides, as it would after a first look."""
+    rules = Rules(clock_tolerance=0, baseline=baseline)
+    entry = Entry()
+    event(entry, USERS[0], OPT_OUT, 10)
+    learn_opt_out_of_unknown_age(entry, FIELD, 100)
+    event(entry, USERS[0], OPT_IN, 85)
+    won = winner(entry, rules)
+    assert (won and won.value) is {"opt_out": OPT_OUT, "didomi": OPT_IN, None: None}[baseline]
+
+
+def test_an_import_given_up_no_longer_explains_rows() -> None:
+    """Its end can't be known: overtaken or not, it is over after the bound."""
+    rules = Rules(clock_tolerance=0, late_bound=50)
+    for is_overtaken in (False, True):
+        entry = Entry()
+        learn_look(entry, FIELD, OPT_IN, began=1, ended=2, rules=rules)
+        begin_write(entry, FIELD, Intent(OPT_OUT, 10, "run", 7), rules)
+        if is_overtaken:
+            begin_write(entry, FIELD, Intent(OPT_OUT, 20, "run"), rules)
+            end_write(entry, FIELD, 21)
+        give_up_import(entry, FIELD, 7, 30, rules)
+        place = entry.place(FIELD)
+        assert place.late == [Intent(OPT_OUT, 10, "run", None, 80)]
+        for second, is_act in ((80, False), (81, True)):
+            assert is_act is learn_row(
+                entry, FIELD, OPT_OUT, earliest=second, latest=second, arrival=90, rules=rules
+            )
+
+
+# Several fields of one choice
+
+SECOND_FIELD = "a:attribute:emailOptIn"
+
+
+class Fields:
+    """Two fields in Actito that a person toggles, and looks at pages with one or both."""
+
+    def __init__(self) -> None:
+        self.now = 10
+        self.shown = {FIELD: OPT_IN, SECOND_FIELD: OPT_IN}
+        self.entry = Entry()
+        self.acts: list[tuple[int, bool]] = []
+        self.samples: list[tuple[int, dict[str, bool]]] = []
+
+    def toggle(self, field: str) -> None:
+        """Change one field, as the person does."""
+        self.now += 1
+        self.shown[field] = not self.shown[field]
+        self.acts.append((self.now, self.shown[field]))
+
+    def look(self, before: int, after: int, fields: tuple[str, ...]) -> None:
+        """Read a page, and learn it."""
+        began = self.now + 1
+        self.now = began + before
+        page = dict(self.shown)
+        self.now += after
+        for field in fields:
+            learn_look(self.entry, field, page[field], began=began, ended=self.now, rules=RULES)
+        if len(fields) == len(page):
+            self.samples.append((began + before, page))
+
+
+pages = st.sampled_from([(FIELD, SECOND_FIELD), (SECOND_FIELD, FIELD), (FIELD,), (SECOND_FIELD,)])
+moves = st.one_of(
+    st.tuples(st.just("toggle"), st.sampled_from([FIELD, SECOND_FIELD])),
+    st.tuples(st.just("look"), st.integers(0, 2), st.integers(0, 2), pages),
+)
+
+
+@settings(max_examples=1000)
+@given(history=st.lists(moves, max_size=12), end=pages.filter(lambda page: len(page) == 2))
+def test_an_opt_in_at_one_field_hides_no_later_opt_out_at_another(history, end) -> None:
+    """Whatever the order in which pages and fields are learned.
+
+    A toggle that is taken back before any page shows it leaves no trace, so it is no act here.
+    """
+    fields = Fields()
+    fields.look(0, 0, end)
+    seen = {field: [(fields.now, OPT_IN)] for field in fields.shown}
+    newest_change = {}
+    for move in [*history, ("look", 0, 0, end)]:
+        if move[0] == "toggle":
+            fields.toggle(move[1])
+            newest_change[move[1]] = fields.now
+            continue
+        fields.look(*move[1:])
+        for field in move[3]:
+            if fields.shown[field] is not seen[field][-1][1]:
+                seen[field].append((newest_change[field], fields.shown[field]))
+    changes = [change for found in seen.values() for change in found[1:]]
+    won = winner(fields.entry, RULES)
+    if changes and max(changes)[1] is OPT_OUT:
+        assert won.value is OPT_OUT
+    elif not changes:
+        assert won is None
+
+
+def test_in_one_page_an_opt_out_counts_whichever_field_is_learned_first() -> None:
+    """One field went off and the other on since the page before: nobody knows in which order."""
+    for first, second in ((FIELD, SECOND_FIELD), (SECOND_FIELD, FIELD)):
+        entry = Entry()
+        learn_look(entry, FIELD, OPT_IN, began=1, ended=2, rules=RULES)
+        learn_look(entry, SECOND_FIELD, OPT_IN, began=1, ended=2, rules=RULES)
+        learn_look(entry, SECOND_FIELD, OPT_OUT, began=3, ended=4, rules=RULES)
+        begin_write(entry, FIELD, Intent(OPT_OUT, 5, "run"), RULES)
+        end_write(entry, FIELD, 6)
+        now = {FIELD: OPT_IN, SECOND_FIELD: OPT_OUT}
+        event(entry, USERS[0], OPT_IN, 8)
+        begin_write(entry, SECOND_FIELD, Intent(OPT_IN, 9, "run"), RULES)
+        end_write(entry, SECOND_FIELD, 10)
+        for field in (first, second):
+            learn_look(entry, field, now[field], began=20, ended=21, rules=RULES)
+        assert winner(entry, RULES).value is OPT_OUT
+
+
+def test_an_opt_in_at_another_field_counts_if_it_is_later_for_certain() -> None:
+    """Two pages apart: the order is known, so the newest act counts."""
+    entry = Entry()
+    for field in (FIELD, SECOND_FIELD):
+        learn_look(entry, field, OPT_IN, began=1, ended=2, rules=RULES)
+    learn_look(entry, FIELD, OPT_OUT, began=5, ended=6, rules=RULES)
+    learn_look(entry, SECOND_FIELD, OPT_OUT, began=7, ended=8, rules=RULES)
+    learn_look(entry, FIELD, OPT_OUT, began=7, ended=8, rules=RULES)
+    learn_look(entry, SECOND_FIELD, OPT_IN, began=10, ended=11, rules=RULES)
+    assert winner(entry, RULES) == Act(OPT_IN, 7, 11, ACTITO, "look")
+
+
+def test_a_late_row_of_one_field_is_not_judged_by_a_look_at_another() -> None:
+    """The look saw an opt-in at the second field, made at some time since 3; the row says 5."""
+    entry = Entry()
+    learn_look(entry, FIELD, OPT_OUT, began=1, ended=2, rules=RULES)
+    learn_look(entry, SECOND_FIELD, OPT_OUT, began=1, ended=2, rules=RULES)
+    learn_look(entry, SECOND_FIELD, OPT_IN, began=8, ended=9, rules=RULES)
+    assert winner(entry, RULES).value is OPT_IN
+    learn_row(entry, FIELD, OPT_OUT, earliest=5, latest=5, arrival=20, rules=RULES)
+    assert winner(entry, RULES).value is OPT_OUT
+    # But a row of the second field itself, of before the look, has been seen through.
+    entry.acts[ACTITO] = Act(OPT_IN, 2, 9, ACTITO, "look")
+    learn_row(entry, SECOND_FIELD, OPT_OUT, earliest=5, latest=5, arrival=20, rules=RULES)
+    assert winner(entry, RULES).value is OPT_IN

@@ -22,6 +22,7 @@ def test_an_id_of_ours_is_a_uuid_that_is_recognised(posting) -> None:
     parsed = uuid.UUID(found)
     assert (str(parsed), parsed.version, parsed.variant) == (found, 8, uuid.RFC_4122)
     assert is_ours(scope, found)
+    assert is_ours(scope, found.upper())
     assert not is_ours(scope + "x", found)
     assert found == make_event_id(scope, acts[::-1], user, replaces)
 
@@ -44,3 +45,10 @@ def test_no_foreign_id_is_ours(foreign) -> None:
 def test_odd_ids_are_not_ours(odd) -> None:
     """Of any type."""
     assert not is_ours("scope", odd)
+
+
+def test_the_same_posting_has_the_same_id_in_each_version() -> None:
+    """Ids outlive a release: those of before are recognised after it."""
+    assert make_event_id("scope", ["act"], "user", "event") == (
+        "fd9dee8c-556b-89d4-9fd5-d3f4ec95aaa1"
+    )
