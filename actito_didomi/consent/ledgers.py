@@ -31,8 +31,8 @@ from actito_didomi.consent.rows import (
     select_people,
     write_people,
 )
-from actito_didomi.consent.schema import LedgerScope, prepare
-from actito_didomi.consent.store import connect, is_worth_repeating
+from actito_didomi.consent.schema import LedgerScope, missing_ledger, prepare
+from actito_didomi.consent.store import connect, is_worth_repeating, sqlite_path
 from actito_didomi.errors import DirectionInUseError
 
 if TYPE_CHECKING:
@@ -208,6 +208,9 @@ class Ledger:
             SettingsError: It can't be used, is of a newer version, is missing although it is
                 required, or belongs to another pair.
         """
+        path = sqlite_path(settings.ledger_url)
+        if settings.require_ledger and path is not None and not path.exists():
+            raise missing_ledger()
         store = connect(settings.ledger_url, runtime)
         try:
             ready = prepare(store, settings, scope, runtime)

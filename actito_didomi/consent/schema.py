@@ -13,6 +13,8 @@ import sqlalchemy as sa
 
 from actito_didomi import codes, privacy
 from actito_didomi.consent.conflicts import to_micros
+from actito_didomi.consent.git import find_unignored
+from actito_didomi.consent.store import close_to_others
 from actito_didomi.consent.tables import METADATA, VERSIONS
 from actito_didomi.errors import SettingsError
 
@@ -88,15 +90,25 @@ def prepare(
         SettingsError: It is of a newer version, is missing although it is required, has no key, or
             the pair can't be told.
     """
+    if store.path is None and not settings.ledger_key:
+        raise SettingsError(
+            codes.INVALID_SETTING,
+            "ledger_key is required with a shared database: set any random text, the same in all "
+            "four plugins.",
+        )
     version = _version(store)
     if version is None and settings.require_ledger:
-        raise SettingsError(
-            codes.LEDGER_MISSING,
-            "ledger_url: there is no ledger there, and require_ledger is set. Restore it, or unset "
-            "require_ledger to begin a new one.",
-        )
+        raise missing_ledger()
     key = _read_key(store, settings, runtime)
     privacy.protect([key])
+    if store.path is not None:
+        for line in find_unignored(store.path):
+            logger.warning(
+                "The ledger holds personal data and lies in a work tree of git that doesn't ignore "
+                "it. Add this line to %s: %s",
+                store.path.with_name(".gitignore"),
+                line,
+            )
     is_new = False
     if version is None:
         is_new = _create(store, key, runtime)
@@ -113,6 +125,15 @@ def prepare(
     # Plugins of different pairs are told apart like those of different ledgers.
     named = f"{ledger_id}/{settings.ledger_scope}" if settings.ledger_scope else ledger_id
     return Prepared(named, number, key, is_new)
+
+
+def missing_ledger() -> SettingsError:
+    """Return the error that a ledger which is required doesn't exist."""
+    return SettingsError(
+        codes.LEDGER_MISSING,
+        "ledger_url: there is no ledger there, and require_ledger is set. Restore it, or unset "
+        "require_ledger to begin a new one.",
+    )
 
 
 # Tables and their version
@@ -169,17 +190,12 @@ def _lock_tables(transaction: Transaction) -> None:
 
 def _read_key(store: Store, settings: LedgerSettings, runtime: Runtime) -> str:
     """Return the key of the hashes; next to a SQLite ledger it is made if it is missing."""
-    if settings.ledger_key:
+    if settings.ledger_key or store.path is None:
         return settings.ledger_key
-    if store.path is None:
-        raise SettingsError(
-            codes.INVALID_SETTING,
-            "ledger_key is required with a shared database: set any random text, the same in all "
-            "four plugins.",
-        )
     path = key_path(store.path)
     try:
         with suppress(FileNotFoundError):
+            close_to_others(path)
             if text := path.read_text(encoding="utf-8").strip():
                 return text
         # Whole at once, since two processes may do this at the same time.

@@ -58,6 +58,8 @@ def _make_private(path: str) -> None:
 
 # The consent ledger's database
 
+_FILES = ("", "-wal", "-shm")
+"""What is appended to the name of a SQLite file for the files that belong to it."""
 LOCKS = ".locks"
 """What is appended to the name of a SQLite file for the folder of its locks."""
 _NETWORK = frozenset(
@@ -270,6 +272,17 @@ class Transaction:
         return sql if self.is_sqlite else sql.replace("?", "%s")
 
 
+def sqlite_path(url: str) -> Path | None:
+    """Return the file of a SQLite database, absolute; None for any other URL."""
+    try:
+        parsed = make_url(url)
+        if parsed.get_backend_name() != "sqlite" or parsed.database in {None, "", ":memory:"}:
+            return None
+    except (sa.exc.SQLAlchemyError, ValueError):
+        return None
+    return Path(str(parsed.database)).absolute()
+
+
 def connect(url: str, runtime: Runtime) -> Store:
     """Connect to the database of the ledger; a SQLite file is made, with mode 0600, if needed.
 
@@ -298,6 +311,8 @@ def connect(url: str, runtime: Runtime) -> Store:
             path = Path(str(parsed.database)).absolute()
             refuse_network(path)
             _make_private(str(path))
+            for part in _FILES:  # made by an earlier run, or by hand
+                close_to_others(path.with_name(path.name + part))
             return Store(runtime.engine(parsed, {"timeout": _PATIENCE}), path)
         options = {"application_name": "actito-didomi", "keepalives_idle": 60}
         return Store(runtime.engine(parsed, options), None)
@@ -308,6 +323,18 @@ def connect(url: str, runtime: Runtime) -> Store:
 def is_worth_repeating(error: sa.exc.DBAPIError) -> bool:
     """Return whether PostgreSQL ended a transaction for the sake of another one."""
     return getattr(error.orig, "sqlstate", None) in _SERIALIZED
+
+
+def close_to_others(path: Path) -> None:
+    """Take all rights on a file from everybody but its owner, if it is there.
+
+    Raises:
+        OSError: It belongs to somebody else, and others can read it.
+    """
+    with suppress(FileNotFoundError):
+        mode = path.stat().st_mode & 0o777
+        if mode & 0o077:
+            path.chmod(mode & 0o700)
 
 
 def _prepare_sqlite(connection: Any, record: Any) -> None:
