@@ -7,6 +7,7 @@ transaction; no request, no output and no wait may happen inside of `Ledger.chan
 from __future__ import annotations
 
 import hashlib
+import logging
 from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
@@ -16,12 +17,15 @@ import msgspec
 import sqlalchemy as sa
 from msgspec import structs
 
+from actito_didomi import codes
 from actito_didomi.consent.choices import Path
 from actito_didomi.consent.codec import Codec
 from actito_didomi.consent.conflicts import Micros, Rules, to_micros
 from actito_didomi.consent.entries import drop_intent, end_import, give_up_intent
 from actito_didomi.consent.limits import SharedLimits
 from actito_didomi.consent.person import Owed, Person
+from actito_didomi.consent.progress import FileTable
+from actito_didomi.consent.rejects import RejectTable
 from actito_didomi.consent.rows import (
     StoredNames,
     advance,
@@ -33,7 +37,7 @@ from actito_didomi.consent.rows import (
 )
 from actito_didomi.consent.schema import LedgerScope, missing_ledger, prepare
 from actito_didomi.consent.store import connect, is_worth_repeating, sqlite_path
-from actito_didomi.errors import DirectionInUseError
+from actito_didomi.errors import DirectionInUseError, SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -46,6 +50,8 @@ if TYPE_CHECKING:
     from actito_didomi.consent.schema import Prepared
     from actito_didomi.consent.store import Locks, Store, Transaction
     from actito_didomi.runtime import Event, Runtime
+
+logger = logging.getLogger(__name__)
 
 __all__ = ["Change", "FoundChange", "ImportRow", "Ledger", "LedgerScope", "Look"]
 
@@ -169,7 +175,7 @@ class Change:
         self.found.append(change)
 
 
-class Ledger:
+class Ledger(RejectTable, FileTable):
     """The ledger of one pair of Didomi organisation and Actito table.
 
     Args:
@@ -180,18 +186,16 @@ class Ledger:
 
     Attributes:
         id: Id of the ledger, and of the pair if it has a name; STATE carries it.
-        is_new: Whether it was made just now.
+        is_new: Whether nothing was known there when it was opened.
         rules: Settings that decide between choices.
     """
 
     def __init__(self, store: Store, ready: Prepared, rules: Rules, runtime: Runtime) -> None:
+        super().__init__(store, ready.scope, runtime)
         self.id = ready.ledger_id
         self.is_new = ready.is_new
         self.rules = rules
-        self._store = store
-        self._scope = ready.scope
         self.key = hashlib.sha256(ready.key.encode()).digest()
-        self._runtime = runtime
         self._names = StoredNames(ready.scope)
         self._codec = Codec(self._names)
         self._lock = runtime.lock()
@@ -231,6 +235,39 @@ class Ledger:
         for locks in self._leases:
             locks.close()
         self._store.close()
+
+    def check_state(self, ledger_id: str | None, *, on_lost: Literal["fail", "baseline"]) -> bool:
+        """Compare the ledger with the one that a STATE names.
+
+        Args:
+            ledger_id: What STATE names; None if there is no STATE, or it names none.
+            on_lost: The setting `on_lost_ledger`.
+
+        Returns:
+            Whether bookmarks of the STATE may be used: a ledger that knows nothing yet must learn
+            all that was read before.
+
+        Raises:
+            SettingsError: STATE names another ledger, and `on_lost` is `fail`.
+        """
+        if ledger_id == self.id:
+            return True
+        if ledger_id is None:
+            return not self.is_new
+        if on_lost == "baseline":
+            logger.warning(
+                "STATE names another ledger than ledger_url holds. on_lost_ledger is `baseline`: "
+                "all is read again, and compared with a new look at the whole table."
+            )
+            return False
+        raise SettingsError(
+            codes.LEDGER_MISSING,
+            "ledger_url: STATE names another ledger than the one there, which "
+            f"{'is empty' if self.is_new else 'belongs to other plugins, or is a copy'}. Set the "
+            "same ledger_url (and ledger_scope) in all plugins, from the same folder if it is a "
+            "relative path, or restore the ledger. If it is lost for good, set "
+            "`on_lost_ledger: baseline` for one run.",
+        )
 
     @property
     def scope_text(self) -> str:
@@ -443,6 +480,33 @@ class Ledger:
             elif row != before:
                 changed.append((key, *row))
         return changed, emptied
+
+    def retry_people(self, keys: Collection[str] | None = None, *, code: str | None = None) -> int:
+        """Make what is owed to people due at once, though it was refused; return how many.
+
+        Args:
+            keys: Only these people; None for all.
+            code: Only what was refused with the code of this name.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        count, after = 0, None
+        while found := self.owed(Owed.ACTITO | Owed.DIDOMI, after=after):
+            after = found[-1][0]
+            waiting = [
+                key
+                for key, person in found
+                if (keys is None or key in keys)
+                and any(code in {None, retry.code} for retry in person.retries.values())
+            ]
+            with self.change(waiting) as change:
+                for person in change.people.values():
+                    for side, retry in person.retries.items():
+                        if code in {None, retry.code}:
+                            person.retries[side] = structs.replace(retry, next_at=0)
+            count += len(waiting)
+        return count
 
     # Looks, and the changes that they find
 

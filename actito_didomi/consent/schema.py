@@ -72,7 +72,7 @@ class Prepared:
         ledger_id: Its id, and the name of the pair if it has one.
         scope: Number of the pair.
         key: Key of the hashes.
-        is_new: Whether it was made just now.
+        is_new: Whether nothing is known there yet.
     """
 
     ledger_id: str
@@ -109,14 +109,17 @@ def prepare(
                 store.path.with_name(".gitignore"),
                 line,
             )
-    is_new = False
     if version is None:
-        is_new = _create(store, key, runtime)
+        _create(store, key, runtime)
     elif version != VERSIONS[-1]:
         _upgrade(store, version)
     with store.write() as transaction:
         ledger_id, key_check = transaction.one("SELECT id, key_check FROM ledger_info")
         number = _find_scope(transaction, settings.ledger_scope, scope)
+        is_new = not any(
+            transaction.one(f"SELECT 1 FROM {table} WHERE scope = ? LIMIT 1", number)  # noqa: S608
+            for table in ("ledger_people", "ledger_looks")
+        )
     if key_check != _check_of(key):
         logger.warning(
             "ledger_key isn't the one that the ledger was made with: hashes of people differ from "
@@ -148,12 +151,12 @@ def _version(store: Store) -> str | None:
         return None if row is None else str(row[0])
 
 
-def _create(store: Store, key: str, runtime: Runtime) -> bool:
-    """Make the tables; return False where another process was faster."""
+def _create(store: Store, key: str, runtime: Runtime) -> None:
+    """Make the tables, unless another process was faster."""
     with store.write() as transaction:
         _lock_tables(transaction)
         if sa.inspect(transaction.connection).has_table("ledger_version"):
-            return False
+            return
         METADATA.create_all(transaction.connection, checkfirst=False)
         transaction.execute("INSERT INTO ledger_version (version_num) VALUES (?)", VERSIONS[-1])
         transaction.execute(
@@ -162,7 +165,6 @@ def _create(store: Store, key: str, runtime: Runtime) -> bool:
             to_micros(runtime.now()),
             _check_of(key),
         )
-    return True
 
 
 def _upgrade(store: Store, version: str) -> None:

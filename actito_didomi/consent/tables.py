@@ -149,7 +149,9 @@ sa.Table(
     sa.Column("person", _TEXT),
     sa.Column("opt_out", sa.Boolean, nullable=False),
     sa.Column("due", sa.BigInteger, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Index("ledger_rejects_digest", "scope", "digest"),
 )
 sa.Table(
     "ledger_requests",

@@ -11,6 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 from ledger_databases import DATABASES, SCOPE
@@ -21,6 +22,7 @@ from actito_didomi.consent.conflicts import DIDOMI, Act
 from actito_didomi.consent.entries import Entry, Held, Intent, Place, Write
 from actito_didomi.consent.ledgers import FoundChange, Ledger, LedgerScope, Look
 from actito_didomi.consent.person import Owed, Person, Retry
+from actito_didomi.consent.rejects import RejectDetails
 from actito_didomi.errors import SettingsError
 from actito_didomi.runtime import Runtime
 
@@ -64,10 +66,28 @@ def rows_written(ledger: Ledger) -> list[str]:
 def test_a_new_ledger_knows_nobody_and_has_an_id(ledger: Ledger, settings: LedgerSettings) -> None:
     assert ledger.is_new
     assert ledger.read(["anna"]) == {}
+    other = Ledger.open(settings, SCOPE, Runtime())  # of the same first run
+    assert other.is_new
+    with ledger.change(["anna"]) as change:
+        change.people["anna"].entries[EMAIL] = opted(True)
     again = Ledger.open(settings, SCOPE, Runtime())
     assert not again.is_new
-    assert again.id == ledger.id
+    assert again.id == other.id == ledger.id
     assert again.hash("anna") == ledger.hash("anna") != ledger.hash("bob")
+    again.close()
+    other.close()
+
+
+def test_a_state_of_a_lost_ledger_is_noticed(ledger: Ledger, settings: LedgerSettings) -> None:
+    assert ledger.check_state(ledger.id, on_lost="fail")
+    assert not ledger.check_state(None, on_lost="fail")  # the first run reads all
+    with pytest.raises(SettingsError, match="on_lost_ledger") as caught:
+        ledger.check_state("another", on_lost="fail")
+    assert caught.value.code is codes.LEDGER_MISSING
+    assert not ledger.check_state("another", on_lost="baseline")
+    ledger.record_look(T, T, [], 0)
+    again = Ledger.open(settings, SCOPE, Runtime())
+    assert again.check_state(None, on_lost="fail")  # a replay is harmless
     again.close()
 
 
@@ -379,3 +399,70 @@ def test_a_second_pair_needs_a_name(settings: LedgerSettings) -> None:
     with pytest.raises(SettingsError, match=r"ledger_scope.*table_name is 'other'") as caught:
         open_ledger(entity="e", table="other")
     assert caught.value.code is codes.AMBIGUOUS_SCOPE
+
+
+# Rejects and files
+
+
+def test_rejects_are_kept_until_they_are_settled(ledger: Ledger) -> None:
+    details = RejectDetails("can't be read", raw=b"\xff", run="1", first_at=T)
+    first = ledger.add_reject("invalid_line", None, details, opt_out=True, due=T + 5)
+    again = msgspec.structs.replace(details, run="2", first_at=T + 9)
+    assert ledger.add_reject("invalid_line", None, again, opt_out=True, due=T + 10) == first
+    second = ledger.add_reject(
+        "change_refused",
+        "anna",
+        RejectDetails("no", choices={"News": True}, events=(("e1", "2026"),)),
+        opt_out=False,
+        due=T,
+    )
+    found = ledger.get_reject(first)
+    assert found is not None
+    assert (found.due, found.details.attempts, found.details.first_at) == (T + 10, 2, T)
+    assert found.details.raw == b"\xff"
+    assert [r.number for r in ledger.list_rejects()] == [first, second]
+    assert [r.number for r in ledger.list_rejects(due_at=T)] == [second]
+    assert [r.number for r in ledger.list_rejects(code="change_refused")] == [second]
+    assert [r.number for r in ledger.list_rejects(opt_outs_only=True)] == [first]
+    assert ledger.count_rejects() == {("invalid_line", True): 1, ("change_refused", False): 1}
+    assert ledger.retry_rejects([first, 99]) == 1
+    assert [r.number for r in ledger.list_rejects(due_at=0)] == [first]
+    assert ledger.set_reject_state(first, "dismissed", because="a test")
+    assert not ledger.set_reject_state(99, "done")
+    assert [r.number for r in ledger.list_rejects()] == [second]
+    (dismissed,) = ledger.list_rejects(["dismissed", "done"])
+    assert dismissed.details.because == "a test"
+    # The same again, by a replay, stays dismissed; what failed after it was done is a new one.
+    assert ledger.add_reject("invalid_line", None, details, opt_out=True, due=T) == first
+    assert [r.number for r in ledger.list_rejects()] == [second]
+    ledger.set_reject_state(first, "done")
+    assert ledger.add_reject("invalid_line", None, details, opt_out=True, due=T) == second + 1
+
+
+def test_what_was_refused_can_be_made_due(ledger: Ledger) -> None:
+    with ledger.change(["anna", "bob", "carl"]) as change:
+        for key, person in change.people.items():
+            person.owed = Owed.ACTITO
+            if key != "carl":
+                code = "change_refused" if key == "anna" else "other"
+                person.retries["actito"] = Retry(code, 3, T, T)
+    assert [key for key, _ in ledger.owed(Owed.ACTITO, due_at=0)] == ["carl"]
+    assert ledger.retry_people(["anna", "carl"]) == 1
+    assert [key for key, _ in ledger.owed(Owed.ACTITO, due_at=0)] == ["anna", "carl"]
+    assert ledger.retry_people(code="other") == 1
+    assert len(ledger.owed(Owed.ACTITO, due_at=0)) == 3
+    assert ledger.read(["bob"])["bob"].retries["actito"].attempts == 3
+
+
+def test_a_file_counts_as_read_once_its_state_comes_back(ledger: Ledger) -> None:
+    ledger.add_read_file("tap", 1, "a.csv", "100", "2026-11-24")
+    ledger.add_read_file("tap", 2, "a.csv", "200", "2026-11-24")
+    ledger.add_read_file("tap", 2, "b.csv", "5", "2026-11-25")
+    ledger.add_read_file("other", 1, "c.csv", "5", "2026-11-25")
+    assert ledger.read_files("tap", 1) == {"a.csv": "100"}  # a run was killed after it
+    assert ledger.read_files("tap", 2) == {"a.csv": "100"}
+    ledger.add_read_file("tap", 2, "a.csv", "300", "2026-11-24")
+    assert ledger.read_files("tap", 2) == {"a.csv": "300"}
+    ledger.forget_files("tap", "2026-11-25")
+    assert ledger.read_files("tap", 2) == {}
+    assert ledger.read_files("other", 9) == {"c.csv": "5"}
