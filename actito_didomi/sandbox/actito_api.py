@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
-import time
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from actito_didomi.runtime import Runtime
     from actito_didomi.sandbox.database import Database
     from actito_didomi.sandbox.options import SandboxOptions
 
@@ -42,12 +41,24 @@ class ActitoApi:
         database: Where profiles are kept.
         options: Limits, and behaviour where Actito's is unknown.
         traffic: Counts, limits and faults.
+        runtime: Clock, and what tokens are drawn from.
+        timer: Whether the event loop loads imports as time passes.
     """
 
-    def __init__(self, database: Database, options: SandboxOptions, traffic: Traffic) -> None:
-        self.profiles = Profiles(database, options)
-        self.imports = Imports(self.profiles, options)
+    def __init__(
+        self,
+        database: Database,
+        options: SandboxOptions,
+        traffic: Traffic,
+        runtime: Runtime,
+        *,
+        timer: bool,
+    ) -> None:
+        self.profiles = Profiles(database, options, runtime)
+        self.imports = Imports(self.profiles, options, runtime)
         self._database = database
+        self._runtime = runtime
+        self._timer = timer
         self._loading: asyncio.Task[None] | None = None
         self._options = options
         self._traffic = traffic
@@ -98,7 +109,7 @@ class ActitoApi:
     ) -> Callable[[Request], Awaitable[Response]]:
         async def respond(request: Request) -> Response:
             scheme, _, token = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or self._tokens.get(token, 0) < time.monotonic():
+            if scheme.lower() != "bearer" or self._tokens.get(token, 0) < self._runtime.monotonic():
                 return error_response("actito", 401, "Missing, invalid or expired token")
             accept = request.headers.get("accept", "*/*")
             if not any(kind in accept for kind in ("application/json", "*/*", "application/*")):
@@ -113,8 +124,8 @@ class ActitoApi:
     async def _token(self, request: Request) -> Response:
         if request.headers.get("authorization") != self._options.actito_key:
             return error_response("actito", 401, "Unknown API key")
-        token = secrets.token_urlsafe(32)
-        now = time.monotonic()
+        token = self._runtime.token(32)
+        now = self._runtime.monotonic()
         self._tokens = {t: end for t, end in self._tokens.items() if end > now}
         self._tokens[token] = now + self._options.token_ttl
         return JSONResponse(
@@ -123,7 +134,7 @@ class ActitoApi:
                 "tokenType": "bearer",
                 "expiresIn": f"{self._options.token_ttl:g}s",
                 "scope": "read write",
-                "jti": secrets.token_hex(8),
+                "jti": self._runtime.token(8),
             }
         )
 
@@ -243,30 +254,36 @@ class ActitoApi:
         content = await part.read()
         execution = self.imports.start(definition, part.filename or "", content)
         self._traffic.count_write("actito", route)
-        if self._loading is None or self._loading.done():
+        if self._timer and (self._loading is None or self._loading.done()):
             self._loading = asyncio.create_task(self._load())
         return JSONResponse(self.imports.as_dict(execution), 201)
 
     async def _load(self) -> None:
         """Load files until none is left."""
         while self.imports.busy:
-            self._database.run("BEGIN")
-            try:
-                more = self.imports.work()
-            finally:
-                self._database.run("COMMIT")
+            more = self.load_slice()
             await asyncio.sleep(0 if more else 0.02)
+
+    def load_slice(self) -> bool:
+        """Load what is due of imports, at most one slice; return whether more is due already."""
+        self._database.run("BEGIN")
+        try:
+            return self.imports.work()
+        finally:
+            self._database.run("COMMIT")
 
     async def _list_executions(self, request: Request) -> Response:
         _check_entity(request)
         if not self._options.etl_lists_executions:
             return error_response("actito", 405, "Method not allowed")
+        self.load_slice()
         return JSONResponse(
             {"etlExecutions": [self.imports.as_dict(e) for e in self.imports.all()]}
         )
 
     async def _get_execution(self, request: Request) -> Response:
         _check_entity(request)
+        self.load_slice()
         execution = self.imports.find(request.path_params["execution"])
         return JSONResponse(self.imports.as_dict(execution))
 

@@ -5,21 +5,19 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import secrets
-import time
 import zipfile
 import zlib
 from collections import deque
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi.sandbox import actito_tables as tables
-from actito_didomi.sandbox.actito_profiles import Profiles, RefusedError
+from actito_didomi.sandbox.actito_profiles import Profiles, RefusedError, to_moment
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from actito_didomi.runtime import Runtime
     from actito_didomi.sandbox.options import SandboxOptions
 
 _DAY = 86_400.0
@@ -98,10 +96,12 @@ class Imports:
     Args:
         profiles: The profiles to write.
         options: Speed, limits, and behaviour where Actito's is unknown.
+        runtime: Clock, and what ids are drawn from.
     """
 
-    def __init__(self, profiles: Profiles, options: SandboxOptions) -> None:
+    def __init__(self, profiles: Profiles, options: SandboxOptions, runtime: Runtime) -> None:
         self._profiles = profiles
+        self._runtime = runtime
         self._options = options
         self._executions: dict[str, Execution] = {}
         self._used: dict[str, deque[float]] = {}
@@ -131,13 +131,13 @@ class Imports:
             except _InvalidFileError as error:
                 failure = str(error)
         execution = Execution(
-            id=str(123_000_000 + secrets.randbelow(999_999)),
+            id=str(123_000_000 + int(self._runtime.token(6), 16) % 999_999),
             definition=definition,
             file_name=file_name,
             rows=rows,
             failure=failure,
-            requested_at=time.monotonic(),
-            started=_now(),
+            requested_at=self._runtime.monotonic(),
+            started=to_moment(self._runtime.now()),
             read=len(rows),
         )
         self._executions[execution.id] = execution
@@ -179,7 +179,7 @@ class Imports:
             "licence": "licence",
         }[self._options.etl_quota_scope]
         used = self._used.setdefault(scope, deque())
-        now = time.monotonic()
+        now = self._runtime.monotonic()
         while used and used[0] <= now - _DAY:
             used.popleft()
         if len(used) >= self._options.etl_per_day:
@@ -234,11 +234,11 @@ class Imports:
         speed = self._options.etl_rows_per_second
         if not speed:
             return False
-        passed = time.monotonic() - execution.requested_at - _VALIDATION
+        passed = self._runtime.monotonic() - execution.requested_at - _VALIDATION
         if passed < 0:
             return False
         if execution.failure:
-            execution.status, execution.ended = "FAILURE", _now()
+            execution.status, execution.ended = "FAILURE", to_moment(self._runtime.now())
             return False
         due = min(len(execution.rows), int(passed * speed) + 1)
         stop = min(due, execution.at + _SLICE)
@@ -252,7 +252,7 @@ class Imports:
         if execution.at == len(execution.rows):
             execution.rows = []
             execution.status = "WITH_ERROR" if execution.errors else "SUCCESS"
-            execution.ended = _now()
+            execution.ended = to_moment(self._runtime.now())
             return False
         return stop < due
 
@@ -379,7 +379,3 @@ def _value(attribute: dict[str, Any], text: str) -> Any:
             raise RefusedError(400, f"Attribute {attribute['name']}: must be a boolean")
         return text.lower() in _TRUE
     return text
-
-
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")

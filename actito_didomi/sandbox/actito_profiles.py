@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi.sandbox import actito_tables as tables
 from actito_didomi.sandbox.database import Database, dump
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from actito_didomi.runtime import Runtime
     from actito_didomi.sandbox.options import SandboxOptions
 
 
@@ -28,10 +30,12 @@ class Profiles:
     Args:
         database: The database to keep them in.
         options: Behaviour where Actito's is unknown.
+        runtime: Clock.
     """
 
-    def __init__(self, database: Database, options: SandboxOptions) -> None:
+    def __init__(self, database: Database, options: SandboxOptions, runtime: Runtime) -> None:
         self._db = database
+        self._runtime = runtime
         self._options = options
 
     def find(self, table: dict[str, Any], key: str) -> int | None:
@@ -110,7 +114,7 @@ class Profiles:
         if missing := tables.missing_attributes(table, attributes):
             raise RefusedError(400, f"Mandatory attributes are missing: {', '.join(missing)}")
         self._check_unique(table, attributes, None)
-        now = _now()
+        now = to_moment(self._runtime.now())
         profile_id = self._db.run(
             "INSERT INTO profile (table_id, attributes, subscriptions) VALUES (?, ?, ?)",
             table["id"],
@@ -156,7 +160,7 @@ class Profiles:
             self._options.subscription_moves_update_moment
             and {**subscribed, **subscriptions} != subscribed
         ):
-            after["updateMoment"] = _now()
+            after["updateMoment"] = to_moment(self._runtime.now())
         self._store(table, profile_id, after, {**subscribed, **subscriptions})
 
     def delete(self, profile_id: int) -> None:
@@ -237,5 +241,6 @@ def _to_response(profile_id: int, attributes: str, subscriptions: str) -> dict[s
     }
 
 
-def _now() -> str:
-    return datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+def to_moment(timestamp: datetime) -> str:
+    """Return a time in Actito's form."""
+    return timestamp.strftime("%Y-%m-%d %H:%M:%S")

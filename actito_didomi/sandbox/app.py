@@ -11,6 +11,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from actito_didomi.runtime import Runtime
 from actito_didomi.sandbox.actito_api import ActitoApi
 from actito_didomi.sandbox.database import Database
 from actito_didomi.sandbox.didomi_api import DidomiApi
@@ -29,14 +30,26 @@ class Sandbox:
 
     Args:
         options: Switches and limits; they can be changed at run time.
+        actito: Actito's clock, and what its ids are drawn from; None for the real ones.
+        didomi: The same of Didomi.
+        timer: Whether the event loop loads imports as time passes; else `ActitoApi.load_slice`
+            must be called.
     """
 
-    def __init__(self, options: SandboxOptions) -> None:
+    def __init__(
+        self,
+        options: SandboxOptions,
+        *,
+        actito: Runtime | None = None,
+        didomi: Runtime | None = None,
+        timer: bool = True,
+    ) -> None:
+        actito, didomi = actito or Runtime(), didomi or Runtime()
         self.options = options
         self.database = Database(options.database)
-        self.traffic = Traffic(options)
-        self.actito = ActitoApi(self.database, options, self.traffic)
-        self.didomi = DidomiApi(self.database, options, self.traffic)
+        self.traffic = Traffic(options, actito)
+        self.actito = ActitoApi(self.database, options, self.traffic, actito, timer=timer)
+        self.didomi = DidomiApi(self.database, options, self.traffic, didomi)
         if options.people and not self.database.one("SELECT 1 FROM profile LIMIT 1"):
             self.populate(options.people, options.seed)
 
@@ -118,8 +131,8 @@ class Sandbox:
 class _AsSent:
     """Routes by the path as it was sent, and passes the connection.
 
-    An encoded `/` in a profile key is no separator. The server's `send` is the method of an object
-    that knows the connection; faults need it to cut requests off.
+    An encoded `/` in a profile key is no separator. The `send` of a server is the method of an
+    object that knows the connection; faults need it to cut requests off.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -130,7 +143,7 @@ class _AsSent:
             scope = {
                 **scope,
                 "path": scope["raw_path"].decode("latin-1").partition("?")[0],
-                TRANSPORT: send.__self__.transport,  # type: ignore[attr-defined]
+                TRANSPORT: getattr(getattr(send, "__self__", None), "transport", None),
             }
         await self._app(scope, receive, send)
 

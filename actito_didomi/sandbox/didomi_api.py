@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import secrets
-import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -23,6 +21,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import Request
 
+    from actito_didomi.runtime import Runtime
     from actito_didomi.sandbox.database import Database
     from actito_didomi.sandbox.options import SandboxOptions
 
@@ -46,10 +45,14 @@ class DidomiApi:
         database: Where consents are kept.
         options: Behaviour where Didomi's is unknown.
         traffic: Counts and faults.
+        runtime: Clock, and what ids and tokens are drawn from.
     """
 
-    def __init__(self, database: Database, options: SandboxOptions, traffic: Traffic) -> None:
-        self.consents = Consents(database, options)
+    def __init__(
+        self, database: Database, options: SandboxOptions, traffic: Traffic, runtime: Runtime
+    ) -> None:
+        self.consents = Consents(database, options, runtime)
+        self._runtime = runtime
         self._options = options
         self._traffic = traffic
         self._tokens: dict[str, float] = {}
@@ -90,7 +93,7 @@ class DidomiApi:
     ) -> Callable[[Request], Awaitable[Response]]:
         async def respond(request: Request) -> Response:
             scheme, _, token = request.headers.get("authorization", "").partition(" ")
-            if scheme.lower() != "bearer" or self._tokens.get(token, 0) < time.monotonic():
+            if scheme.lower() != "bearer" or self._tokens.get(token, 0) < self._runtime.monotonic():
                 return error_response("didomi", 401, "Not authenticated")
             limited = "/consents/" not in request.url.path or _flag(request, "$include_full_tree")
             if limited and (refused := self._rate_limit()):
@@ -106,7 +109,7 @@ class DidomiApi:
         """Limit requests outside `/consents/*` to 100 in 15 seconds (documented)."""
         if not self._options.limits:
             return None
-        now = time.monotonic()
+        now = self._runtime.monotonic()
         while self._limited and self._limited[0] <= now - _WINDOW:
             self._limited.popleft()
         if len(self._limited) < _RATE:
@@ -126,8 +129,8 @@ class DidomiApi:
             DIDOMI_SECRET,
         ):
             return error_response("didomi", 400, "Invalid authentication information")
-        token = secrets.token_urlsafe(32)
-        now = time.monotonic()
+        token = self._runtime.token(32)
+        now = self._runtime.monotonic()
         self._tokens = {t: end for t, end in self._tokens.items() if end > now}
         self._tokens[token] = now + self._options.didomi_token_ttl
         return JSONResponse({"type": "api-key", "key": DIDOMI_KEY, "access_token": token})

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import uuid
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi.consent.records import parse_timestamp
@@ -12,6 +10,7 @@ from actito_didomi.sandbox.database import Database, dump
 from actito_didomi.sandbox.didomi_state import empty_consents, merge_consents, merge_metadata
 
 if TYPE_CHECKING:
+    from actito_didomi.runtime import Runtime
     from actito_didomi.sandbox.options import SandboxOptions
 
 DEFAULT_REGULATION = "gdpr"
@@ -19,11 +18,6 @@ DEFAULT_REGULATION = "gdpr"
 
 class DuplicateEventError(Exception):
     """An event with this id exists."""
-
-
-def now() -> str:
-    """Return the current time in Didomi's form."""
-    return datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
 class Consents:
@@ -34,11 +28,17 @@ class Consents:
     Args:
         database: The database to keep them in.
         options: Behaviour where Didomi's is unknown.
+        runtime: Clock, and what ids are drawn from.
     """
 
-    def __init__(self, database: Database, options: SandboxOptions) -> None:
+    def __init__(self, database: Database, options: SandboxOptions, runtime: Runtime) -> None:
         self._db = database
         self._options = options
+        self._runtime = runtime
+
+    def now(self) -> str:
+        """Return the current time in Didomi's form."""
+        return self._runtime.now().strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
     def add_event(
         self, organization: str, posted: dict[str, Any], at: str | None = None
@@ -53,14 +53,14 @@ class Consents:
         Raises:
             DuplicateEventError: An event with this id exists.
         """
-        at = at or now()
+        at = at or self.now()
         user = dict(posted.get("user") or {})
         regulation = posted.get("regulation") or DEFAULT_REGULATION
-        event_id = posted.get("id") or str(uuid.uuid4())
+        event_id = posted.get("id") or self._runtime.uuid()
         if self.find_event(organization, event_id):
             raise DuplicateEventError
         known = self._known_user(organization, user)
-        user["id"] = known["id"] if known else user.get("id") or str(uuid.uuid4())
+        user["id"] = known["id"] if known else user.get("id") or self._runtime.uuid()
         if known and known.get("organization_user_id") and not user.get("organization_user_id"):
             user["organization_user_id"] = known["organization_user_id"]
         event = {
@@ -128,7 +128,7 @@ class Consents:
         self, organization: str, event: dict[str, Any], changes: dict[str, Any]
     ) -> dict[str, Any]:
         """Change an event's status, consents, proofs or delegate, and the state that follows."""
-        at = now()
+        at = self.now()
         after = {**event, **changes, "updated_at": at}
         self._db.run(
             "UPDATE consent_event SET body = ? WHERE organization_id = ? AND id = ?",
@@ -148,7 +148,7 @@ class Consents:
                 event["id"],
             )
         for user_id, regulation in {(e["user"]["id"], e["regulation"]) for e in events}:
-            self.recompute(organization, user_id, regulation, {}, now())
+            self.recompute(organization, user_id, regulation, {}, self.now())
 
     def recompute(
         self,
@@ -200,13 +200,13 @@ class Consents:
 
     def add_user(self, organization: str, fields: dict[str, Any]) -> dict[str, Any]:
         """Create a user without an event."""
-        at = now()
+        at = self.now()
         base = {
             "consents": merge_consents(empty_consents(), fields.get("consents") or {}),
             "metadata": fields.get("metadata") or {},
         }
         user = {
-            "id": fields.get("id") or str(uuid.uuid4()),
+            "id": fields.get("id") or self._runtime.uuid(),
             "organization_id": organization,
             **{
                 k: fields[k]
@@ -241,7 +241,7 @@ class Consents:
             "metadata": merge_metadata(user.get("metadata") or {}, changes.get("metadata")),
             "consents": merge_consents(user["consents"], changes.get("consents") or {}),
             "version": user["version"] + 1,
-            "updated_at": now(),
+            "updated_at": self.now(),
         }
         self._store_user(organization, regulation, base, after)
         return after

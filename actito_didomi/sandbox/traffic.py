@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from starlette.types import Message, Receive, Scope, Send
 
+    from actito_didomi.runtime import Runtime
     from actito_didomi.sandbox.options import SandboxOptions
 
 Side = Literal["actito", "didomi"]
@@ -53,9 +53,8 @@ class Stats:
     at_once: int = 0
     recent: deque[float] = field(default_factory=deque)
 
-    def enter(self) -> None:
-        """Count a request that begins."""
-        now = time.monotonic()
+    def enter(self, now: float) -> None:
+        """Count a request that begins now, in seconds."""
         self.recent.append(now)
         while self.recent and self.recent[0] <= now - _MINUTE:
             self.recent.popleft()
@@ -126,10 +125,16 @@ class Fault:
 
 
 class Traffic:
-    """Counts, limits and faults of both sides."""
+    """Counts, limits and faults of both sides.
 
-    def __init__(self, options: SandboxOptions) -> None:
+    Args:
+        options: Limits.
+        runtime: Clock.
+    """
+
+    def __init__(self, options: SandboxOptions, runtime: Runtime) -> None:
         self.options = options
+        self.runtime = runtime
         self.faults: list[Fault] = []
         self.stats: dict[Side, Stats] = {"actito": Stats(), "didomi": Stats()}
 
@@ -185,7 +190,7 @@ class Guarded:
         stats = traffic.stats[side]
         count = stats.routes.setdefault(self._route, RouteCount())
         count.calls += 1
-        stats.enter()
+        stats.enter(traffic.runtime.monotonic())
         try:
             status = await self._respond(scope, receive, send)
         finally:
