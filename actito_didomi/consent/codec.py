@@ -60,7 +60,7 @@ _OURS, _DOUBTFUL = 1, 2
 _NEVER, _FOREVER = -1, -2
 """What stands for the beginning and the end of time, in place of the index of a timestamp."""
 _WORD = 2**64
-_PARTS, _ACTITO = 9, 3
+_PARTS, _ACTITO, _PROFILE_ID = 9, 3, 7
 _MOST_LAYOUTS = 10_000
 _MOST_DIGITS = 17
 _FIELD = "a:"
@@ -193,6 +193,12 @@ class Codec:
                 endings = find_endings(imports)
             person.entries = StoredEntries(layout, data, person, groups, endings)
         return person
+
+    @staticmethod
+    def profile_id(data: bytes) -> str | None:
+        """Return the id of the profile from a form on disk; None if it isn't known."""
+        parts = _decode(data)
+        return parts[_PROFILE_ID] if len(parts) > _PROFILE_ID else None
 
     @staticmethod
     def names_import(data: bytes, number: int) -> bool:

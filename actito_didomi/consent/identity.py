@@ -7,6 +7,8 @@ from typing import Literal
 
 Matching = Literal["exact", "folded"]
 
+_KEYLESS = "\x1fprofileId="
+"""No key of a person begins so."""
 _PLACEHOLDERS = frozenset({"", "undefined", "null", "nan", "none", "[object object]"})
 """What programs write where they have no key, in lower case."""
 
@@ -39,3 +41,22 @@ def matching_of(setting: Matching | None, key_attribute: str) -> Matching:
 def is_placeholder(text: str) -> bool:
     """Return whether a text only stands in the place of a key."""
     return text.strip().lower() in _PLACEHOLDERS
+
+
+def keyless_row(profile_id: str) -> str:
+    """Return what a profile without a usable key is called in the ledger, in place of a person.
+
+    Args:
+        profile_id: Its `profileId`.
+    """
+    return _KEYLESS + profile_id
+
+
+def profile_of(key: str) -> str | None:
+    """Return the `profileId` of a row of a profile without a key; None for a person."""
+    return key[len(_KEYLESS) :] if key.startswith(_KEYLESS) else None
+
+
+def keyless_range() -> tuple[str, str]:
+    """Return texts between which the rows of all profiles without a key stand."""
+    return _KEYLESS, _KEYLESS + ":"

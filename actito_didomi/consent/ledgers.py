@@ -118,6 +118,7 @@ class FoundChange(msgspec.Struct, frozen=True, array_like=True):
         earliest: It was made at this timestamp or later.
         latest: It was made at this timestamp or earlier.
         seen_value: The raw value of the field.
+        found_at: When it was found.
     """
 
     person: str
@@ -129,6 +130,7 @@ class FoundChange(msgspec.Struct, frozen=True, array_like=True):
     earliest: Micros
     latest: Micros
     seen_value: Any = None
+    found_at: Micros = 0
 
 
 class OwedCounts:
@@ -508,6 +510,50 @@ class Ledger(RejectTable, FileTable):
             count += len(waiting)
         return count
 
+    def between(self, first: str, last: str, limit: int) -> list[tuple[str, Person]]:
+        """Return people whose keys are greater than `first` and less than `last`, in their order.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.read() as transaction:
+            rows = transaction.all(
+                "SELECT person, owed, due, data FROM ledger_people WHERE scope = ? AND person > ? "
+                "AND person < ? ORDER BY person LIMIT ?",
+                self._scope,
+                first,
+                last,
+                limit,
+            )
+            return list(self._decode(transaction, by_key(rows)).items())
+
+    def find_profiles(self, profile_ids: Collection[str]) -> dict[str, str]:
+        """Return the keys of people by the ids of their profiles, as far as these are known.
+
+        All people are read, so it is for what is rare.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        found: dict[str, str] = {}
+        after = ""
+        while True:
+            with self._store.read() as transaction:
+                rows = transaction.all(
+                    "SELECT person, data FROM ledger_people WHERE scope = ? AND person > ? "
+                    "ORDER BY person LIMIT ?",
+                    self._scope,
+                    after,
+                    _BATCH_SIZE,
+                )
+            if not rows:
+                return found
+            for key, data in rows:
+                profile_id = self._codec.profile_id(data) if data else None
+                if profile_id is not None and profile_id in profile_ids:
+                    found[profile_id] = key
+            after = rows[-1][0]
+
     # Looks, and the changes that they find
 
     def last_look(self) -> Look | None:
@@ -561,6 +607,16 @@ class Ledger(RejectTable, FileTable):
                 limit,
             )
         return [(row[0], msgspec.msgpack.decode(row[1], type=FoundChange)) for row in rows]
+
+    def last_found(self) -> int:
+        """Return the number of the last change that looks found; 0 if there is none yet.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.read() as transaction:
+            row = transaction.one("SELECT found FROM ledger_scopes WHERE number = ?", self._scope)
+        return int(row[0])
 
     def prune_found(self, before: int) -> None:
         """Delete the changes with a number of less than `before`.

@@ -88,6 +88,18 @@ def reverse_mappings(mappings: Sequence[Mapping]) -> dict[tuple[str, str], Rever
     return {(reverse.mapping.type, reverse.mapping.id): reverse for reverse in found.values()}
 
 
+def find_path(mapping: Mapping) -> Path:
+    """Return the path under which the ledger keeps the choice of a mapping.
+
+    Where the path isn't known before a record shows it, the mapping's `value` stands for it: such a
+    choice is kept for the forward sync alone.
+    """
+    try:
+        return _path_of(mapping)
+    except InvalidMappingError:
+        return mapping.path or ("value", mapping.value)
+
+
 def _path_of(mapping: Mapping) -> Path:
     where = f"mappings, {mapping.id!r} ({mapping.value})"
     if mapping.path is not None:

@@ -9,8 +9,49 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
 
+from actito_didomi import codes
+from actito_didomi.errors import SettingsError
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+
+LEDGER = "ledger"
+"""The key under which our taps put the id of their ledger into the state of a stream."""
+
+
+def ledger_ids(state: Any) -> set[str]:
+    """Return the ids of ledgers that a state names, wherever they stand in it."""
+    if isinstance(state, list):
+        return {found for item in state for found in ledger_ids(item)}
+    if not isinstance(state, dict):
+        return set()
+    found = {inner for value in state.values() for inner in ledger_ids(value)}
+    if isinstance(own := state.get(LEDGER), str):
+        found.add(own)
+    return found
+
+
+def check_ledger(state: Any, ledger_id: str | None) -> None:
+    """Check that a state belongs to the ledger that is used.
+
+    Args:
+        state: Value of a STATE message.
+        ledger_id: Id of the ledger; None if there is none.
+
+    Raises:
+        SettingsError: It belongs to another one, which may have been lost.
+    """
+    others = ledger_ids(state) - {ledger_id}
+    if others:
+        found = "there is none" if ledger_id is None else f"{ledger_id} is there"
+        raise SettingsError(
+            codes.LEDGER_MISSING,
+            f"ledger_url: STATE belongs to the ledger {min(others)}, but {found}. What was "
+            "owed and who chose what stands in the lost one. Restore it, or set `ledger_url` to "
+            "where it is. If it is lost for good, set `on_lost_ledger: baseline` for one run of "
+            "each direction: then everything is read anew.",
+        )
 
 
 class StateBarriers:
