@@ -213,6 +213,18 @@ AMBIGUOUS_VALUE = Code(211, "ambiguous_value", "reject")
 
 Add the `path` that is meant to this mapping.
 """
+INCOMPLETE_EXPORT = Code(212, "incomplete_export", "error")
+"""A finished partition of a batch export holds an empty file, files of another kind, or none.
+
+Copy the partition again, or ask Didomi for it. The bookmark stays before it until then; everything
+else is read.
+"""
+MISSING_DAY = Code(213, "missing_day", "warning")
+"""A batch export has no partition of a day between its first and its last one.
+
+Ask Didomi for it. It is read if it comes within `late_days`; the bookmark stays before it until
+then.
+"""
 
 # Group AD3xx, Actito refuses; 301 is kept for `attribute_refused`
 

@@ -6,9 +6,11 @@ A source gets plain data and yields batches. It emits nothing and writes no stat
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
-from typing import TYPE_CHECKING, Any, Protocol
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from actito_didomi import codes
+from actito_didomi.clocks import to_server_time
 from actito_didomi.consent.records import (
     CONFIRMED,
     PENDING,
@@ -18,23 +20,28 @@ from actito_didomi.consent.records import (
 )
 from actito_didomi.didomi.exports import Line, decode_line
 from actito_didomi.didomi.lists import pages
-from actito_didomi.errors import RequestRejectedError
+from actito_didomi.errors import BadInputError, RequestRejectedError
 from actito_didomi.plugin.source import PROGRESS_INTERVAL, Batch
-from tap_didomi.emitted import EmittedRecords
+from tap_didomi.partitions import Progress, is_day
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from actito_didomi.didomi.exports import ExportFolder, Partition
     from actito_didomi.didomi.lists import Page
+    from actito_didomi.files import ListedFile
     from actito_didomi.http import ApiSession
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.plugin.source import BrokenLines
     from actito_didomi.runtime import Runtime
+    from tap_didomi.partitions import Reading
+
+Item = TypeVar("Item")
 
 _OVERLAP = timedelta(minutes=5)
-_LONG_AGO = datetime(1, 1, 1, tzinfo=timezone.utc)
+_LARGEST_ERROR = timedelta(days=1)
+"""By how much our clock may be wrong: a later bookmark is a mistake."""
 _STALE_CURSOR = frozenset({400, 404, 410})
 _PAGES_PER_LOG_LINE = 100
 
@@ -60,15 +67,20 @@ class ConsentSource(Protocol):
 
 @dataclass(frozen=True)
 class ExportSource:
-    """Reads finished partitions in order of their dates, each once.
+    """Reads finished partitions in order of their dates, and what comes late.
 
-    The state holds, by export id, the date of the last partition that was read to the end. So a run
-    that is killed reads its partition again.
+    The state holds, by export id, the day up to which everything was read (`exports`), and marks of
+    the files of later days and of the last `late_days` (`files`); see `Progress`. So a run that is
+    killed reads its partition again.
+
+    What is missing or can't be read is reported and makes the run fail at its end; everything else
+    is read, and the bookmark stays before it, so that it is read once it is there.
 
     Attributes:
         folder: The root of batch exports.
         export_ids: Only these exports; None for all.
         start_date: First day to read, as `yyyy-MM-dd`; empty for all days.
+        late_days: Number of days before the newest one of which late files are read.
         broken_lines: What to do about them.
         shutdown: Checked between two lines.
         runtime: Clock.
@@ -78,67 +90,124 @@ class ExportSource:
     folder: ExportFolder
     export_ids: Sequence[str] | None
     start_date: str
+    late_days: int
     broken_lines: BrokenLines
     shutdown: Shutdown
     runtime: Runtime
     logger: logging.Logger
 
     def events(self, state: Mapping[str, Any]) -> Iterator[Batch[dict[str, Any]]]:
-        """Yield the events of each new partition."""
-        for partition, after in self._new_partitions(state):
-            lines = self._decoded(partition)
-            yield Batch((event for line in lines for event in events_of_line(line)), after)
+        """Yield the events of each partition that has something new."""
+        return self._batches(
+            state,
+            lambda reading, broken: (
+                event for line in self._decoded(reading, broken) for event in events_of_line(line)
+            ),
+        )
 
     def raw_events(self, state: Mapping[str, Any]) -> Iterator[Batch[Any]]:
-        """Yield the events of each new partition, with their parts not decoded."""
-        for partition, after in self._new_partitions(state):
-            yield Batch(self._raw_events(partition), after)
+        """Yield the same events, with their parts not decoded."""
+        return self._batches(state, self._raw_events)
 
     def users(self, state: Mapping[str, Any]) -> Iterator[Batch[dict[str, Any]]]:
-        """Yield the users of each new partition, each with the whole status of that day."""
-        for partition, after in self._new_partitions(state):
-            yield Batch((line["user"] for line in self._decoded(partition)), after)
+        """Yield the users, each with the whole status of that day."""
+        return self._batches(
+            state,
+            lambda reading, broken: (line["user"] for line in self._decoded(reading, broken)),
+        )
 
     def lines(self, state: Mapping[str, Any]) -> Iterator[Batch[dict[str, Any]]]:
-        """Yield the lines of each new partition: a user with the events of a day."""
-        for partition, after in self._new_partitions(state):
-            yield Batch(self._decoded(partition), after)
+        """Yield the lines: a user with the events of a day."""
+        return self._batches(state, self._decoded)
 
     def files(self, state: Mapping[str, Any]) -> Iterator[Batch[str]]:
-        """Yield the URLs of the files of each new partition."""
-        for partition, after in self._new_partitions(state):
-            self.shutdown.check()
-            yield Batch([self.folder.url(file) for file in partition.files], after)
+        """Yield the URLs of the files."""
+        return self._batches(
+            state, lambda reading, _: [self.folder.url(file.path) for file in reading.files]
+        )
 
-    def _new_partitions(
-        self, state: Mapping[str, Any]
-    ) -> Iterator[tuple[Partition, dict[str, Any]]]:
-        """Yield the partitions that are new and complete, and the state after each."""
-        bookmarks: dict[str, str] = dict(state.get("exports") or {})
-        for export_id, partitions in self.folder.partitions(self.export_ids).items():
-            done = bookmarks.get(export_id, "")
-            new = [p for p in partitions if p.date > done and p.date >= self.start_date]
-            self.logger.info(
-                "Export %s: %d partition(s), %d of them new.", export_id, len(partitions), len(new)
-            )
-            for partition in new:
-                if not partition.complete:
-                    self.logger.info(
-                        "Export %s: the partition of %s has no _SUCCESS yet; stopping here until "
-                        "the next run, so that no day is skipped.",
-                        export_id,
-                        partition.date,
+    def _batches(
+        self,
+        state: Mapping[str, Any],
+        read: Callable[[Reading, list[ListedFile]], Iterable[Item]],
+    ) -> Iterator[Batch[Item]]:
+        """Yield what is new, partition by partition, and the state after each.
+
+        Args:
+            state: State of the stream.
+            read: Reads a partition, and adds the files that are broken to a list.
+        """
+        found = self.folder.partitions(self.export_ids)
+        progress = {name: self._progress(state, name) for name in found}
+        for export_id, partitions in found.items():
+            export = progress[export_id]
+            readings = export.plan(partitions, skips=self.broken_lines.skips)
+            self._report(export_id, partitions, export, readings)
+            for reading in readings:
+                self.shutdown.check()
+                for problem in reading.problems:
+                    self.broken_lines.report(problem, codes.INCOMPLETE_EXPORT)
+                broken: list[ListedFile] = []
+                if reading.files:
+                    yield Batch(
+                        read(reading, broken), None, arrived_at=reading.partition.arrived_at
                     )
-                    break
-                bookmarks = {**bookmarks, export_id: partition.date}
-                yield partition, {"exports": bookmarks}
+                export.finish(reading, broken)
+                yield Batch([], _state_of(state, progress))
 
-    def _lines(self, partition: Partition) -> Iterator[tuple[str, int, bytes | Line]]:
+    def _progress(self, state: Mapping[str, Any], export_id: str) -> Progress:
+        """Return what was read of an export; a bookmark that can't be true doesn't count."""
+        progress = Progress.from_state(state, export_id, self.late_days, self.start_date)
+        today = self.runtime.now().date().isoformat()
+        if progress.bookmark and (not is_day(progress.bookmark) or progress.bookmark > today):
+            self.logger.warning(
+                "Export %s: the bookmark in --state is not a day of the past; everything is read "
+                "again.",
+                export_id,
+            )
+            progress.bookmark = ""
+        return progress
+
+    def _report(
+        self,
+        export_id: str,
+        partitions: Sequence[Partition],
+        progress: Progress,
+        readings: Sequence[Reading],
+    ) -> None:
+        """Log what is there, and what isn't."""
+        self.logger.info(
+            "Export %s: %d partition(s), %d of them with new files.",
+            export_id,
+            len(partitions),
+            sum(1 for reading in readings if reading.files),
+        )
+        wanted = [p for p in partitions if p.date >= self.start_date]
+        for partition in wanted:
+            if not partition.complete:
+                self.logger.warning(
+                    "Export %s: the partition of %s has no _SUCCESS yet; the bookmark stays before "
+                    "it.",
+                    export_id,
+                    partition.date,
+                )
+        if missing := progress.missing(wanted):
+            self.logger.warning(
+                "%s: export %s has no partition of %s (%d day(s)). One that comes within %d days "
+                "is read; ask Didomi where it is.",
+                codes.MISSING_DAY,
+                export_id,
+                ", ".join(missing[-3:]),
+                len(missing),
+                self.late_days,
+            )
+
+    def _lines(self, reading: Reading) -> Iterator[tuple[ListedFile, int, bytes | Line]]:
         """Yield file, number and content of each line, not decoded."""
-        clock = self.runtime.monotonic
+        clock, partition = self.runtime.monotonic, reading.partition
         lines, last = 0, clock()
-        for at, file in enumerate(partition.files, start=1):
-            for number, line in self.folder.raw_lines(file):
+        for at, file in enumerate(reading.files, start=1):
+            for number, line in self.folder.raw_lines(file.path):
                 self.shutdown.check()
                 lines += 1
                 yield file, number, line
@@ -149,7 +218,7 @@ class ExportSource:
                         partition.export_id,
                         partition.date,
                         at,
-                        len(partition.files),
+                        len(reading.files),
                         lines,
                     )
         self.logger.info(
@@ -157,28 +226,45 @@ class ExportSource:
             partition.export_id,
             partition.date,
             lines,
-            len(partition.files),
+            len(reading.files),
         )
 
-    def _decode(self, file: str, number: int, line: bytes | Line) -> dict[str, Any] | None:
-        """Decode a line; return None for a broken one, where the settings say to skip it."""
-        decoded = line if isinstance(line, Line) else decode_line(file, number, line)
-        if decoded.value is None:
-            self.broken_lines.handle(decoded.problem or "")
+    def _decode(
+        self, file: ListedFile, number: int, line: bytes | Line, broken: list[ListedFile]
+    ) -> dict[str, Any] | None:
+        """Decode a line; report what is broken, and return None where nothing can be read."""
+        decoded = line if isinstance(line, Line) else decode_line(file.path, number, line)
+        if decoded.problem is not None:
+            self.broken_lines.report(decoded.problem)
+            if not self.broken_lines.skips and file not in broken:
+                broken.append(file)
         return decoded.value
 
-    def _decoded(self, partition: Partition) -> Iterator[dict[str, Any]]:
-        for file, number, line in self._lines(partition):
-            if (decoded := self._decode(file, number, line)) is not None:
+    def _decoded(self, reading: Reading, broken: list[ListedFile]) -> Iterator[dict[str, Any]]:
+        for file, number, line in self._lines(reading):
+            if (decoded := self._decode(file, number, line, broken)) is not None:
                 yield decoded
 
-    def _raw_events(self, partition: Partition) -> Iterator[Mapping[str, Any]]:
-        for file, number, line in self._lines(partition):
+    def _raw_events(
+        self, reading: Reading, broken: list[ListedFile]
+    ) -> Iterator[Mapping[str, Any]]:
+        for file, number, line in self._lines(reading):
             events = raw_events(line) if isinstance(line, bytes) else None
             if events is not None:
                 yield from events
-            elif (decoded := self._decode(file, number, line)) is not None:
+            elif (decoded := self._decode(file, number, line, broken)) is not None:
                 yield from events_of_line(decoded)
+
+
+def _state_of(state: Mapping[str, Any], progress: Mapping[str, Progress]) -> dict[str, Any]:
+    """Return the keys of the state; exports that weren't read keep theirs."""
+    exports, files = dict(state.get("exports") or {}), dict(state.get("files") or {})
+    for export_id, export in progress.items():
+        if export.bookmark:
+            exports[export_id] = export.bookmark
+        if export.marks:
+            files[export_id] = dict(export.marks)
+    return {"exports": exports or None, "files": files or None}
 
 
 # The API
@@ -189,11 +275,12 @@ class ApiSource:
     """Reads all users of the organisation, since Didomi has no filter on `updated_at`.
 
     A scan yields what changed since the bookmark, and is resumed at the page where it stopped. The
-    bookmark never passes five minutes before the start of the scan: a user that changes after its
-    page was read is yielded by the next scan.
+    bookmark never passes five minutes before the start of the scan, by Didomi's clock: a user that
+    changes after its page was read is yielded by the next scan. So what is newer than the bookmark
+    comes again; targets know an event by its id.
 
-    The state holds the bookmark (`replication_key_value`), a scan that is not finished (`scan`),
-    and what was emitted after the bookmark (see `EmittedRecords`).
+    The state holds the bookmark (`replication_key_value`), and a scan that is not finished
+    (`scan`).
 
     Attributes:
         session: Session with Didomi.
@@ -215,11 +302,8 @@ class ApiSource:
 
     def users(self, state: Mapping[str, Any]) -> Iterator[Batch[dict[str, Any]]]:
         """Yield the users that changed; a batch is a page."""
-        emitted = EmittedRecords(state)
         for scan, users in self._changed_users(state):
-            floor = scan.floor
-            found = [user for user in users if _is_new_user(user, emitted, floor)]
-            yield Batch(found, scan.state(emitted))
+            yield Batch(users, scan.state(), arrived_at=self.session.now())
 
     def events(self, state: Mapping[str, Any]) -> Iterator[Batch[dict[str, Any]]]:
         """Yield the events of the users that changed, with one request per user.
@@ -227,20 +311,18 @@ class ApiSource:
         Only events that came or changed since the bookmark are yielded. Reading resumes after a
         page of users.
         """
-        emitted = EmittedRecords(state)
         since = self._since(state)
         for scan, users in self._changed_users(state):
             for user in users:
-                yield Batch(self._events_of(user["id"], since, emitted, scan.floor), None)
-            yield Batch([], scan.state(emitted))
+                yield from self._events_of(user["id"], since)
+            yield Batch([], scan.state())
 
     def raw_events(self, state: Mapping[str, Any]) -> Iterator[Batch[Any]]:
         """Yield the events as `events` does: the API's responses are decoded already."""
         return self.events(state)
 
-    def _events_of(
-        self, user_id: str, since: datetime | None, emitted: EmittedRecords, floor: datetime
-    ) -> Iterator[dict[str, Any]]:
+    def _events_of(self, user_id: str, since: datetime | None) -> Iterator[Batch[dict[str, Any]]]:
+        """Yield the events of a user; a batch is a page."""
         params = {
             "organization_id": self.organization_id,
             "regulation": self.regulation,
@@ -248,69 +330,66 @@ class ApiSource:
             "status[$in]": [CONFIRMED, PENDING],
         }
         for page in pages(self.session, "/consents/events", params):
-            for event in page.items:
-                self.shutdown.check()
-                timestamps = [event.get("updated_at"), event.get("created_at")]
-                known = [_parse(text) for text in timestamps if isinstance(text, str)]
-                if since and known and max(known) < since:
-                    continue
-                if known and not emitted.is_new(event["id"], str(timestamps), max(known), floor):
-                    continue
-                yield event
+            self.shutdown.check()
+            events = [event for event in page.items if _is_new(event, since)]
+            yield Batch(events, None, arrived_at=self.session.now())
 
     def _changed_users(
         self, state: Mapping[str, Any]
     ) -> Iterator[tuple[_Scan, list[dict[str, Any]]]]:
         """Yield the users of each page that changed since the bookmark, and the scan after it."""
-        since = self._since(state)
-        new_scan = {"next": None, "started_at": self.runtime.now().isoformat(), "newest": None}
-        scan = _Scan(**(state.get("scan") or new_scan))
-        read = 0
+        since, read = self._since(state), 0
+        scan = _Scan(**(state.get("scan") or {"next": None, "started_at": None, "newest": None}))
         for number, page in enumerate(self._pages(scan), start=1):
             changed = []
             for user in page.items:
                 self.shutdown.check()
-                timestamp = user.get("updated_at")
-                if isinstance(timestamp, str):
-                    scan.newest = _later(scan.newest, timestamp)
-                    if since and _parse(timestamp) < since:
-                        continue
-                changed.append(user)
+                scan.newest = _later(scan.newest, user.get("updated_at"))
+                if _is_new(user, since):
+                    changed.append(user)
             scan.next = page.next
             yield scan, changed
             read += len(page.items)
             if number % _PAGES_PER_LOG_LINE == 0:
                 self.logger.info("Users: %d pages, %d users read.", number, read)
-        if scan.next is not None:  # the list ended although it named another page
-            scan.next = None
-            yield scan, []
 
     def _pages(self, scan: _Scan) -> Iterator[Page]:
         """Yield the pages that a scan hasn't read; start again if Didomi refuses its place."""
         params = {"organization_id": self.organization_id, "regulation": self.regulation}
-        found = pages(self.session, "/consents/users", params, start=scan.next)
-        if not scan.next:
-            yield from found
-            return
-        self.logger.info("Users: resuming the scan of %s.", scan.started_at)
-        try:
-            first = next(found)
-        except RequestRejectedError as error:
-            if error.status not in _STALE_CURSOR:
-                raise
-            self.logger.warning(
-                "Users: Didomi no longer accepts the page where the last scan stopped; starting "
-                "again from the first page."
-            )
-            scan.started_at, scan.newest = self.runtime.now().isoformat(), None
-            yield from pages(self.session, "/consents/users", params)
-            return
+        if scan.next:
+            self.logger.info("Users: resuming the scan of %s.", scan.started_at)
+            found = pages(self.session, "/consents/users", params, start=scan.next)
+            try:
+                first = next(found)
+            except RequestRejectedError as error:
+                if error.status not in _STALE_CURSOR:
+                    raise
+                self.logger.warning(
+                    "Users: Didomi no longer accepts the page where the last scan stopped; "
+                    "starting again from the first page."
+                )
+                scan.newest = None
+            else:
+                yield first
+                yield from found
+                return
+        asked = self.runtime.now()
+        found = pages(self.session, "/consents/users", params)
+        first = next(found)
+        # Known by now: how far Didomi's clock is ahead of ours.
+        scan.started_at = to_server_time(asked, self.session.skew).isoformat()
         yield first
         yield from found
 
     def _since(self, state: Mapping[str, Any]) -> datetime | None:
-        bookmark = state.get("replication_key_value")
-        known = [_parse(bookmark)] if bookmark else []
+        text = state.get("replication_key_value")
+        bookmark = _timestamp(text)
+        if text and (bookmark is None or bookmark > self.runtime.now() + _LARGEST_ERROR):
+            self.logger.warning(
+                "The bookmark in --state is not a timestamp of the past; everything is read again."
+            )
+            bookmark = None
+        known = [bookmark] if bookmark is not None else []
         if self.start_date is not None:
             known.append(self.start_date)
         return max(known, default=None)
@@ -322,52 +401,58 @@ class _Scan:
 
     Attributes:
         next: Query parameters of the next page; None on the first and after the last one.
-        started_at: When it began, in ISO 8601.
+        started_at: When it began by Didomi's clock, in ISO 8601; None before its first page.
         newest: The newest `updated_at` that was read, as Didomi writes it.
     """
 
     next: dict[str, Any] | None
-    started_at: str
+    started_at: str | None
     newest: str | None
 
     @property
     def bookmark(self) -> str | None:
         """The newest `updated_at`, but at most five minutes before the start of the scan."""
-        if self.newest is None:
+        newest = _timestamp(self.newest)
+        if newest is None or self.started_at is None:
             return None
         latest = datetime.fromisoformat(self.started_at) - _OVERLAP
-        return self.newest if _parse(self.newest) <= latest else latest.isoformat()
+        return self.newest if newest <= latest else latest.isoformat()
 
-    @property
-    def floor(self) -> datetime:
-        """A timestamp that the bookmark of this scan will not be before."""
-        return _parse(self.bookmark) if self.bookmark else _LONG_AGO
-
-    def state(self, emitted: EmittedRecords) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
         """Return the keys of the state after the page that was read last."""
         if self.next is not None:
-            return {"scan": dict(self.__dict__), **emitted.checkpoint()}
+            return {"scan": dict(self.__dict__)}
         if (bookmark := self.bookmark) is None:
-            return {"scan": None, **emitted.finish(None)}
+            return {"scan": None}
         return {
             "scan": None,
-            **emitted.finish(_parse(bookmark)),
             "replication_key": "updated_at",
             "replication_key_value": bookmark,
         }
 
 
-def _is_new_user(user: Mapping[str, Any], emitted: EmittedRecords, floor: datetime) -> bool:
-    timestamp = user.get("updated_at")
-    if not isinstance(timestamp, str):
+def _is_new(record: Mapping[str, Any], since: datetime | None) -> bool:
+    """Return whether a record changed since; one without a readable timestamp may have."""
+    if since is None:
         return True
-    version = f"{user.get('version')} {timestamp}"
-    return emitted.is_new(user["id"], version, _parse(timestamp), floor)
+    known = [_timestamp(record.get(name)) for name in ("updated_at", "created_at")]
+    timestamps = [timestamp for timestamp in known if timestamp is not None]
+    return not timestamps or max(timestamps) >= since
 
 
-def _parse(timestamp: str) -> datetime:
-    return parse_timestamp(timestamp, "updated_at")
+def _timestamp(value: Any) -> datetime | None:
+    """Read a timestamp; None for anything else."""
+    if value is None:
+        return None
+    try:
+        return parse_timestamp(value, "updated_at")
+    except BadInputError:
+        return None
 
 
-def _later(known: str | None, timestamp: str) -> str:
-    return timestamp if known is None or _parse(timestamp) > _parse(known) else known
+def _later(known: str | None, timestamp: Any) -> str | None:
+    """Return the later one of two timestamps; what isn't readable doesn't count."""
+    before, after = _timestamp(known), _timestamp(timestamp)
+    if after is None or not isinstance(timestamp, str):
+        return known
+    return timestamp if before is None or after > before else known

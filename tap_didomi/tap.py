@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from tap_didomi.streams import DidomiTap
 
 
+_LATE_DAYS = 14
+
+
 class TapDidomi(BaseTap):
     """Singer tap for Didomi: consent events and consent users, from batch exports or the API."""
 
@@ -80,6 +83,7 @@ class TapDidomi(BaseTap):
             ExportFolder(self.settings.export_root or "", self.settings.storage_options),
             export_ids=self.settings.export_ids or None,
             start_date=(self.settings.start_date or "")[:10],
+            late_days=_LATE_DAYS,
             broken_lines=self.broken_lines,
             shutdown=self.shutdown,
             runtime=self.runtime,

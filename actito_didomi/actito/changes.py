@@ -21,12 +21,13 @@ import msgspec
 from actito_didomi import codes
 from actito_didomi.actito import _wire
 from actito_didomi.errors import BadInputError, SettingsError, how_to_install
-from actito_didomi.files import BROKEN, open_gzip
+from actito_didomi.files import BROKEN, listed_file, natural_order, open_gzip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from zoneinfo import ZoneInfo
 
+    from actito_didomi.files import ListedFile
     from actito_didomi.runtime import Event
 
 COLUMNS = _wire.CHANGE_COLUMNS
@@ -102,6 +103,14 @@ class ChangeFolder:
         Raises:
             SettingsError: The folder doesn't exist.
         """
+        return [file.name for file in self.files()]
+
+    def files(self) -> list[ListedFile]:
+        """Return all files of the export, in natural order of their names.
+
+        Raises:
+            SettingsError: The folder doesn't exist.
+        """
         self._fs.invalidate_cache()
         try:
             found = self._fs.ls(self._root, detail=True)
@@ -109,8 +118,9 @@ class ChangeFolder:
             raise SettingsError(
                 codes.UNUSABLE_PATH, f"export_root: there is no folder at {self._root}."
             ) from None
-        names = (f["name"].rsplit("/", 1)[-1] for f in found if f["type"] == "file")
-        return sorted(name for name in names if _FILE_NAME.search(name))
+        files = [listed_file(i["name"].rsplit("/", 1)[-1], i) for i in found if i["type"] == "file"]
+        named = [file for file in files if _FILE_NAME.search(file.name)]
+        return sorted(named, key=lambda file: natural_order(file.name))
 
     def open(self, name: str) -> IO[bytes]:
         """Open a file for reading."""

@@ -152,7 +152,7 @@ def events_of_line(line: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 class _RawLine(msgspec.Struct, gc=False):
     user: dict[str, msgspec.Raw]
-    events: list[dict[str, msgspec.Raw]] = []
+    events: list[dict[str, msgspec.Raw]]
 
 
 _RAW_LINES = msgspec.json.Decoder(_RawLine)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import fsspec
@@ -11,13 +12,20 @@ import msgspec
 
 from actito_didomi import codes
 from actito_didomi.errors import SettingsError, how_to_install
-from actito_didomi.files import BROKEN, open_gzip
+from actito_didomi.files import BROKEN, listed_file, open_gzip
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-_PARTITION = re.compile(r"(?:^|/)export-id=([^/]+)/date=(\d{4}-\d{2}-\d{2})(?:/|$)")
-_SUCCESS = "_SUCCESS"
+    from actito_didomi.files import ListedFile
+
+_PARTITION = re.compile(
+    r"(?:^|/)export-id=([^/]+)/date=([1-9]\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01]))/"
+)
+_USERS = "users/"
+_SUCCESS = frozenset({"_SUCCESS", f"{_USERS}_SUCCESS"})
+"""Where the file lies that closes a partition. Documented is only that it comes last; one of
+`proofs/` says nothing about `users/`."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +35,22 @@ class Partition:
     Attributes:
         export_id: Id of the export.
         date: Day, as `yyyy-MM-dd`.
-        files: Paths of its `.json.gz` files, sorted.
+        files: Its `.json.gz` files with users, sorted.
+        others: Names of other files among these, which can't be read.
         complete: Whether `_SUCCESS` is there.
     """
 
     export_id: str
     date: str
-    files: tuple[str, ...]
+    files: tuple[ListedFile, ...]
+    others: tuple[str, ...]
     complete: bool
+
+    @property
+    def arrived_at(self) -> datetime:
+        """When its events had happened at the latest: the end of its day, in UTC."""
+        day = datetime.fromisoformat(self.date).replace(tzinfo=timezone.utc)
+        return day + timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -44,8 +60,8 @@ class Line:
     Attributes:
         file: Path of the file.
         number: Number of the line, from 1.
-        value: The decoded line; None when it is broken.
-        problem: What is broken and where, for a message; holds nothing of the line.
+        value: The decoded line; None when it can't be read at all.
+        problem: What is broken and where, for a message; holds no value of the line.
     """
 
     file: str
@@ -97,27 +113,17 @@ class ExportFolder:
             raise SettingsError(
                 codes.UNUSABLE_PATH, f"export_root: there is nothing at {self.root}."
             )
-        files: dict[tuple[str, str], list[str]] = {}
-        complete = set()
-        for path in self._fs.find(self._path):
-            if not (found := _PARTITION.search(path)):
-                continue
-            key = (found[1], found[2])
-            files.setdefault(key, [])
-            name = path.rsplit("/", 1)[-1]
-            if name == _SUCCESS:
-                complete.add(key)
-            elif name.endswith(".json.gz") and "/users/" in path:
-                files[key].append(path)
+        found: dict[tuple[str, str], list[ListedFile]] = {}
+        for path, info in self._fs.find(self._path, detail=True).items():
+            if partition := _PARTITION.search(path):
+                file = listed_file(path[partition.end() :], info)
+                found.setdefault((partition[1], partition[2]), []).append(file)
         result: dict[str, list[Partition]] = {}
-        for (export_id, date), paths in sorted(files.items()):
+        for (export_id, date), files in sorted(found.items()):
             if export_ids is None or export_id in export_ids:
-                partition = Partition(
-                    export_id, date, tuple(sorted(paths)), (export_id, date) in complete
-                )
-                result.setdefault(export_id, []).append(partition)
+                result.setdefault(export_id, []).append(_partition(export_id, date, files))
         if missing := [name for name in export_ids or [] if name not in result]:
-            known = ", ".join(sorted({export_id for export_id, _ in files})) or "none"
+            known = ", ".join(sorted({export_id for export_id, _ in found})) or "none"
             raise SettingsError(
                 codes.UNKNOWN_EXPORT,
                 f"export_ids: no export {', '.join(missing)} at {self.root}. Found: {known}.",
@@ -170,9 +176,25 @@ def decode_line(file: str, number: int, line: bytes) -> Line:
         return Line(file, number, None, f"{file}, line {number}: not valid JSON.")
     if not isinstance(value, dict) or not isinstance(value.get("user"), dict):
         return Line(file, number, None, f"{file}, line {number}: must be an object with `user`.")
-    events = value.setdefault("events", [])
+    events = value.get("events")
+    if events is None:
+        found = ", ".join(sorted(value))
+        problem = f"{file}, line {number}: no `events`, so what changed is unknown. Found: {found}."
+        return Line(file, number, {**value, "events": []}, problem)
     if not isinstance(events, list) or not all(isinstance(e, dict) for e in events):
         return Line(
             file, number, None, f"{file}, line {number}: `events` must be a list of objects."
         )
     return Line(file, number, value)
+
+
+def _partition(export_id: str, date: str, files: Sequence[ListedFile]) -> Partition:
+    users = [file for file in files if file.name.startswith(_USERS)]
+    users = [file for file in users if not file.name.rsplit("/", 1)[-1].startswith(("_", "."))]
+    return Partition(
+        export_id,
+        date,
+        files=tuple(sorted(file for file in users if file.name.endswith(".json.gz"))),
+        others=tuple(sorted(file.name for file in users if not file.name.endswith(".json.gz"))),
+        complete=any(file.name in _SUCCESS for file in files),
+    )

@@ -36,22 +36,45 @@ def read_page(body: Any, what: str, skipped: int = 0) -> Page:
         skipped: Objects on the pages before, where the response doesn't say.
 
     Raises:
-        BadInputError: It has none of the three forms.
+        BadInputError: It has none of the three forms, or ends before the total that it names.
     """
     if isinstance(body, list):
-        return Page(body, None)
+        return Page(_objects(body, what), None)
     items = body.get("data") if isinstance(body, dict) else None
     if not isinstance(items, list):
+        found = "neither"
+        if isinstance(body, dict):
+            found = f"an object with {', '.join(sorted(body)) or 'no key'}"
         raise BadInputError(
             codes.UNEXPECTED_RESPONSE,
-            f"Didomi's response to {what} must be a list or an object with `data`. Check api_url.",
+            f"Didomi's response to {what} must be a list or an object with `data`, and is {found}. "
+            "Check api_url.",
         )
+    items = _objects(items, what)
     if isinstance(cursor := body.get("cursor"), str) and cursor:
         return Page(items, {"$cursor": cursor})
     total, skip = body.get("total"), body.get("skip", skipped)
-    if isinstance(total, int) and isinstance(skip, int) and items and skip + len(items) < total:
+    if isinstance(total, int) and isinstance(skip, int) and skip + len(items) < total:
+        if not items:
+            raise BadInputError(
+                codes.UNEXPECTED_RESPONSE,
+                f"Didomi's list {what} ends after {skip} of {total} objects. Run again; if it "
+                "stays so, report it to Didomi.",
+            )
         return Page(items, {"$skip": skip + len(items)})
+    limit = body.get("limit")
+    if isinstance(limit, int) and 0 < limit <= len(items) and not {"cursor", "total"} & set(body):
+        return Page(items, {"$skip": skipped + len(items)})  # full, and it doesn't say what follows
     return Page(items, None)
+
+
+def _objects(items: list[Any], what: str) -> list[dict[str, Any]]:
+    if not all(isinstance(item, dict) for item in items):
+        raise BadInputError(
+            codes.UNEXPECTED_RESPONSE,
+            f"Didomi's list {what} must hold objects only. Check api_url.",
+        )
+    return items
 
 
 def pages(
@@ -68,12 +91,26 @@ def pages(
         path: Path of the list; it must identify no person, since it is logged.
         params: Query parameters of every page.
         start: `Page.next` of a page read before, to continue after it.
+
+    Raises:
+        BadInputError: A response is not a page, or the same page comes again.
     """
     here = dict(start or {})
+    before: Any = None
     while True:
         answer = session.request("GET", path, params={**params, **here})
         page = read_page(answer.body, path, here.get("$skip", 0))
+        first = page.items[0].get("id") if page.items else None
+        if (page.next is not None and page.next == here) or (
+            first is not None and first == before and "$skip" in here
+        ):
+            raise BadInputError(
+                codes.UNEXPECTED_RESPONSE,
+                f"Didomi returned the same page of {path} twice, so the list has no end. Report "
+                "it to Didomi.",
+            )
+        before = first
         yield page
-        if page.next is None or page.next == here:
+        if page.next is None:
             return
         here = page.next

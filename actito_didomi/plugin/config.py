@@ -62,8 +62,8 @@ OnBadLine = Annotated[
     Literal["fail", "skip"],
     setting(
         "On a broken line",
-        "What to do with a broken line or file of an export: `fail` ends the run there, `skip` "
-        "counts and reports it, and continues.",
+        "What to do with a broken line or file of an export: `fail` lets the run fail, with the "
+        "bookmark before it; `skip` counts and reports it, and continues.",
         advanced=True,
     ),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from datetime import datetime, timezone
 from functools import cached_property
 from typing import IO, TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import click
     from singer_sdk.helpers.types import Context
     from singer_sdk.plugin_base import _ConfigInput
+    from singer_sdk.singerlib import RecordMessage
 
     from actito_didomi.plugin.source import Batch
 
@@ -86,6 +88,7 @@ class BaseTap(BasePlugin, Tap):
                 skipped,
             )
         tap.conclude()
+        tap.broken_lines.check()
 
     def check_catalog(self) -> None:
         """Check that a catalog, if there is one, selects streams that this tap has.
@@ -144,6 +147,8 @@ class CheckpointStream(Stream):
         super().__init__(*args, **kwargs)
         self._buffer: list[bytes] = []
         self._runtime = cast("BaseTap", self._tap).runtime
+        self._arrived_at = self._runtime.now()
+        self._end_of_record = b""
 
     @property
     def replication_method(self) -> str:
@@ -164,9 +169,26 @@ class CheckpointStream(Stream):
         Once the caller requests the next batch, it has emitted the one before.
         """
         for batch in batches:
+            self._set_arrival(batch.arrived_at or self._runtime.now())
             yield batch.items
             if batch.state is not None:
                 self.checkpoint(batch.state)
+
+    def _set_arrival(self, arrived_at: datetime) -> None:
+        """Set `time_extracted` of the records that follow.
+
+        Targets bound the timestamps of choices by it: a choice that claims to be made later is of
+        unknown age.
+        """
+        self._arrived_at = arrived_at
+        text = arrived_at.astimezone(timezone.utc).isoformat().replace("+00:00", "Z")
+        self._end_of_record = b',"time_extracted":"' + text.encode() + b'"}\n'
+
+    def _generate_record_messages(self, record: Any) -> Generator[RecordMessage, None, None]:
+        """Return the messages of a record, with the arrival of its batch."""
+        for message in super()._generate_record_messages(record):
+            message.time_extracted = self._arrived_at
+            yield message
 
     def checkpoint(self, state: Mapping[str, Any]) -> None:
         """Set keys of the stream's state (None removes one), and write STATE."""
@@ -211,13 +233,13 @@ class CheckpointStream(Stream):
             yield from super()._sync_records(context, write_messages=write_messages)
             return
         encode = msgspec.json.Encoder().encode
-        end = b',"time_extracted":"' + self._runtime.now().isoformat().encode() + b'"}\n'
+        self._set_arrival(self._runtime.now())
         start = b'{"type":"RECORD","stream":' + encode(self.name) + b',"record":'
         buffer = self._buffer
         with self.get_record_counter() as counter, self.get_sync_timer():
             try:
                 for record in self.raw_records(context):
-                    buffer += (start, encode(record), end)
+                    buffer += (start, encode(record), self._end_of_record)
                     counter.increment()
                     if len(buffer) > _BUFFERED_PARTS:
                         raw.write(b"".join(buffer))

@@ -33,7 +33,7 @@ def newest_choices(root: Path) -> dict[str, dict[str, bool]]:
     folder = ExportFolder(f"file://{root}")
     for partition in folder.partitions()["sandbox"]:
         for file in partition.files:
-            for line in folder.lines(file):
+            for line in folder.lines(file.path):
                 assert line.value
                 for event in line.value["events"]:
                     if event["status"] != "confirmed" or event["regulation"] != "gdpr":

@@ -7,6 +7,7 @@ import json
 import signal
 import subprocess
 import tracemalloc
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,8 @@ from support import (
 from actito_didomi.didomi.exports import ExportFolder
 from actito_didomi.didomi.lists import read_page
 from actito_didomi.errors import BadInputError
+from actito_didomi.runtime import Runtime
+from tap_didomi.tap import TapDidomi
 
 
 def line(person: str, *events: dict[str, Any]) -> dict[str, Any]:
@@ -73,6 +76,11 @@ def ids(run: Run, stream: str = "consent_events") -> list[str]:
     return [r["id"] for r in run.records(stream)]
 
 
+def days(run: Run) -> list[str]:
+    """Return the days of the events."""
+    return [r["created_at"][:10] for r in run.records("consent_events")]
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     """Three days of one export, in a folder of their own."""
@@ -92,20 +100,171 @@ def test_partitions_are_read_in_order_of_their_dates_and_once(tmp_path: Path, ro
         "2026-10-02",
         "2026-10-03",
     ]
-    assert last_state(run) == {"bookmarks": {"consent_events": {"exports": {"e1": "2026-10-03"}}}}
+    own = last_state(run)["bookmarks"]["consent_events"]
+    assert own["exports"] == {"e1": "2026-10-03"}
+    assert {day: len(marks) for day, marks in own["files"]["e1"].items()} == {
+        "2026-10-01": 8,
+        "2026-10-02": 8,
+        "2026-10-03": 8,
+    }
     assert ids(tap(tmp_path, root, state=last_state(run))) == []
 
 
-def test_reading_stops_before_an_unfinished_partition(tmp_path: Path, root: Path) -> None:
-    """None is skipped: what comes after it waits, and is read when it is finished."""
+def test_the_bookmark_stays_before_an_unfinished_partition(tmp_path: Path, root: Path) -> None:
+    """None is skipped: it is read when it is finished. What comes after it doesn't wait."""
     (root / "data/export-id=e1/date=2026-10-02/_SUCCESS").unlink()
     run = tap(tmp_path, root)
     assert run.exit_code == 0
-    assert len(ids(run)) == 1
+    assert days(run) == ["2026-10-01", "2026-10-03"]
     assert last_state(run)["bookmarks"]["consent_events"]["exports"] == {"e1": "2026-10-01"}
     assert "2026-10-02 has no _SUCCESS yet" in run.err
+    assert days(tap(tmp_path, root, state=last_state(run))) == []
     (root / "data/export-id=e1/date=2026-10-02/_SUCCESS").touch()
-    assert len(ids(tap(tmp_path, root, state=last_state(run)))) == 2
+    again = tap(tmp_path, root, state=last_state(run))
+    assert days(again) == ["2026-10-02"]
+    assert last_state(again)["bookmarks"]["consent_events"]["exports"] == {"e1": "2026-10-03"}
+
+
+@pytest.mark.parametrize("batches", [False, True])
+def test_b14_what_comes_late_is_read(tmp_path: Path, root: Path, *, batches: bool) -> None:
+    """A late partition, a second file in one, and a grown file; each once."""
+    config: dict[str, Any] = {}
+    if batches:
+        config["batch_config"] = {
+            "encoding": {"format": "jsonl", "compression": "gzip"},
+            "storage": {"root": "file:///unused"},
+        }
+
+    def files(run: Run) -> int:
+        if not batches:
+            return len(set(ids(run)))
+        return sum(len(m["manifest"]) for m in run.messages if m["type"] == "BATCH")
+
+    state = last_state(tap(tmp_path, root, **config))
+    write_partition(root, "2026-09-30", [line("late", event("late"))])
+    write_partition(root, "2026-10-02", [line("bob", event("bob"))], name="part-1.json.gz")
+    write_partition(root, "2026-10-03", [line("ann", event("ann")), line("eve", event("eve"))])
+    run = tap(tmp_path, root, state=state, **config)
+    assert run.exit_code == 0, run.err
+    assert files(run) == (3 if batches else 4)
+    assert last_state(run)["bookmarks"]["consent_events"]["exports"] == {"e1": "2026-10-03"}
+    assert files(tap(tmp_path, root, state=last_state(run), **config)) == 0
+    # Killed before that STATE came back: they come again.
+    assert files(tap(tmp_path, root, state=state, **config)) == (3 if batches else 4)
+
+
+def test_b14_what_comes_after_late_days_is_not_read(tmp_path: Path, root: Path) -> None:
+    """And STATE forgets the files of those days."""
+    for day in range(4, 18):
+        write_partition(root, f"2026-10-{day:02}", [])
+    run = tap(tmp_path, root)
+    assert min(last_state(run)["bookmarks"]["consent_events"]["files"]["e1"]) == "2026-10-03"
+    for day in (2, 3):
+        late = [line("bob", event("bob", f"2026-10-0{day}T10:00:00Z"))]
+        write_partition(root, f"2026-10-0{day}", late, name="part-1.json.gz")
+    assert days(tap(tmp_path, root, state=last_state(run))) == ["2026-10-03"]
+
+
+def test_a_missing_day_is_reported_and_holds_the_bookmark(tmp_path: Path, root: Path) -> None:
+    """Until it comes, or `late_days` have passed; later days are read at once."""
+    write_partition(root, "2026-10-05", [line("ann", event("ann", "2026-10-05T10:00:00Z"))])
+    run = tap(tmp_path, root)
+    assert run.exit_code == 0
+    assert days(run) == ["2026-10-01", "2026-10-02", "2026-10-03", "2026-10-05"]
+    assert "AD213 missing_day: export e1 has no partition of 2026-10-04 (1 day(s))" in run.err
+    assert last_state(run)["bookmarks"]["consent_events"]["exports"] == {"e1": "2026-10-03"}
+    write_partition(root, "2026-10-20", [line("ann", event("ann", "2026-10-20T10:00:00Z"))])
+    for day in range(6, 20):
+        write_partition(root, f"2026-10-{day:02}", [])
+    later = tap(tmp_path, root, state=last_state(run))
+    assert days(later) == ["2026-10-20"]
+    assert "2026-10-04" in later.err
+    own = last_state(later)["bookmarks"]["consent_events"]
+    assert own["exports"] == {"e1": "2026-10-20"}
+    assert min(own["files"]["e1"]) == "2026-10-06"
+    assert len(json.dumps(last_state(later))) < 1000
+
+
+def test_b13_success_among_proofs_closes_nothing(tmp_path: Path, root: Path) -> None:
+    """It counts in `users`, or next to it."""
+    day = root / "data/export-id=e1/date=2026-10-03"
+    (day / "proofs").mkdir()
+    (day / "_SUCCESS").rename(day / "proofs/_SUCCESS")
+    run = tap(tmp_path, root)
+    assert days(run) == ["2026-10-01", "2026-10-02"]
+    (day / "proofs/_SUCCESS").rename(day / "users/_SUCCESS")
+    assert days(tap(tmp_path, root, state=last_state(run))) == ["2026-10-03"]
+
+
+@pytest.mark.parametrize("case", ["no file", "0 bytes", ".json", ".ndjson.gz", ".json.GZ"])
+def test_b13_an_incomplete_partition_fails_the_run_and_holds_the_bookmark(
+    tmp_path: Path, root: Path, case: str
+) -> None:
+    """Everything else is read, once; with `skip` the bookmark moves on."""
+    users = root / "data/export-id=e1/date=2026-10-02/users"
+    good = users / "part-0.json.gz"
+    if case == "no file":
+        good.unlink()
+    elif case == "0 bytes":
+        (users / "part-1.json.gz").touch()
+    else:
+        (users / f"part-1{case}").write_bytes(good.read_bytes())
+    run = tap(tmp_path, root)
+    assert run.exit_code == 1
+    assert "AD212 incomplete_export: Export e1, 2026-10-02:" in run.err
+    expected = ["2026-10-01", "2026-10-02", "2026-10-03"]
+    assert days(run) == ([expected[0], expected[2]] if case == "no file" else expected)
+    assert last_state(run)["bookmarks"]["consent_events"]["exports"] == {"e1": "2026-10-01"}
+    again = tap(tmp_path, root, state=last_state(run))
+    assert (again.exit_code, days(again)) == (1, [])
+    skipped = tap(tmp_path, root, state=last_state(run), on_bad_line="skip")
+    assert skipped.exit_code == 0
+    assert last_state(skipped)["bookmarks"]["consent_events"]["exports"] == {"e1": "2026-10-03"}
+
+
+@pytest.mark.parametrize("events", [{"events": None}, {"history": [event("bob")]}, {}])
+def test_b13_a_line_without_events_fails_the_run_and_stops_nobody(
+    tmp_path: Path, root: Path, events: dict[str, Any]
+) -> None:
+    """The message names the keys found; the file is read again when it was repaired."""
+    lines = [{"user": line("bob")["user"], **events}, line("eve", event("eve"))]
+    write_partition(root, "2026-10-02", lines, name="part-1.json.gz")
+    run = tap(tmp_path, root)
+    assert run.exit_code == 1
+    assert "part-1.json.gz, line 1: no `events`" in run.err
+    assert f"Found: {', '.join(sorted(['user', *events]))}." in run.err
+    assert "bob" not in run.err
+    assert len(ids(run)) == 4
+    assert last_state(run)["bookmarks"]["consent_events"]["exports"] == {"e1": "2026-10-01"}
+    write_partition(root, "2026-10-02", [line("bob", event("bob"))], name="part-1.json.gz")
+    again = tap(tmp_path, root, state=last_state(run))
+    assert (again.exit_code, len(ids(again))) == (0, 1)
+    assert last_state(again)["bookmarks"]["consent_events"]["exports"] == {"e1": "2026-10-03"}
+
+
+@pytest.mark.parametrize("bookmark", ["garbage", "2099-01-01"])
+def test_a_bookmark_that_is_no_day_of_the_past_does_not_count(
+    tmp_path: Path, root: Path, bookmark: str
+) -> None:
+    """Everything is read again, and it is logged."""
+    state = {"bookmarks": {"consent_events": {"exports": {"e1": bookmark}}}}
+    run = tap(tmp_path, root, state=state)
+    assert len(ids(run)) == 3
+    assert "not a day of the past" in run.err
+
+
+@pytest.mark.parametrize("maps", [{}, {"stream_maps": {"other": {"x": "y"}}}])
+def test_a12_records_of_an_export_say_when_they_had_arrived(
+    tmp_path: Path, root: Path, maps: dict[str, Any]
+) -> None:
+    """At the end of their partition's day, whenever they are read."""
+    run = tap(tmp_path, root, **maps)
+    records = [m for m in run.messages if m["type"] == "RECORD"]
+    assert [m["time_extracted"][:19] for m in records] == [
+        "2026-10-02T00:00:00",
+        "2026-10-03T00:00:00",
+        "2026-10-04T00:00:00",
+    ]
 
 
 def test_exports_are_read_each_for_itself(tmp_path: Path, root: Path) -> None:
@@ -174,7 +333,10 @@ def test_users_of_exports_are_read_with_read_users_only(tmp_path: Path, root: Pa
 
 @pytest.mark.parametrize("damage", ["no JSON", "no user", "truncated", "not gzip"])
 def test_a_broken_line_names_the_file_and_the_line(tmp_path: Path, damage: str) -> None:
-    """`fail` ends there with the state before it; `skip` counts, reports and goes on."""
+    """`fail` fails the run, with the bookmark before it; `skip` counts and reports it.
+
+    In both ways everything else is read.
+    """
     root = tmp_path / "exports"
     write_partition(root, "2026-10-01", [line("ann", event("ann"))])
     good = [line(f"p{n}", event(f"p{n}")) for n in range(300)]
@@ -193,6 +355,9 @@ def test_a_broken_line_names_the_file_and_the_line(tmp_path: Path, damage: str) 
         assert "part-0.json.gz, line 3:" in run.err
     assert "on_bad_line" in run.err
     assert last_state(run)["bookmarks"]["consent_events"]["exports"] == {"e1": "2026-10-01"}
+    assert "event-zoe-2026-10-01T10:00:00Z" in ids(run)
+    if broken:
+        assert len(ids(run)) == 302
     run = tap(tmp_path, root, on_bad_line="skip")
     assert run.exit_code == 0
     assert "1 broken line(s) or file(s) were skipped" in run.err
@@ -227,7 +392,7 @@ def test_any_file_system_of_fsspec_can_hold_exports() -> None:
     folder = ExportFolder("memory://bucket")
     (partition,) = folder.partitions()["e"]
     assert partition.complete
-    (read,) = folder.lines(partition.files[0])
+    (read,) = folder.lines(partition.files[0].path)
     assert read.value
     assert read.value["user"]["organization_user_id"] == "ann"
 
@@ -254,9 +419,7 @@ def test_a_killed_run_reads_its_partition_again(tmp_path: Path, root: Path) -> N
     path.write_bytes(whole[:-10])
     run = tap(tmp_path, root)
     path.write_bytes(whole)
-    assert [r["created_at"][:10] for r in tap(tmp_path, root, state=last_state(run)).records(
-        "consent_events"
-    )] == ["2026-10-02", "2026-10-03"]  # fmt: skip
+    assert days(tap(tmp_path, root, state=last_state(run))) == ["2026-10-02"]
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -352,26 +515,61 @@ def test_with_a_bookmark_only_changed_users_are_given(
     again = every(url, tmp_path, state=state)
     newest = max(u["updated_at"] for u in first.records("consent_users"))
     assert state["bookmarks"]["consent_users"]["replication_key_value"] == newest
-    assert again.records("consent_users") == []
-    assert again.records("consent_events") == []
+    assert {u["updated_at"] for u in again.records("consent_users")} == {newest}
+    assert len(again.records("consent_events")) <= 1
     assert "scan" not in last_state(again)["bookmarks"]["consent_users"]
 
 
-def test_what_is_newer_than_the_bookmark_is_emitted_once(url: str, tmp_path: Path) -> None:
-    """The bookmark stays before the scan's start; an old choice never comes again as if new."""
+def test_a13_the_bookmark_stays_before_the_scan(url: str, tmp_path: Path) -> None:
+    """What is newer comes again; nothing that changes during the scan is passed by."""
     didomi = Didomi(url)
     for person in ("ann", "bob"):
         didomi.say(event(person, channels={"email": True}))
     first = every(url, tmp_path)
     bookmark = last_state(first)["bookmarks"]["consent_users"]["replication_key_value"]
     assert bookmark < min(u["updated_at"] for u in first.records("consent_users"))
-    assert len(first.records("consent_users")) == len(first.records("consent_events")) == 2
-    quiet = every(url, tmp_path, state=last_state(first))
-    assert quiet.records("consent_users") == quiet.records("consent_events") == []
     didomi.say(event("bob", "2026-10-02T10:00:00Z", channels={"email": False}))
-    again = every(url, tmp_path, state=last_state(quiet))
-    assert [u["organization_user_id"] for u in again.records("consent_users")] == ["bob"]
-    assert [e["created_at"] for e in again.records("consent_events")] == ["2026-10-02T10:00:00Z"]
+    again = every(url, tmp_path, state=last_state(first))
+    assert len(again.records("consent_users")) == 2
+    assert {e["created_at"] for e in again.records("consent_events")} == {
+        "2026-10-01T10:00:00Z",
+        "2026-10-02T10:00:00Z",
+    }
+
+
+class TwoHoursAhead(Runtime):
+    """A machine whose clock is two hours ahead."""
+
+    def now(self) -> datetime:
+        """Return a wrong time."""
+        return super().now() + timedelta(hours=2)
+
+
+def test_a13_a_clock_that_is_ahead_moves_no_bookmark(url: str, tmp_path: Path, capsys: Any) -> None:
+    """Didomi's clock counts: for the bookmark, and for when records had arrived."""
+
+    class Tap(TapDidomi):
+        runtime = TwoHoursAhead()
+
+    Didomi(url).say(event("ann", channels={"email": True}))
+    Tap(config=tap_config(url)).sync_all()
+    messages = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
+    state = [m["value"] for m in messages if m["type"] == "STATE"][-1]
+    bookmark = state["bookmarks"]["consent_users"]["replication_key_value"]
+    now = Runtime().now()
+    assert datetime.fromisoformat(bookmark) < now - timedelta(minutes=4)
+    (arrived,) = [m["time_extracted"] for m in messages if m["type"] == "RECORD"]
+    assert abs(datetime.fromisoformat(arrived.replace("Z", "+00:00")) - now) < timedelta(seconds=9)
+
+
+@pytest.mark.parametrize("bookmark", ["garbage", "2099-01-01T00:00:00Z"])
+def test_a_bookmark_of_the_future_is_not_used(url: str, tmp_path: Path, bookmark: str) -> None:
+    """Everything is read again, and it is logged."""
+    Didomi(url).say(event("ann", channels={"email": True}))
+    state = {"bookmarks": {"consent_users": {"replication_key_value": bookmark}}}
+    run = every(url, tmp_path, state=state)
+    assert len(run.records("consent_users")) == 1
+    assert "not a timestamp of the past" in run.err
 
 
 def test_events_selected_later_are_given_from_the_bookmark_on(url: str, tmp_path: Path) -> None:
@@ -411,7 +609,10 @@ def test_events_alone_keep_a_bookmark_of_their_own(url: str, tmp_path: Path) -> 
     }  # fmt: skip
     didomi.say(event("ann", "2026-10-02T10:00:00Z", channels={"email": False}))
     again = read("both.json", state)
-    assert [e["created_at"] for e in again.records("consent_events")] == ["2026-10-02T10:00:00Z"]
+    assert {e["created_at"] for e in again.records("consent_events")} == {
+        "2026-10-01T10:00:00Z",
+        "2026-10-02T10:00:00Z",
+    }
 
 
 def test_a_scan_that_stopped_is_resumed(url: str, people: Actito, tmp_path: Path) -> None:
@@ -466,10 +667,30 @@ def test_wrong_settings_say_what_to_do(
     assert words in run.err
 
 
-def test_a_list_of_no_known_form_is_refused() -> None:
-    """Rather than take it for an empty one."""
-    with pytest.raises(BadInputError, match="must be a list"):
-        read_page({"users": []}, "users")
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ({"users": [], "limit": 100}, "is an object with limit, users"),
+        ({}, "an object with no key"),
+        ("<html>", "is neither"),
+        (None, "is neither"),
+        ({"data": ["ann"]}, "objects only"),
+        (["ann"], "objects only"),
+        ({"data": [], "total": 7, "skip": 5}, "ends after 5 of 7"),
+    ],
+)
+def test_a_list_of_no_known_form_is_refused(body: Any, words: str) -> None:
+    """Rather than take it for an empty one; the message names the keys found, never values."""
+    with pytest.raises(BadInputError, match=words):
+        read_page(body, "users")
+
+
+def test_a_full_page_that_does_not_say_what_follows_is_not_the_last() -> None:
+    """The list is read on, to an empty page."""
+    page = read_page({"data": [{"id": "a"}], "limit": 1}, "users", 4)
+    assert page.next == {"$skip": 5}
+    assert read_page({"data": [{"id": "a"}], "limit": 2}, "users").next is None
+    assert read_page({"data": [{"id": "a"}], "limit": 1, "cursor": None}, "users").next is None
 
 
 def test_discovery_needs_no_settings(tmp_path: Path) -> None:
