@@ -28,7 +28,7 @@ class _Sample(NamedTuple):
 class ServerClock:
     """Measures how far a server's clock is ahead of ours.
 
-    `Date` has whole seconds, and a response takes its time, so one response tells little. Of the
+    `Date` has whole seconds, and a response takes its time, so one response shows little. Of the
     latest responses those with the shortest round trips count, and of these the median.
     """
 
@@ -55,7 +55,7 @@ class ServerClock:
 
         Args:
             headers: Those of the response; without a readable `Date`, or with the `Age` of a cached
-                response, they tell nothing.
+                response, they show nothing.
             sent: When the request was sent, by our clock; aware of its zone.
             received: When the response had come, by our clock.
         """
