@@ -21,7 +21,7 @@ from actito_didomi import codes
 from actito_didomi.consent.choices import Path
 from actito_didomi.consent.codec import Codec
 from actito_didomi.consent.conflicts import Micros, Rules, to_micros
-from actito_didomi.consent.entries import drop_intent, end_import, give_up_intent
+from actito_didomi.consent.entries import drop_intent, end_import, give_up_import
 from actito_didomi.consent.limits import SharedLimits
 from actito_didomi.consent.person import Owed, Person
 from actito_didomi.consent.progress import FileTable
@@ -896,14 +896,7 @@ def _end_import(entry: Entry, *, number: int, ending: _Ending, rules: Rules) -> 
             if place.intent is not None and place.intent.import_number == number:
                 drop_intent(entry, name)
         else:  # it may have been carried out, or may be yet
-            given_up = [late for late in place.late if late.import_number == number]
-            place.late = [late for late in place.late if late.import_number != number]
-            place.late += [
-                structs.replace(late, import_number=None, until=ending.at + rules.late_bound)
-                for late in given_up
-            ]
-            if place.intent is not None and place.intent.import_number == number:
-                give_up_intent(entry, name, ending.at, rules)
+            give_up_import(entry, name, number, ending.at, rules)
 
 
 def _due(person: Person) -> Micros:
