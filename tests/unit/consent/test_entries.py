@@ -353,6 +353,27 @@ def test_a_status_is_kept_until_something_newer_counts() -> None:
     assert winner(entry, RULES).value is OPT_IN
 
 
+def test_an_older_status_says_nothing_new() -> None:
+    """It was read before what is known since: an event of ours, or of the person."""
+    for ours in (False, True):
+        entry = Entry()
+        event(entry, USERS[0], OPT_IN, 90, ours=ours)
+        learn(entry, Act(OPT_IN, 70, 70, ACTITO, "row"))
+        status(entry, USERS[0], OPT_OUT, 80)
+        assert winner(entry, RULES).value is OPT_IN
+        assert entry.place(USERS[0]).held == Held(OPT_IN, 90, 90, ours)
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_of_two_events_of_one_time_the_opt_out_is_held(flip) -> None:
+    """In either order; the user is not owed it then."""
+    entry = Entry()
+    for value in (OPT_OUT, OPT_IN) if flip else (OPT_IN, OPT_OUT):
+        event(entry, USERS[0], value, 10)
+    assert entry.place(USERS[0]).held == Held(OPT_OUT, 10, 10)
+    assert due_didomi(entry, USERS[:1], RULES) == []
+
+
 def test_a_status_counts_though_an_event_was_dated_in_the_future() -> None:
     """A client's wrong clock hides no later opt-out."""
     entry = Entry()
@@ -607,3 +628,15 @@ def test_a_late_row_of_one_field_is_not_judged_by_a_look_at_another() -> None:
     entry.acts[ACTITO] = Act(OPT_IN, 2, 9, ACTITO, "look")
     learn_row(entry, SECOND_FIELD, OPT_OUT, earliest=5, latest=5, arrival=20, rules=RULES)
     assert winner(entry, RULES).value is OPT_IN
+
+
+def test_an_opt_in_of_ours_hides_no_row_of_before() -> None:
+    """With two fields: the person's opt-out came after the act that we copied over it."""
+    entry = Entry()
+    for field in (FIELD, SECOND_FIELD):
+        learn_look(entry, field, OPT_OUT, began=1, ended=2, rules=RULES)
+    learn_look(entry, SECOND_FIELD, OPT_IN, began=8, ended=9, rules=RULES)
+    begin_write(entry, FIELD, Intent(OPT_IN, 10, "run"), RULES)
+    end_write(entry, FIELD, 11)
+    learn_row(entry, FIELD, OPT_OUT, earliest=9, latest=9, arrival=20, rules=RULES)
+    assert winner(entry, RULES).value is OPT_OUT
