@@ -370,3 +370,21 @@ TABLE: tuple[Code, ...] = tuple(
     )
 )
 """All codes, by number."""
+
+OPT_OUTS_OWED = Code(707, "opt_outs_owed", "error")
+"""Opt-outs are owed: the ledger holds them, and they could not be written yet.
+
+They are tried again at each run. `actito-didomi rejects list --opt-outs` shows which they are and
+why; resolve the reason before the next campaign.
+"""
+CHANGES_DEFERRED = Code(708, "changes_deferred", "error")
+"""Opt-ins wait for a decision of yours; all opt-outs are written.
+
+Set `baseline`, which decides about opt-outs in Actito of unknown age; the next run writes what
+waits.
+"""
+NO_LEDGER = Code(709, "no_ledger", "error")
+"""`ledger_url` is `none`: the plugin works without memory, and says what it can't promise.
+
+Use a ledger, unless losing these promises is what you want.
+"""

@@ -194,6 +194,24 @@ class OptOutsRejectedError(ActitoDidomiError, FatalSyncError):
         super().__init__(codes.OPT_OUTS_REJECTED, message)
 
 
+class OptOutsOwedError(ActitoDidomiError, FatalSyncError):
+    """The run has done its work, but opt-outs are owed: they could not be written yet."""
+
+    exit_code = 3
+
+    def __init__(self, message: str) -> None:
+        super().__init__(codes.OPT_OUTS_OWED, message)
+
+
+class ChangesDeferredError(ActitoDidomiError, FatalSyncError):
+    """Everything is written but what waits for a decision; opt-outs are written."""
+
+    exit_code = 4
+
+    def __init__(self, message: str) -> None:
+        super().__init__(codes.CHANGES_DEFERRED, message)
+
+
 def how_to_install(extra: str) -> str:
     """Return what to do if the packages of an extra are missing, with and without Meltano."""
     return (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from actito_didomi.actito.imports import write_file
@@ -26,13 +28,13 @@ class Planning(TargetActito):
 
     def write_changes(self, changes: list[ProfileChange]) -> None:
         """Make the files, and throw them away."""
-        workspace = self.pipeline.workspace
-        assert workspace is not None  # noqa: S101 - imports are on by default
+        folder = Path(tempfile.mkdtemp())
         for file in plan_writes(changes, self.settings.limits).files:
-            path = workspace.folder / "file.zip"
+            path = folder / "file.zip"
             columns = ["customerId", *(target.name for target in file.columns)]
             write_file(path, columns, file_rows(file.columns, file.changes))
             path.unlink()
+        folder.rmdir()
 
 
 if __name__ == "__main__":

@@ -7,24 +7,21 @@ when no import is left, single requests take over as far as they may.
 from __future__ import annotations
 
 import logging
-import re
 from collections import deque
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from actito_didomi import codes
 from actito_didomi.actito.imports import cell, write_file
 from actito_didomi.errors import (
-    ApiError,
     ImportQuotaExceededError,
     RequestRejectedError,
     UnavailableError,
 )
 from target_actito.plan import ImportFile, WritePlan, minutes_for, plan_writes
-from target_actito.single import Writer, WriteResult
+from target_actito.single import WriteResult
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from datetime import datetime
     from pathlib import Path
 
@@ -34,11 +31,12 @@ if TYPE_CHECKING:
     from actito_didomi.runtime import Runtime
     from target_actito.config import Settings
     from target_actito.plan import Columns
-    from target_actito.workspace import Workspace
+    from target_actito.single import SingleWriter
 
 logger = logging.getLogger("target-actito")
 
-_FILE_NAME = re.compile(r"actito-didomi-\d{8}T\d{6}-[0-9a-f]{12}")
+FILE_PREFIX = "actito-didomi-"
+"""How the names of import files begin."""
 _IMPORTS_REFUSED = frozenset({403, 404, 405, 501})
 """HTTP statuses that refuse imports as such, because of the key or the API, not the file."""
 _PAUSES = (5.0, 20.0, 60.0)
@@ -67,8 +65,45 @@ class _ImportFailed(Exception):  # noqa: N818 - what happened to a file, not an 
     """An import failed as a whole, or Actito doesn't report which of its rows did."""
 
 
-class _ImportsUnavailable(Exception):  # noqa: N818 - as above
+class ImportsUnavailable(Exception):  # noqa: N818 - as above
     """No import can be made for now."""
+
+
+class ImportRecords(Protocol):
+    """What must be known of imports after a crash. One import is made at a time.
+
+    Attributes:
+        outlives_run: Whether the next run knows what this one has recorded.
+    """
+
+    outlives_run: bool
+
+    @property
+    def folder(self) -> Path:
+        """Where files are made; nobody else can read it."""
+
+    def started_today(self) -> int:
+        """Count the imports of the last 24 hours."""
+
+    def begin(
+        self, file_name: str, columns: Columns, rows: Sequence[ProfileChange]
+    ) -> Sequence[ProfileChange]:
+        """Record durably that rows are about to be sent; return those that are still due."""
+
+    def started(self, execution_id: str) -> None:
+        """Record that Actito has accepted the file."""
+
+    def not_started(self, rows: Sequence[ProfileChange]) -> None:
+        """Record that the file was certainly not accepted."""
+
+    def failed(self, rows: Sequence[ProfileChange]) -> None:
+        """Record that it isn't known which rows were written, if any."""
+
+    def ended(self, rows: Sequence[ProfileChange], refused: Collection[int]) -> None:
+        """Record that all rows were written but those at these places."""
+
+    def settle_earlier(self) -> bool:
+        """Record the ends of imports of earlier runs; return whether one may still be under way."""
 
 
 class BulkWriter:
@@ -77,7 +112,7 @@ class BulkWriter:
     Args:
         imports: Bulk imports into the table.
         writer: Single requests.
-        workspace: Where files are made.
+        records: What must be known of imports after a crash.
         settings: Limits of plans, and how imports are made.
         shutdown: Checked while waiting.
         runtime: Clock and random names.
@@ -86,8 +121,8 @@ class BulkWriter:
     def __init__(
         self,
         imports: Imports,
-        writer: Writer,
-        workspace: Workspace,
+        writer: SingleWriter,
+        records: ImportRecords,
         settings: Settings,
         *,
         shutdown: Shutdown,
@@ -95,11 +130,10 @@ class BulkWriter:
     ) -> None:
         self._imports = imports
         self._writer = writer
-        self._workspace = workspace
+        self._records = records
         self._settings = settings
         self._shutdown = shutdown
         self._runtime = runtime
-        self._waited = False
         self._no_imports: str | None = None
         self._others: list[ProfileChange] = []
 
@@ -108,7 +142,7 @@ class BulkWriter:
         limits = self._settings.limits
         left = 0
         if not self._no_imports:
-            left = max(0, limits.imports_left - self._workspace.started_today())
+            left = max(0, limits.imports_left - self._records.started_today())
         return plan_writes(changes, replace(limits, imports_left=left))
 
     def write(
@@ -130,7 +164,6 @@ class BulkWriter:
                 Opt-outs are written.
             ApiError: The API can't be used.
         """
-        self._wait_for_earlier_imports()
         self._others = list(plan.other_singles)
         written = _Results(on_result, on_import)
         self._writer.write(plan.opt_out_singles, written.on_result)
@@ -167,7 +200,7 @@ class BulkWriter:
                 continue
             try:
                 self._import(file.columns, rows, written)
-            except _ImportsUnavailable as error:
+            except ImportsUnavailable as error:
                 self._no_imports = str(error)
                 logger.error("%s Continuing with single requests, opt-outs first.", error)  # noqa: TRY400
                 self._write_opt_outs_first(rows, written)
@@ -220,17 +253,20 @@ class BulkWriter:
         """Make a file of rows, send it, and follow its execution to the end.
 
         Raises:
-            _ImportsUnavailable: No import can be made for now.
+            ImportsUnavailable: No import can be made for now.
             _ImportFailed: The file was refused or failed.
         """
-        limits, workspace = self._settings.limits, self._workspace
-        if workspace.started_today() >= limits.imports_left:
-            raise _ImportsUnavailable(
+        limits, records = self._settings.limits, self._records
+        if records.started_today() >= limits.imports_left:
+            raise ImportsUnavailable(
                 f"All {limits.imports_left} bulk imports of the day (bulk_calls_per_day) are used."
             )
         began = self._runtime.now()
         stamp = began.strftime("%Y%m%dT%H%M%S")
-        path = workspace.folder / f"actito-didomi-{stamp}-{self._runtime.token(6)}.zip"
+        path = records.folder / f"{FILE_PREFIX}{stamp}-{self._runtime.token(6)}.zip"
+        rows = records.begin(path.name, columns, rows)
+        if not rows:
+            return
         names = [self._settings.actito.user_unique_key, *(column.name for column in columns)]
         try:
             write_file(path, names, file_rows(columns, rows))
@@ -240,22 +276,22 @@ class BulkWriter:
                 path.stat().st_size,
                 ", ".join(names),
             )
-            execution_id = self._start(path, names)
+            execution_id = self._start(path, names, rows)
         finally:
             path.unlink(missing_ok=True)
-        workspace.record_execution(execution_id)
-        execution = self._follow(execution_id)
+        records.started(execution_id)
+        execution = self.follow(execution_id)
         self._handle_rows(execution, rows, written, began)
-        workspace.clear_executions()
 
-    def _start(self, path: Path, columns: Sequence[str]) -> str:
+    def _start(self, path: Path, columns: Sequence[str], rows: Sequence[ProfileChange]) -> str:
         pauses = iter(_PAUSES)
         while True:
             try:
                 found = self._imports.start(path, columns)
             except RequestRejectedError as error:
+                self._records.not_started(rows)
                 if error.status in _IMPORTS_REFUSED:
-                    raise _ImportsUnavailable(
+                    raise ImportsUnavailable(
                         f"Actito refuses imports with status {error.status}: the key may lack the "
                         "right, or this API isn't the expected one."
                     ) from None
@@ -267,27 +303,27 @@ class BulkWriter:
                 started = None if refused else self._imports.find_by_file(path.name)
                 if started is not None:
                     logger.info("The import has started although the request failed; following it.")
-                    self._workspace.count_start()
                     return started
                 pause = next(pauses, None)
+                unseen = self._records.outlives_run and not self._imports.lists_executions
+                if not refused and (pause is None or unseen):
+                    raise  # it may have started: what comes of it is found by the next run
                 if pause is None:
-                    if not refused:
-                        raise
-                    raise _ImportsUnavailable(
+                    self._records.not_started(rows)
+                    raise ImportsUnavailable(
                         "Actito accepts no more imports today (status 429 each time)."
                     ) from None
                 pause = min(pause, self._settings.client.retry_max_wait)
                 logger.warning("%s Next attempt in %g s.", error, pause)
                 self._sleep(pause)
             else:
-                self._workspace.count_start()
                 return found
 
-    def _follow(self, execution_id: str) -> Execution:
+    def follow(self, execution_id: str) -> Execution:
         """Poll an execution until it has ended.
 
         Raises:
-            _ImportsUnavailable: It hasn't ended within `bulk_timeout`.
+            ImportsUnavailable: It hasn't ended within `bulk_timeout`.
         """
         pause, started = self._settings.bulk.bulk_poll_interval, self._runtime.monotonic()
         announced = started
@@ -298,7 +334,7 @@ class BulkWriter:
                 return execution
             now = self._runtime.monotonic()
             if now - started > self._settings.bulk.bulk_timeout:
-                raise _ImportsUnavailable(
+                raise ImportsUnavailable(
                     f"Import {execution_id} has not ended within bulk_timeout "
                     f"({self._settings.bulk.bulk_timeout:g} s)."
                 )
@@ -320,6 +356,7 @@ class BulkWriter:
             _ImportFailed: The file failed as a whole, or Actito doesn't report which rows did.
         """
         if execution.failure is not None:
+            self._records.failed(rows)
             raise _ImportFailed(f"{execution.failure.rstrip('.')}.")
         refused: dict[int, str] = {}
         if execution.has_errors:
@@ -329,13 +366,16 @@ class BulkWriter:
                 if at is None and error.line is not None and 0 < error.line <= len(rows):
                     at = error.line - 1
                 if at is None:
+                    self._records.failed(rows)
                     raise _ImportFailed("Some rows failed, but Actito did not report which.")
                 refused[at] = error.reason
             if not refused:
+                self._records.failed(rows)
                 raise _ImportFailed("Some rows failed, but Actito did not report which.")
         logger.info(
             "Import %s has ended: %d rows, %d rejected.", execution.id, len(rows), len(refused)
         )
+        self._records.ended(rows, refused)
         written.on_import(
             ImportResult(
                 [change for at, change in enumerate(rows) if at not in refused],
@@ -350,33 +390,6 @@ class BulkWriter:
             written.on_result(WriteResult(rows[at], refusal, began))
 
     # Waiting
-
-    def _wait_for_earlier_imports(self) -> None:
-        """Wait, once, for imports that a killed run left under way: they may write older choices.
-
-        Raises:
-            ApiError: One hasn't ended within the timeout.
-        """
-        if self._waited:
-            return
-        running = set(self._workspace.unfinished) | set(
-            self._imports.find_running(_FILE_NAME) or []
-        )
-        for execution_id in sorted(running):
-            logger.info("Waiting for import %s from an earlier run.", execution_id)
-            try:
-                self._follow(execution_id)
-            except RequestRejectedError:
-                continue  # it ended long ago
-            except _ImportsUnavailable as error:
-                raise ApiError(
-                    codes.IMPORT_UNFINISHED,
-                    f"{error} It belongs to an earlier run and could overwrite newer choices, so "
-                    "nothing is written before it ends. Look it up in Actito, stop it there if it "
-                    "hangs, and run again.",
-                ) from None
-        self._workspace.clear_unfinished()
-        self._waited = True
 
     def _sleep(self, seconds: float) -> None:
         self._shutdown.requested.wait(seconds)

@@ -13,6 +13,7 @@ from actito_didomi.actito.config import (
     missing_settings,
 )
 from actito_didomi.actito.imports import check_definition
+from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.mapping import check_mappings
 from actito_didomi.errors import InvalidMappingError
 from actito_didomi.http import ClientSettings
@@ -20,7 +21,6 @@ from actito_didomi.plugin.config import (
     Connector,
     Mappings,
     RejectsPath,
-    SnapshotUrl,
     StorageOptions,
     TargetSettings,
 )
@@ -183,7 +183,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     client: ClientSettings
     bulk: BulkSettings
     storage_options: StorageOptions = {}
-    snapshot_url: SnapshotUrl | None = None
+    ledger: LedgerSettings
+    look_timeout: Annotated[
+        float,
+        setting(
+            "Look timeout (s)",
+            "Maximum time for the look at a profile before it is written, in seconds. If it takes "
+            "longer, an opt-in waits, and an opt-out is written all the same.",
+            advanced=True,
+            gt=0,
+        ),
+    ] = 10
+    lookup_hours: Annotated[
+        float,
+        setting(
+            "Lookup interval (h)",
+            "Hours after which a person who had no profile is looked up again.",
+            advanced=True,
+            ge=0,
+        ),
+    ] = 24
+    lookup_calls: Annotated[
+        int,
+        setting(
+            "Maximum lookups",
+            "Maximum number of people without a profile who are looked up again in a run.",
+            advanced=True,
+            ge=0,
+        ),
+    ] = 1000
     target: _TargetSettings
 
     @property

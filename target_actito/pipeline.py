@@ -9,34 +9,43 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from actito_didomi import codes
-from actito_didomi.actito import Imports, ProfileTable, Written, open_session, read_table
+from actito_didomi.actito import Imports, ProfileTable, open_session, read_table
 from actito_didomi.consent.coalesce import Collector
-from actito_didomi.consent.ledger import Ledger
+from actito_didomi.consent.event_ids import is_ours
+from actito_didomi.consent.fields import mapped_field
+from actito_didomi.consent.identity import matching_of
 from actito_didomi.consent.mapping import show_path
 from actito_didomi.consent.scope import Scope
-from actito_didomi.errors import BadInputError, ImportQuotaExceededError, RequestRejectedError
+from actito_didomi.errors import BadInputError, ImportQuotaExceededError
+from actito_didomi.plugin.looks import LookLearner, ProfileReader
 from actito_didomi.plugin.rejects import Reject
 from target_actito.bulk import BulkWriter
+from target_actito.checked import CheckedWriter
+from target_actito.counts import Counts
 from target_actito.decode import Decoder, Lines, read_batch
+from target_actito.delivery import Delivery
 from target_actito.gather import Gatherer
-from target_actito.known import NewerChoices
+from target_actito.import_records import SessionRecords
+from target_actito.learning import Learner
 from target_actito.plan import plan_writes
-from target_actito.single import Writer, WriteResult
+from target_actito.single import Writer
 from target_actito.translate import Translator
 from target_actito.workspace import Workspace, account_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from datetime import datetime
+    from collections.abc import Iterable
 
+    from actito_didomi.actito import Execution, TableStructure
     from actito_didomi.consent.coalesce import ProfileChange
+    from actito_didomi.consent.ledgers import Ledger
     from actito_didomi.consent.records import ConsentRecord
     from actito_didomi.http import ApiSession
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.plugin.sink import ConsentSink
     from actito_didomi.runtime import Runtime
-    from target_actito.bulk import ImportResult
+    from target_actito.bulk import ImportRecords
     from target_actito.config import Settings
+    from target_actito.single import SingleWriter
     from target_actito.summary import ActitoSummary
 
 logger = logging.getLogger("target-actito")
@@ -83,6 +92,7 @@ class Pipeline:
     Args:
         settings: The settings.
         target: The target.
+        ledger: The ledger; None without one.
         shutdown: Says when to stop.
         runtime: Clock, threads and transport.
 
@@ -92,10 +102,17 @@ class Pipeline:
     """
 
     def __init__(
-        self, settings: Settings, target: HasIntake, shutdown: Shutdown, runtime: Runtime
+        self,
+        settings: Settings,
+        target: HasIntake,
+        ledger: Ledger | None,
+        shutdown: Shutdown,
+        runtime: Runtime,
     ) -> None:
         self._settings = settings
         self._target = target
+        self.ledger = ledger
+        self._shutdown = shutdown
         self._runtime = runtime
         self.session: ApiSession = open_session(
             settings.actito,
@@ -114,42 +131,116 @@ class Pipeline:
         self.collector = Collector(self.translator.masks, self.translator)
         self._scope = Scope(settings.regulation, frozenset(settings.skip_delegates))
         self._decoder = Decoder(self.translator.resolver)
-        self._gatherer = Gatherer(self.translator, self.collector, target.summary, self._scope)
+        self._gatherer = Gatherer(
+            self.translator, self.collector, target.summary, self._scope, self._is_ours
+        )
         self._sinks: dict[str, ConsentSink] = {}
         self._validates = False
-        self._counted: set[str] = set()
+        self._table = ProfileTable(self.session, structure, actito.user_unique_key)
         self._writer = Writer(
-            ProfileTable(self.session, structure, actito.user_unique_key),
+            self._table,
             create=settings.upsert_mode,
             max_concurrency=settings.max_concurrency,
             shutdown=shutdown,
             runtime=runtime,
         )
-        account = (actito.base_url, structure.entity, structure.id)
-        self._newer_choices: NewerChoices | None = None
-        if settings.snapshot_url:
-            self._newer_choices = NewerChoices(Ledger(settings.snapshot_url, account, runtime))
+        self._events = Counts(target)
+        self._delivery: Delivery | None = None
         self._bulk: BulkWriter | None = None
-        self.workspace: Workspace | None = None
-        if settings.bulk.write_mode != "single":
-            imports = Imports(
-                self.session,
-                structure,
-                actito.user_unique_key,
-                create=settings.upsert_mode,
-                etl_id=settings.bulk.bulk_etl_id,
-                definition=settings.bulk.bulk_definition,
+        self._records: ImportRecords | None = None
+        account = account_name(actito.base_url, structure.entity, structure.id)
+        self._workspace = Workspace(account, runtime)
+        writer: SingleWriter = self._writer
+        if ledger is not None:
+            writer = self._connect_ledger(ledger, structure)
+        if settings.bulk.write_mode != "single" or ledger is not None:
+            self._use_imports(structure, writer)
+
+    def _is_ours(self, event_id: str) -> bool:
+        """Return whether an event was posted by target-didomi for the same table."""
+        return self.ledger is not None and is_ours(self.ledger.scope_text, event_id)
+
+    def _connect_ledger(self, ledger: Ledger, structure: TableStructure) -> CheckedWriter:
+        """Prepare writing what the ledger says is owed."""
+        settings, actito = self._settings, self._settings.actito
+        translator, run = self.translator, self._runtime.uuid()
+        fields = [
+            mapped_field(mapping, found.opt_out, found.opt_in)
+            if translator.takes_choices(number)
+            else None
+            for number, (mapping, found) in enumerate(
+                zip(settings.mappings, translator.masks.fields, strict=True)
             )
+        ]
+        learner = Learner(fields, ledger.rules, ledger.key)
+        reader = ProfileReader(
+            structure,
+            actito.user_unique_key,
+            matching_of(settings.ledger.key_matching, actito.user_unique_key),
+            actito.zone,
+            learner.choice_fields,
+        )
+        looks = LookLearner(ledger, reader, run, learner.choice_fields)
+        writer = CheckedWriter(
+            ledger=ledger,
+            learner=learner,
+            looks=looks,
+            reader=reader,
+            table=self._table,
+            run=run,
+            create=settings.upsert_mode,
+            client=settings.client,
+            look_timeout=settings.look_timeout,
+            lookup_hours=settings.lookup_hours,
+            max_concurrency=settings.max_concurrency,
+            shutdown=self._shutdown,
+            runtime=self._runtime,
+        )
+        self._delivery = Delivery(
+            ledger=ledger,
+            learner=learner,
+            looks=looks,
+            writer=writer,
+            run=run,
+            session=self.session,
+            structure=structure,
+            settings=settings,
+            events=self._events,
+            shutdown=self._shutdown,
+            runtime=self._runtime,
+        )
+        return writer
+
+    def _use_imports(self, structure: TableStructure, writer: SingleWriter) -> None:
+        """Prepare imports; with a ledger also where none is made, for those of earlier runs."""
+        settings, runtime = self._settings, self._runtime
+        imports = Imports(
+            self.session,
+            structure,
+            settings.actito.user_unique_key,
+            create=settings.upsert_mode,
+            etl_id=settings.bulk.bulk_etl_id,
+            definition=settings.bulk.bulk_definition,
+        )
+        makes_imports = settings.bulk.write_mode != "single"
+        if makes_imports:
             imports.check(stated_mode=_ETL_MODES.get(settings.bulk.bulk_etl_mode or ""))
-            self.workspace = Workspace(account_name(*account), runtime)
-            self._bulk = BulkWriter(
-                imports,
-                self._writer,
-                self.workspace,
-                settings,
-                shutdown=shutdown,
-                runtime=runtime,
-            )
+        records: ImportRecords
+        if self._delivery is not None:
+            records = self._delivery.import_records(imports, self._workspace)
+        else:
+            records = SessionRecords(imports, self._workspace, runtime, self._follow)
+        bulk = BulkWriter(
+            imports, writer, records, settings, shutdown=self._shutdown, runtime=runtime
+        )
+        self._records = records
+        self._bulk = bulk if makes_imports else None
+        self._follower = bulk
+        if self._delivery is not None:
+            self._delivery.use_imports(self._bulk, records)
+
+    def _follow(self, execution_id: str) -> Execution:
+        return self._follower.follow(execution_id)
 
     # Reading
 
@@ -319,24 +410,35 @@ class Pipeline:
 
     # Writing
 
-    def write(self, changes: list[ProfileChange]) -> None:
-        """Plan how to write changes, and write them.
+    def deliver(self) -> None:
+        """Let the ledger learn what is gathered, and write all that is owed.
 
         Raises:
             StoppedError: The process is to stop.
             ActitoDidomiError: Writing can't go on.
         """
-        if self._newer_choices:
-            changes, newer = self._newer_choices.drop_superseded(changes)
-            self._target.summary.superseded += newer
-            if not changes:
-                return
+        if self._delivery is None:
+            return
+        people = self.collector.take_layers()
+        first_records = [found.first_record for found in people]
+        self._target.expect(first_records)
+        self._delivery.learn(people)
+        self._delivery.deliver()
+        self._target.acknowledge(*first_records)
+
+    def write(self, changes: list[ProfileChange]) -> None:
+        """Plan how to write changes, and write them; without a ledger.
+
+        Raises:
+            StoppedError: The process is to stop.
+            ActitoDidomiError: Writing can't go on.
+        """
         logger.info(
             "Writing the changes of people: %d, of them with an opt-out: %d.",
             len(changes),
             sum(change.opt_out for change in changes),
         )
-        if self._bulk is None:
+        if self._bulk is None or self._records is None:
             plan = plan_writes(changes, self._settings.limits)
         else:
             plan = self._bulk.plan(changes)
@@ -344,67 +446,16 @@ class Pipeline:
         parts = [*plan.opt_out_singles, *plan.other_singles, *plan.deferred]
         parts += [change for file in plan.files for change in file.changes]
         self._target.expect(part.first_record for part in parts)
-        self._counted.clear()
-        if self._bulk is None:
-            self._writer.write([*plan.opt_out_singles, *plan.other_singles], self._handle_result)
+        self._events.begin()
+        if self._bulk is None or self._records is None:
+            self._writer.write([*plan.opt_out_singles, *plan.other_singles], self._events.on_result)
             return
+        self._records.settle_earlier()
         try:
-            self._bulk.write(plan, self._handle_result, self._handle_import)
+            self._bulk.write(plan, self._events.on_result, self._events.on_import)
         except ImportQuotaExceededError as error:
-            self._target.summary.deferred = error.deferred
+            self._events.on_deferred(error.deferred)
             raise
-
-    def _handle_import(self, imported: ImportResult) -> None:
-        """Record the rows that an import has written or rejected.
-
-        Where a person's change was spread over several imports, they count in the first one.
-        """
-        summary = self._target.summary
-        summary.imports += 1
-        self._note_written(imported.changes, imported.began)
-        rows = len(imported.changes)
-        new = 0
-        for change in imported.changes:
-            new += change.person not in self._counted
-            self._counted.add(change.person)
-        if imported.counts is None:
-            summary.imported += new
-        elif rows:
-            created, updated = (round(count * new / rows) for count in imported.counts)
-            summary.created += created
-            summary.updated += updated
-            summary.unmatched += new - created - updated
-        self._target.acknowledge(*(change.first_record for change in imported.changes))
-
-    def _handle_result(self, result: WriteResult) -> None:
-        """Record what became of a change written by a single request."""
-        target, change, outcome = self._target, result.change, result.outcome
-        if isinstance(outcome, RequestRejectedError):
-            target.reject(
-                Reject(
-                    code=codes.CHANGE_REFUSED,
-                    reason=outcome.message,
-                    person=change.person,
-                    opt_out=change.opt_out,
-                    change={
-                        "attributes": change.attributes,
-                        "subscriptions": change.subscriptions,
-                    },
-                    status=outcome.status,
-                    response=outcome.body,
-                ),
-            )
-        elif outcome is Written.UNMATCHED:
-            target.note_unmatched(change.person)
-        else:
-            target.summary.updated += outcome is Written.UPDATED
-            target.summary.created += outcome is Written.CREATED
-            self._note_written([change], result.began)
-        target.acknowledge(change.first_record)
-
-    def _note_written(self, changes: Sequence[ProfileChange], began: datetime) -> None:
-        if self._newer_choices:
-            self._newer_choices.record_writes(changes, began, self._runtime.now())
 
     # The end
 
@@ -413,10 +464,9 @@ class Pipeline:
         summary, translator = self._target.summary, self.translator
         summary.people = self.collector.people
         summary.unchanged = self.collector.people_unchanged
-        if self.workspace:
-            self.workspace.close()
-        if self._newer_choices:
-            self._newer_choices.close()
+        self._workspace.close()
+        if self.ledger is not None:
+            self.ledger.close()
         if names := sorted(translator.unknown_metadata):
             logger.info(
                 "Metadata keys without a matching attribute, ignored: %s.", ", ".join(names)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from actito_didomi import codes
 from actito_didomi.errors import ApiError, RequestRejectedError
@@ -23,6 +23,19 @@ logger = logging.getLogger("target-actito")
 
 
 @dataclass(frozen=True)
+class RefusedAttributes:
+    """Attributes that were refused, and left out of what was written after that.
+
+    Attributes:
+        change: They alone.
+        error: Why they were refused.
+    """
+
+    change: ProfileChange
+    error: RequestRejectedError
+
+
+@dataclass(frozen=True)
 class WriteResult:
     """What became of a change that was written by a single request, or rejected.
 
@@ -30,11 +43,22 @@ class WriteResult:
         change: The change.
         outcome: What became of it, or why it was rejected.
         began: When the request began, by our clock.
+        refused_attributes: Attributes that were refused and left out; None where none were.
     """
 
     change: ProfileChange
     outcome: Written | RequestRejectedError
     began: datetime
+    refused_attributes: RefusedAttributes | None = None
+
+
+class SingleWriter(Protocol):
+    """Writes changes by single requests."""
+
+    def write(
+        self, changes: Sequence[ProfileChange], on_result: Callable[[WriteResult], None]
+    ) -> None:
+        """Write changes in the order given, as far as concurrent requests allow."""
 
 
 class Writer:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities
 
+from actito_didomi.consent.ledgers import LedgerScope
 from actito_didomi.plugin.connector import unfold_connector
 from actito_didomi.plugin.target import ConsentTarget
 from target_actito.config import Settings, find_problems
@@ -33,6 +34,7 @@ class TargetActito(ConsentTarget):
 
     name = "target-actito"
     system = "Actito"
+    direction = "forward"
     summary_class = ActitoSummary
     settings_class = Settings
     settings: Settings
@@ -108,8 +110,17 @@ class TargetActito(ConsentTarget):
 
     def open(self) -> ApiSession:
         """Open the session and check the configuration against the table."""
-        self._pipeline = Pipeline(self.settings, self, self.shutdown, self.runtime)
+        self._pipeline = Pipeline(self.settings, self, self.ledger, self.shutdown, self.runtime)
         return self._pipeline.session
+
+    def ledger_scope(self) -> LedgerScope:
+        """Return the pair as far as it is known here: the table in Actito."""
+        actito = self.settings.actito
+        return LedgerScope(
+            regulation=self.settings.regulation,
+            entity=actito.entity_id,
+            table=actito.table_name,
+        )
 
     @property
     def pipeline(self) -> Pipeline:
@@ -140,13 +151,17 @@ class TargetActito(ConsentTarget):
     # Writing
 
     def write_gathered(self) -> None:
-        """Write the changes of all people gathered."""
-        if changes := self.pipeline.collector.take():
+        """Write the changes of all people gathered, and what the ledger says is owed."""
+        pipeline = self.pipeline
+        if self.ledger is not None:
+            with self.collecting_garbage():
+                pipeline.deliver()
+        elif changes := pipeline.collector.take():
             with self.collecting_garbage():
                 self.write_changes(changes)
 
     def write_changes(self, changes: list[ProfileChange]) -> None:
-        """Plan how to write these changes, and do it."""
+        """Plan how to write these changes, and do it; without a ledger."""
         self.pipeline.write(changes)
 
     def close(self) -> None:

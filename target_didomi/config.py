@@ -6,6 +6,7 @@ from typing import Annotated
 
 import msgspec
 
+from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.didomi.config import (
     REQUIRED,
     DidomiSettings,
@@ -66,6 +67,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 8
     client: ClientSettings
+    ledger: LedgerSettings
     target: _TargetSettings
 
 

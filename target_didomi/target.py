@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi import codes
+from actito_didomi.consent.ledgers import LedgerScope
 from actito_didomi.consent.records import Shape
 from actito_didomi.consent.scope import Scope
 from actito_didomi.didomi.consents import ConsentApi
@@ -43,6 +44,7 @@ class TargetDidomi(ConsentTarget):
 
     name = "target-didomi"
     system = "Didomi"
+    direction = "reverse"
     summary_class = DidomiSummary
     settings_class = Settings
     settings: Settings
@@ -90,6 +92,11 @@ class TargetDidomi(ConsentTarget):
             respect_approval=settings.respect_approval,
         )
         return session
+
+    def ledger_scope(self) -> LedgerScope:
+        """Return the pair as far as it is known here: the organisation in Didomi."""
+        didomi = self.settings.didomi
+        return LedgerScope(organization=didomi.organization_id, regulation=didomi.regulation)
 
     @property
     def waiting(self) -> int:

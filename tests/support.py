@@ -107,6 +107,7 @@ def target_config(url: str, folder: Path, **changes: Any) -> dict[str, Any]:
         "entity_id": "demo",
         "table_name": "Profiles",
         "user_unique_key": "customerId",
+        "ledger_url": "none",
         "mappings": MAPPINGS,
         "calls_per_minute": 1_000_000,
         "retry_tries": 3,
@@ -114,6 +115,15 @@ def target_config(url: str, folder: Path, **changes: Any) -> dict[str, Any]:
         "retry_max_wait": 0.05,
         "rejects_path": str(folder / "rejects.jsonl"),
         "report_path": str(folder / "report.json"),
+        **changes,
+    }
+
+
+def with_ledger(folder: Path, **changes: Any) -> dict[str, Any]:
+    """Settings that put a ledger into a folder, the same for all plugins."""
+    return {
+        "ledger_url": f"sqlite:///{folder / 'ledger.db'}",
+        "baseline": "didomi",
         **changes,
     }
 

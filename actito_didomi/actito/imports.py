@@ -76,6 +76,9 @@ class Imports:
         create: Whether missing profiles are created.
         etl_id: A predefined ETL, which is sent the file only; None for one-shot executions.
         definition: Template of the one-shot definition; None for the one that is shipped.
+
+    Attributes:
+        lists_executions: Whether Actito offers a list of executions, as far as is known.
     """
 
     def __init__(
@@ -95,6 +98,7 @@ class Imports:
         self._etl_id = etl_id
         self._definition = definition or _wire.ONE_SHOT_DEFINITION
         self._entity = {"entity": structure.entity}
+        self.lists_executions = True
 
     def check(self, *, stated_mode: str | None) -> None:
         """Check that a predefined ETL exists and treats missing people as the settings say.
@@ -235,6 +239,7 @@ class Imports:
 
     def _find(self, name: re.Pattern[str], *, finished: bool) -> list[str] | None:
         response = self._get_if_offered(_wire.EXECUTIONS)
+        self.lists_executions = response is not None
         if response is None:
             return None
         return [

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from collections.abc import Mapping as MappingABC
 
+    from actito_didomi.consent.config import LedgerSettings
+
 Settings = TypeVar("Settings", bound=msgspec.Struct)
 Schema = dict[str, Any]
 
@@ -132,6 +134,10 @@ class TargetSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 class HasTargetSettings(Protocol):
     """The settings of any target."""
+
+    @property
+    def ledger(self) -> LedgerSettings:
+        """Those on the ledger."""
 
     @property
     def target(self) -> TargetSettings:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
-from typing import IO, TYPE_CHECKING, Any, ClassVar
+from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
 
 import msgspec
 from singer_sdk import Target
@@ -20,12 +20,20 @@ from singer_sdk.singerlib.exceptions import SingerError
 
 from actito_didomi import codes, privacy
 from actito_didomi.consent import records
-from actito_didomi.errors import BadInputError, OptOutsRejectedError, StoppedError, code_of
+from actito_didomi.consent.ledgers import Ledger, LedgerScope
+from actito_didomi.errors import (
+    BadInputError,
+    ChangesDeferredError,
+    OptOutsOwedError,
+    OptOutsRejectedError,
+    StoppedError,
+    code_of,
+)
 from actito_didomi.plugin.base import BasePlugin
 from actito_didomi.plugin.reader import SafeReader
 from actito_didomi.plugin.rejects import Reject, RejectStore
 from actito_didomi.plugin.sink import ConsentSink
-from actito_didomi.plugin.state import StateBarriers, Unacknowledged
+from actito_didomi.plugin.state import StateBarriers, Unacknowledged, check_ledger
 from actito_didomi.plugin.summary import Summary, write_report
 
 if TYPE_CHECKING:
@@ -60,6 +68,8 @@ class ConsentTarget(BasePlugin, Target):
     default_sink_class = ConsentSink
     system: ClassVar[str]
     """The system written to, as people call it."""
+    direction: ClassVar[Literal["forward", "reverse"]]
+    """Of the sync; one run of a direction at a time writes."""
     summary_class: ClassVar[type[Summary]]
     settings: HasTargetSettings
     capabilities: ClassVar[list[CapabilitiesEnum]] = [
@@ -77,11 +87,14 @@ class ConsentTarget(BasePlugin, Target):
         self._barriers = StateBarriers()
         self._unacknowledged = Unacknowledged([])
         self._rejects: RejectStore | None = None
+        self.ledger: Ledger | None = None
+        self._lease = contextlib.ExitStack()
         self._session: ApiSession | None = None
         self._started = self.runtime.monotonic()
         self._waiting_since: float | None = None
         self._skipped_streams: set[str] = set()
         self._unmatched_examples: list[str] = []
+        self._unreadable_opt_outs = 0
         self._concluded = False
         self._pauses_gc = False
 
@@ -92,6 +105,10 @@ class ConsentTarget(BasePlugin, Target):
 
         Called once, when the first stream with consents is declared or its first record comes.
         """
+        raise NotImplementedError
+
+    def ledger_scope(self) -> LedgerScope:
+        """Return the pair of organisation and table, as far as the settings name it."""
         raise NotImplementedError
 
     def take(self, consent: records.ConsentRecord, part: Mapping[str, Any]) -> None:
@@ -185,7 +202,7 @@ class ConsentTarget(BasePlugin, Target):
         except StoppedError:
             target.conclude(f"stopped by {target.shutdown.signal_name}", codes.STOPPED)
             target.shutdown.finish()
-        except OptOutsRejectedError:
+        except (OptOutsRejectedError, OptOutsOwedError, ChangesDeferredError):
             raise
         except Exception as error:
             target.conclude("failed", code_of(error))
@@ -239,7 +256,10 @@ class ConsentTarget(BasePlugin, Target):
 
     def _process_state_message(self, message_dict: dict[str, Any]) -> None:
         self._assert_line_requires(message_dict, requires={"value"})
-        self._barriers.add(message_dict["value"], after=self.summary.records)
+        state = message_dict["value"]
+        if self.ledger is not None and self.settings.ledger.on_lost_ledger == "fail":
+            check_ledger(state, self.ledger.id)
+        self._barriers.add(state, after=self.summary.records)
         self._release()
 
     def _process_activate_version_message(self, message_dict: dict[str, Any]) -> None:
@@ -271,6 +291,9 @@ class ConsentTarget(BasePlugin, Target):
         """
         self.flush()
         super().process_endofpipe()
+        if self.ledger is not None:
+            self._conclude_with_ledger(self.ledger)
+            return
         rejected = self.summary.rejected_opt_outs
         self.conclude(
             "opt-outs rejected" if rejected else "success",
@@ -281,6 +304,38 @@ class ConsentTarget(BasePlugin, Target):
                 f"{rejected} change(s) that hold an opt-out could not be written. They are in "
                 f"{self._rejects.path} with the reason. Everything else is written. "
                 "Resolve these rejects before the next campaign."
+            )
+
+    def _conclude_with_ledger(self, ledger: Ledger) -> None:
+        """Report, with what the ledger says is owed.
+
+        Raises:
+            OptOutsOwedError: An opt-out is owed for another reason than a missing profile.
+            ChangesDeferredError: Opt-ins wait for a decision.
+        """
+        owed = ledger.count_owed()
+        opt_outs = owed.opt_outs(self.direction) + self._unreadable_opt_outs
+        deferred = owed.deferred if self.direction == "forward" else 0
+        code = codes.OPT_OUTS_OWED if opt_outs else None
+        if deferred and not opt_outs:
+            code = codes.CHANGES_DEFERRED
+        status = "success"
+        if opt_outs:
+            status = "opt-outs owed"
+        elif deferred:
+            status = "changes deferred"
+        self.conclude(status, code)
+        if opt_outs:
+            raise OptOutsOwedError(
+                f"{opt_outs} opt-out(s) could not be written to {self.system}, and are owed. "
+                "Everything else is written. See them with `actito-didomi rejects list "
+                "--opt-outs`, and resolve them before the next campaign; each run tries again."
+            )
+        if deferred:
+            raise ChangesDeferredError(
+                f"Opt-ins of {deferred} people wait, since their profiles were opted out at the "
+                "first look and nobody knows since when. Set `baseline` to `opt_out` (they stay "
+                "opted out) or `didomi` (Didomi's choice counts). All opt-outs are written."
             )
 
     # Records
@@ -336,6 +391,7 @@ class ConsentTarget(BasePlugin, Target):
             TooManyRejectsError: There are more than `max_rejects`.
         """
         store = self.connect()
+        self._unreadable_opt_outs += reject.opt_out and reject.record is not None
         try:
             store.add(reject)
         finally:
@@ -361,9 +417,41 @@ class ConsentTarget(BasePlugin, Target):
         if self._rejects is None:
             target = self.settings.target
             rejects = RejectStore(target.rejects_path, target.max_rejects, self.runtime)
+            self._open_ledger()
             self._session = self.open()
             self._rejects = rejects
         return self._rejects
+
+    def _open_ledger(self) -> None:
+        """Open the ledger, and keep other runs of this direction out of it.
+
+        Raises:
+            SettingsError: It can't be used, or another run of this direction uses it.
+        """
+        if self.ledger is not None:
+            return
+        settings = self.settings.ledger
+        if not settings.has_ledger:
+            self.logger.warning(
+                "%s: `ledger_url` is `none`: each record is judged by itself. A person's own "
+                "newer choice on the other side may be overwritten, what could not be written is "
+                "not tried again, and hashes of people can't be compared between runs.",
+                codes.NO_LEDGER,
+            )
+            return
+        ledger = Ledger.open(settings, self.ledger_scope(), self.runtime)
+        try:
+            self._lease.enter_context(ledger.lease(self.direction, settings.lease_wait))
+        except BaseException:
+            ledger.close()
+            raise
+        self.ledger = ledger
+
+    def close_ledger(self) -> None:
+        """Let other runs of this direction in, and close the ledger."""
+        self._lease.close()
+        if self.ledger is not None:
+            self.ledger.close()
 
     # Writing
 
@@ -437,6 +525,7 @@ class ConsentTarget(BasePlugin, Target):
             summary.requests = self._session.count.calls
             summary.retries = self._session.count.retries
         self.close()
+        self.close_ledger()
         if summary.unmatched:
             self.logger.info(
                 "%s: %d %s no profile in %s (for example %s); no profiles were created.",

@@ -22,13 +22,13 @@ from support import (
     stream_of,
     target_config,
 )
+from target_actito.known import is_superseded
 
 from actito_didomi.consent.coalesce import Value
 from actito_didomi.consent.ledger import Entry, Ledger, PersonField
 from actito_didomi.consent.records import format_timestamp, parse_timestamp
 from actito_didomi.errors import SettingsError
 from actito_didomi.runtime import Runtime
-from target_actito.known import is_superseded
 
 START = datetime(2026, 10, 1, tzinfo=timezone.utc)
 timestamps = st.integers(0, 9).map(lambda hours: START + timedelta(hours=hours))

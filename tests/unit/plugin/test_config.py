@@ -77,7 +77,8 @@ PREFIX = "TARGET_ACTITO_"
 
 def rest(config: dict[str, Any]) -> dict[str, Any]:
     """Return the settings that a connector object doesn't hold."""
-    return {k: config[k] for k in ("api_url", "rejects_path", "report_path", "calls_per_minute")}
+    names = ("api_url", "rejects_path", "report_path", "calls_per_minute", "ledger_url")
+    return {name: config[name] for name in names}
 
 
 @pytest.mark.parametrize("form", [NEW_FORM, OLD_FORM], ids=["new", "old"])
@@ -322,7 +323,7 @@ def test_texts_of_a_file_are_read_like_those_of_the_environment() -> None:
     assert config["storage_options"] == {"key": "k"}
     assert config["bulk_threshold"] == 200
     assert "mappings" not in config
-    assert set(secret_texts(config, SCHEMA)) == {"k"}
+    assert set(secret_texts(config, SCHEMA)) == {"k", "sqlite:///actito-didomi.db"}
 
 
 def test_env_is_read_from_the_working_folder(tmp_path: Path) -> None:
@@ -397,7 +398,7 @@ def test_every_text_of_a_secret_setting_is_secret() -> None:
         "api_key": "the-key",
         "entity_id": "demo",
         "storage_options": {"key": "access", "client": {"secrets": ["inner", 5]}},
-        "snapshot_url": "postgresql://user:password@host/db",
+        "ledger_url": "postgresql://user:password@host/db",
     }
     assert set(secret_texts(config, SCHEMA)) == {
         "the-key",

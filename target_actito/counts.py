@@ -1,0 +1,90 @@
+"""Counts what became of changes, and rejects what was refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from actito_didomi import codes
+from actito_didomi.actito import Written
+from actito_didomi.errors import RequestRejectedError
+from actito_didomi.plugin.rejects import Reject
+
+if TYPE_CHECKING:
+    from actito_didomi.consent.coalesce import ProfileChange
+    from target_actito.bulk import ImportResult
+    from target_actito.pipeline import HasIntake
+    from target_actito.single import WriteResult
+
+
+class Counts:
+    """Counts for the summary what became of changes.
+
+    Args:
+        target: The target.
+    """
+
+    def __init__(self, target: HasIntake) -> None:
+        self._target = target
+        self._counted: set[str] = set()
+
+    def begin(self) -> None:
+        """Begin to count a new plan."""
+        self._counted.clear()
+
+    def on_import(self, imported: ImportResult) -> None:
+        """Count the rows that an import has written or found without a profile.
+
+        Where a person's change was spread over several imports, they count in the first one.
+        """
+        summary = self._target.summary
+        summary.imports += 1
+        rows = len(imported.changes)
+        new = 0
+        for change in imported.changes:
+            new += change.person not in self._counted
+            self._counted.add(change.person)
+        if imported.counts is None:
+            summary.imported += new
+        elif rows:
+            created, updated = (round(count * new / rows) for count in imported.counts)
+            summary.created += created
+            summary.updated += updated
+            summary.unmatched += new - created - updated
+        self._target.acknowledge(*(change.first_record for change in imported.changes))
+
+    def on_result(self, result: WriteResult) -> None:
+        """Count what became of a change written by a single request; reject what was refused."""
+        target, outcome = self._target, result.outcome
+        if result.refused_attributes is not None:
+            self._reject(result.refused_attributes.change, result.refused_attributes.error)
+        if isinstance(outcome, RequestRejectedError):
+            self._reject(result.change, outcome)
+        elif outcome is Written.UNMATCHED:
+            target.note_unmatched(result.change.person)
+        elif outcome is Written.POSTPONED:
+            target.summary.deferred += 1
+        else:
+            target.summary.updated += outcome is Written.UPDATED
+            target.summary.created += outcome is Written.CREATED
+        target.acknowledge(result.change.first_record)
+
+    def _reject(self, change: ProfileChange, error: RequestRejectedError) -> None:
+        self._target.reject(
+            Reject(
+                code=codes.CHANGE_REFUSED,
+                reason=error.message,
+                person=change.person,
+                opt_out=change.opt_out,
+                change={"attributes": change.attributes, "subscriptions": change.subscriptions},
+                status=error.status,
+                response=error.body,
+            ),
+        )
+
+    def on_unmatched(self, person: str) -> None:
+        """Count a person who has no profile."""
+        self._target.note_unmatched(person)
+
+    def on_deferred(self, count: int) -> None:
+        """Count changes that wait for an import."""
+        self._target.summary.deferred += count

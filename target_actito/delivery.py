@@ -1,0 +1,292 @@
+"""From the ledger to Actito: learn what records say, and write what is owed.
+
+What is written is always what the ledger says is owed, whether it came with this run's records or
+was left by an earlier run. Opt-outs come first.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from actito_didomi.actito.listing import list_profiles
+from actito_didomi.consent.conflicts import ACTITO, to_micros
+from actito_didomi.consent.person import Owed
+from actito_didomi.errors import ImportQuotaExceededError
+from target_actito.import_records import LedgerRecords
+from target_actito.plan import plan_writes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from actito_didomi.actito import Imports, TableStructure
+    from actito_didomi.consent.coalesce import PersonLayers, ProfileChange
+    from actito_didomi.consent.ledgers import Ledger, Look
+    from actito_didomi.consent.person import Person
+    from actito_didomi.http import ApiSession
+    from actito_didomi.plugin.looks import LookLearner
+    from actito_didomi.plugin.shutdown import Shutdown
+    from actito_didomi.runtime import Runtime
+    from target_actito.bulk import BulkWriter, ImportRecords, ImportResult
+    from target_actito.checked import CheckedWriter
+    from target_actito.config import Settings
+    from target_actito.learning import Learner
+    from target_actito.single import WriteResult
+    from target_actito.workspace import Workspace
+
+logger = logging.getLogger("target-actito")
+
+_LEARN_AT_ONCE = 20_000
+_READ_AT_ONCE = 5_000
+_PAGE_SIZE = 1_000
+_FRESH = 60.0
+"""Seconds for which a look at the table need not be repeated before the next import."""
+
+
+class DeliveryEvents(Protocol):
+    """Counts what became of people."""
+
+    def on_result(self, result: WriteResult) -> None:
+        """Count what a single request came to."""
+
+    def on_import(self, imported: ImportResult) -> None:
+        """Count what an import came to."""
+
+    def on_unmatched(self, person: str) -> None:
+        """Count a person who has no profile."""
+
+    def on_deferred(self, count: int) -> None:
+        """Count changes that wait for an import."""
+
+
+class Delivery:
+    """Learns records into the ledger, and writes what it owes to Actito.
+
+    Args:
+        ledger: The ledger.
+        learner: Learns records, and finds what is due.
+        looks: Learns looks.
+        writer: Single requests.
+        run: Id of this run.
+        session: Session with Actito.
+        structure: The profile table.
+        settings: Limits of plans.
+        events: Counts what became of people.
+        shutdown: Checked between two pages.
+        runtime: Clock.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        learner: Learner,
+        looks: LookLearner,
+        writer: CheckedWriter,
+        run: str,
+        session: ApiSession,
+        structure: TableStructure,
+        settings: Settings,
+        events: DeliveryEvents,
+        shutdown: Shutdown,
+        runtime: Runtime,
+    ) -> None:
+        self._ledger = ledger
+        self._learner = learner
+        self._looks = looks
+        self._writer = writer
+        self._run = run
+        self._session = session
+        self._structure = structure
+        self._settings = settings
+        self._events = events
+        self._shutdown = shutdown
+        self._runtime = runtime
+        self._bulk: BulkWriter | None = None
+        self._records: ImportRecords | None = None
+        self._looked_at: float | None = None
+        self._lookups_left = settings.lookup_calls
+
+    def import_records(self, imports: Imports, workspace: Workspace) -> LedgerRecords:
+        """Return what records imports in the ledger."""
+        return LedgerRecords(
+            ledger=self._ledger,
+            learner=self._learner,
+            imports=imports,
+            workspace=workspace,
+            runtime=self._runtime,
+            run=self._run,
+            key_of=self._writer.key_of,
+            look=self.look_before_import,
+            mixed_columns=self._settings.limits.mixed_columns,
+        )
+
+    def use_imports(self, bulk: BulkWriter | None, records: ImportRecords) -> None:
+        """Make imports from now on.
+
+        Args:
+            bulk: Makes them; None for single requests only.
+            records: What is known of imports under way.
+        """
+        self._bulk, self._records = bulk, records
+
+    # Learning
+
+    def learn(self, people: Sequence[PersonLayers]) -> None:
+        """Learn what records say: once this returns, nothing of it can be lost."""
+        arrival = to_micros(self._runtime.now())
+        for start in range(0, len(people), _LEARN_AT_ONCE):
+            self._shutdown.check()
+            part = people[start : start + _LEARN_AT_ONCE]
+            keys = [self._writer.key_of(found.person) for found in part]
+            with self._ledger.change(sorted(set(keys))) as change:
+                for key, found in zip(keys, part, strict=True):
+                    self._learner.learn(change.people[key], found, arrival)
+
+    # Writing
+
+    def deliver(self) -> None:
+        """Write what is owed to Actito.
+
+        Raises:
+            StoppedError: The process is to stop.
+            ActitoDidomiError: Writing can't go on.
+        """
+        if self._records is not None:
+            self._records.settle_earlier()
+        most = self._settings.target.max_buffered_people
+        tried: set[str] = set()
+        while batch := self._next(tried, most, opt_outs_only=True):
+            if len(batch) < most:
+                break
+            self._deliver(batch)
+            tried.update(batch)
+        while batch := self._next(tried, most, opt_outs_only=False):
+            self._deliver(batch)
+            tried.update(batch)
+
+    def _next(self, tried: set[str], most: int, *, opt_outs_only: bool) -> dict[str, ProfileChange]:
+        """Read the next people to whom something is owed now, with their changes."""
+        now = to_micros(self._runtime.now())
+        found: dict[str, ProfileChange] = {}
+        after: str | None = None
+        while len(found) < most:
+            rows = self._ledger.owed(
+                Owed.ACTITO,
+                after=after,
+                limit=min(_READ_AT_ONCE, most),
+                opt_outs_only=opt_outs_only,
+                due_at=now,
+            )
+            if not rows:
+                break
+            after = rows[-1][0]
+            for key, person in rows:
+                if key in tried or not self._is_time(person, now):
+                    continue
+                change = self._learner.change(key, person)
+                if change is not None:
+                    found[key] = change
+        return found
+
+    def _is_time(self, person: Person, now: int) -> bool:
+        """Return whether a person is to be tried now; those without a profile are few a run."""
+        retry = person.retries.get(ACTITO)
+        if retry is not None and retry.next_at > now:
+            return False
+        if person.owed & Owed.NO_PROFILE:
+            if not self._lookups_left:
+                return False
+            self._lookups_left -= 1
+        return True
+
+    def _deliver(self, batch: dict[str, ProfileChange]) -> None:
+        """Write one batch of people."""
+        last = self._ledger.last_look()
+        places = {field.place for field in self._learner.choice_fields}
+        if (
+            last is None
+            or not places <= last.places
+            or (self._looked_at is None and len(batch) > self._pages(last))
+        ):
+            self.look_at_table(batch)
+        changes = self._still_due(batch)
+        if not changes:
+            return
+        logger.info(
+            "Writing the changes of people: %d, of them with an opt-out: %d.",
+            len(changes),
+            sum(change.opt_out for change in changes),
+        )
+        if self._bulk is None:
+            plan = plan_writes(changes, self._settings.limits)
+            logger.info("%s", plan.to_text())
+            self._writer.write([*plan.opt_out_singles, *plan.other_singles], self._events.on_result)
+            return
+        plan = self._bulk.plan(changes)
+        logger.info("%s", plan.to_text())
+        try:
+            self._bulk.write(plan, self._events.on_result, self._events.on_import)
+        except ImportQuotaExceededError as error:
+            logger.warning("%s", error)
+            self._events.on_deferred(error.deferred)
+
+    def _pages(self, last: Look | None) -> int:
+        """Return how many requests a look at the whole table takes."""
+        return -(-(last.profiles if last else 0) // _PAGE_SIZE) + 1
+
+    def _still_due(self, batch: dict[str, ProfileChange]) -> list[ProfileChange]:
+        """Return what is due to people after a look, opt-outs first."""
+        opt_outs: list[ProfileChange] = []
+        others: list[ProfileChange] = []
+        keys = sorted(batch)
+        for start in range(0, len(keys), _READ_AT_ONCE):
+            part = keys[start : start + _READ_AT_ONCE]
+            people = self._ledger.read(part)
+            for key in part:
+                person = people.get(key)
+                if person is None or (person.owed & Owed.NO_PROFILE and self._looked_at):
+                    continue
+                change = self._learner.change(key, person)
+                if change is not None:
+                    (opt_outs if change.opt_out else others).append(change)
+        return opt_outs + others
+
+    # Looking
+
+    def look_before_import(self) -> None:
+        """Look at the table, unless that was done just now."""
+        if self._looked_at is None or self._runtime.monotonic() - self._looked_at > _FRESH:
+            self.look_at_table({})
+
+    def look_at_table(self, wanted: dict[str, ProfileChange]) -> None:
+        """Look at all profiles of the table, and learn what they show.
+
+        Args:
+            wanted: People of whom it is to be noted if they have no profile.
+        """
+        last = self._ledger.last_look()
+        missing = set(wanted)
+        began, profiles = to_micros(self._runtime.now()), 0
+        ended = began
+        for page in list_profiles(self._session, self._structure, _PAGE_SIZE, self._runtime):
+            self._shutdown.check()
+            missing.difference_update(self._looks.learn_page(page, last))
+            profiles += len(page.profiles)
+            ended = to_micros(page.read_at)
+        self._ledger.record_look(
+            began, ended, {field.place for field in self._learner.choice_fields}, profiles
+        )
+        self._looked_at = self._runtime.monotonic()
+        logger.info("Looked at the table: %d profiles.", profiles)
+        if not self._settings.upsert_mode:
+            self._note_missing(sorted(missing))
+
+    def _note_missing(self, keys: Sequence[str]) -> None:
+        for start in range(0, len(keys), _READ_AT_ONCE):
+            part = keys[start : start + _READ_AT_ONCE]
+            with self._ledger.change(part) as change:
+                for key in part:
+                    person = change.people[key]
+                    self._writer.note_missing(person)
+                    self._events.on_unmatched(person.spelling or key)

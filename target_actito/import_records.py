@@ -1,0 +1,335 @@
+"""What is recorded of imports, so that none is forgotten before its end is known."""
+
+from __future__ import annotations
+
+import logging
+import re
+from typing import TYPE_CHECKING
+
+from actito_didomi import codes
+from actito_didomi.consent.conflicts import ACTITO, to_datetime, to_micros
+from actito_didomi.consent.person import Owed
+from actito_didomi.errors import ApiError, RequestRejectedError
+from target_actito.bulk import FILE_PREFIX, ImportsUnavailable
+from target_actito.checked import note_refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Sequence
+    from pathlib import Path
+
+    from actito_didomi.actito import Execution, Imports
+    from actito_didomi.consent.coalesce import ProfileChange
+    from actito_didomi.consent.ledgers import ImportRow, Ledger
+    from actito_didomi.consent.person import Person
+    from actito_didomi.runtime import Runtime
+    from target_actito.learning import Learner
+    from target_actito.plan import Columns
+    from target_actito.workspace import Workspace
+
+logger = logging.getLogger("target-actito")
+
+_AT_ONCE = 5_000
+_DAY = 86_400.0
+_FILE_NAME = re.compile(FILE_PREFIX + r"\d{8}T\d{6}-[0-9a-f]{12}")
+_SURELY_SENT = 120_000_000
+"""Microseconds after which a file whose sender was killed has arrived, or never will."""
+
+
+class SessionRecords:
+    """Records for a run without a ledger: nothing outlives it but what Actito lists.
+
+    Args:
+        imports: Bulk imports into the table.
+        workspace: Where files are made.
+        runtime: Clock.
+        follow: Follows an execution to its end.
+    """
+
+    outlives_run = False
+
+    def __init__(
+        self,
+        imports: Imports,
+        workspace: Workspace,
+        runtime: Runtime,
+        follow: Callable[[str], Execution],
+    ) -> None:
+        self._imports = imports
+        self._workspace = workspace
+        self._runtime = runtime
+        self._follow = follow
+        self._starts: list[float] = []
+        self._waited = False
+
+    @property
+    def folder(self) -> Path:
+        """Where files are made."""
+        return self._workspace.folder
+
+    def started_today(self) -> int:
+        """Count the imports that this run has started in the last 24 hours."""
+        since = self._runtime.monotonic() - _DAY
+        return sum(start > since for start in self._starts)
+
+    def begin(
+        self, file_name: str, columns: Columns, rows: Sequence[ProfileChange]
+    ) -> Sequence[ProfileChange]:
+        """Return the rows: nothing is recorded."""
+        del file_name, columns
+        return rows
+
+    def started(self, execution_id: str) -> None:
+        """Count the import."""
+        del execution_id
+        self._starts.append(self._runtime.monotonic())
+
+    def not_started(self, rows: Sequence[ProfileChange]) -> None:
+        """Do nothing."""
+
+    def failed(self, rows: Sequence[ProfileChange]) -> None:
+        """Do nothing."""
+
+    def ended(self, rows: Sequence[ProfileChange], refused: Collection[int]) -> None:
+        """Do nothing."""
+
+    def settle_earlier(self) -> bool:
+        """Wait, once, for imports of earlier runs, as far as Actito lists them.
+
+        Raises:
+            ApiError: One hasn't ended within the timeout.
+        """
+        if self._waited:
+            return False
+        for execution_id in sorted(set(self._imports.find_running(_FILE_NAME) or [])):
+            logger.info("Waiting for import %s from an earlier run.", execution_id)
+            try:
+                self._follow(execution_id)
+            except RequestRejectedError:
+                continue  # it ended long ago
+            except ImportsUnavailable as error:
+                raise ApiError(
+                    codes.IMPORT_UNFINISHED,
+                    f"{error} It belongs to an earlier run and could overwrite newer choices, so "
+                    "nothing is written before it ends. Look it up in Actito, stop it there if it "
+                    "hangs, and run again.",
+                ) from None
+        self._waited = True
+        return False
+
+
+class LedgerRecords:
+    """Records in the ledger: the intent is on disk before a file is sent.
+
+    Args:
+        ledger: The ledger.
+        learner: Finds what is due.
+        imports: Bulk imports into the table.
+        workspace: Where files are made.
+        runtime: Clock.
+        run: Id of this run.
+        key_of: Returns the key of a spelling.
+        look: Looks at the table, where that was not done just now.
+        mixed_columns: Whether a row may lack some columns of its file.
+    """
+
+    outlives_run = True
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        learner: Learner,
+        imports: Imports,
+        workspace: Workspace,
+        runtime: Runtime,
+        run: str,
+        key_of: Callable[[str], str],
+        look: Callable[[], None],
+        mixed_columns: bool,
+    ) -> None:
+        self._ledger = ledger
+        self._learner = learner
+        self._imports = imports
+        self._workspace = workspace
+        self._runtime = runtime
+        self._run = run
+        self._key_of = key_of
+        self._look = look
+        self._mixed_columns = mixed_columns
+        self._number = 0
+
+    @property
+    def folder(self) -> Path:
+        """Where files are made."""
+        return self._workspace.folder
+
+    def started_today(self) -> int:
+        """Count the imports of all runs in the last 24 hours."""
+        return self._ledger.imports_today(self._runtime.now())
+
+    def _now(self) -> int:
+        return to_micros(self._runtime.now())
+
+    def begin(
+        self, file_name: str, columns: Columns, rows: Sequence[ProfileChange]
+    ) -> Sequence[ProfileChange]:
+        """Look, decide anew, and record the intent to write; return the rows still due."""
+        self._look()
+        self._number = self._ledger.add_import(file_name, self._now())
+        wanted = frozenset(columns)
+        kept: list[ProfileChange] = []
+        for keys in self._chunks(rows):
+            with self._ledger.change(keys) as change:
+                for key in keys:
+                    person = change.people[key]
+                    if person.owed & Owed.NO_PROFILE:
+                        continue
+                    due = self._learner.change(key, person, only=wanted)
+                    if due is None or not (self._mixed_columns or wanted == set(due.fields)):
+                        self._learner.flag(person)
+                        continue
+                    self._learner.begin(
+                        person, due, now=self._now(), run=self._run, import_number=self._number
+                    )
+                    kept.append(due)
+        if not kept:
+            self._ledger.set_import(self._number, state="never_received")
+        return sorted(kept, key=lambda due: not due.opt_out)
+
+    def started(self, execution_id: str) -> None:
+        """Record the execution."""
+        self._ledger.set_import(self._number, execution=execution_id, state="started")
+
+    def not_started(self, rows: Sequence[ProfileChange]) -> None:
+        """Record that nothing of this was written."""
+        self._each(rows, self._learner.drop)
+        self._ledger.set_import(self._number, state="never_received")
+
+    def failed(self, rows: Sequence[ProfileChange]) -> None:
+        """Record that each row may have been written, or may be written yet."""
+        now = self._now()
+        self._each(rows, lambda person, due: self._learner.give_up(person, due, now))
+        self._ledger.set_import(self._number, state="unknown")
+
+    def ended(self, rows: Sequence[ProfileChange], refused: Collection[int]) -> None:
+        """Record what was written; what was refused comes first, so that no kill makes it done."""
+        now = self._now()
+
+        def refuse(person: Person, due: ProfileChange) -> None:
+            self._learner.drop(person, due)
+            note_refusal(person, codes.CHANGE_REFUSED.name, now)
+
+        self._each([rows[at] for at in sorted(refused)], refuse)
+        self._ledger.set_import(self._number, state="ended", ended=now)
+
+        def end(person: Person, due: ProfileChange) -> None:
+            self._learner.end_attributes(person, due)
+            person.retries.pop(ACTITO, None)
+            self._learner.flag(person)
+
+        self._each([row for at, row in enumerate(rows) if at not in refused], end)
+
+    def _each(
+        self,
+        rows: Sequence[ProfileChange],
+        work: Callable[[Person, ProfileChange], None],
+    ) -> None:
+        """Change the rows of people in the ledger, many at a time."""
+        for start in range(0, len(rows), _AT_ONCE):
+            part = {self._key_of(row.person): row for row in rows[start : start + _AT_ONCE]}
+            with self._ledger.change(sorted(part)) as change:
+                for key, row in part.items():
+                    work(change.people[key], row)
+
+    def _chunks(self, rows: Sequence[ProfileChange]) -> Iterator[list[str]]:
+        for start in range(0, len(rows), _AT_ONCE):
+            yield sorted({self._key_of(row.person) for row in rows[start : start + _AT_ONCE]})
+
+    # Imports of earlier runs
+
+    def settle_earlier(self) -> bool:
+        """Record the ends of imports of earlier runs; return whether one may be under way."""
+        under_way = False
+        for found in self._ledger.open_imports():
+            under_way = not self._settle(found) or under_way
+        return under_way
+
+    def _settle(self, found: ImportRow) -> bool:
+        """Find out how an import ended; return whether that is known now."""
+        execution_id = found.execution
+        if execution_id is None:
+            execution_id = self._imports.find_by_file(found.file_name)
+            if execution_id is None:
+                return self._settle_unsent(found)
+            self._ledger.set_import(found.number, execution=execution_id, state="started")
+        try:
+            execution = self._imports.get_execution(execution_id)
+        except RequestRejectedError as error:
+            logger.warning(
+                "Import %s of an earlier run can't be read (status %s): its people are looked at "
+                "again.",
+                execution_id,
+                error.status,
+            )
+            self._give_up(found)
+            return True
+        if not execution.finished:
+            return False
+        refused: set[str] | None = set()
+        if execution.failure is not None:
+            refused = None
+        elif execution.has_errors:
+            errors = self._imports.errors(execution.id)
+            known = {self._key_of(e.key) for e in errors or [] if e.key is not None}
+            refused = known if errors and len(known) == len(errors) else None
+        if refused is None:
+            self._give_up(found)
+            return True
+        self._end_of(found, refused)
+        return True
+
+    def _settle_unsent(self, found: ImportRow) -> bool:
+        """Settle an import of which Actito shows nothing; return whether that could be done."""
+        age = self._now() - found.began
+        if self._imports.lists_executions and age > _SURELY_SENT:
+            self._for_import(found, self._learner.drop_import)
+            self._ledger.set_import(found.number, state="never_received")
+            return True
+        if age > self._learner.rules.late_bound:
+            self._give_up(found)
+            return True
+        logger.warning(
+            "It isn't known yet whether the import of %s was received by Actito; its people wait.",
+            to_datetime(found.began).isoformat(timespec="seconds"),
+        )
+        return False
+
+    def _give_up(self, found: ImportRow) -> None:
+        now = self._now()
+        self._for_import(
+            found, lambda person, number: self._learner.give_up_import(person, number, now)
+        )
+        self._ledger.set_import(found.number, state="unknown")
+
+    def _end_of(self, found: ImportRow, refused: Collection[str]) -> None:
+        """Record the end of an import; rows that were refused come first."""
+        now = self._now()
+        for start in range(0, len(refused), _AT_ONCE):
+            keys = sorted(refused)[start : start + _AT_ONCE]
+            with self._ledger.change(keys) as change:
+                for key in keys:
+                    person = change.people[key]
+                    self._learner.drop_import(person, found.number)
+                    note_refusal(person, codes.CHANGE_REFUSED.name, now)
+        self._ledger.set_import(found.number, state="ended", ended=now)
+        self._for_import(found, lambda person, _: self._learner.flag(person))
+
+    def _for_import(self, found: ImportRow, work: Callable[[Person, int], None]) -> None:
+        """Change the rows of all people who have an intent of an import."""
+        after: str | None = None
+        while part := self._ledger.owed(Owed.IN_IMPORT, after=after, limit=_AT_ONCE):
+            after = part[-1][0]
+            keys = [key for key, _ in part]
+            with self._ledger.change(keys) as change:
+                for key in keys:
+                    work(change.people[key], found.number)

@@ -1,0 +1,234 @@
+"""What the ledger learns from records, and the change of a profile that is due. No I/O.
+
+Everything here reads or changes a `Person` that the caller has read in a transaction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from actito_didomi.consent.coalesce import HELD, OURS, STATUS, Field, ProfileChange, Value
+from actito_didomi.consent.conflicts import ACTITO, to_datetime
+from actito_didomi.consent.entries import (
+    Entry,
+    Intent,
+    begin_write,
+    drop_intent,
+    end_write,
+    give_up_intent,
+    learn_event,
+    learn_status,
+)
+from actito_didomi.consent.owing import find_due, flag_actito, flag_didomi
+from actito_didomi.consent.person import AttributeState
+from actito_didomi.consent.places import user_place
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable, Sequence
+
+    from actito_didomi.consent.choices import Path
+    from actito_didomi.consent.coalesce import PersonLayers
+    from actito_didomi.consent.conflicts import Rules
+    from actito_didomi.consent.fields import ChoiceField
+    from actito_didomi.consent.person import Person
+
+_DIGEST_SIZE = 8
+
+
+@dataclass(frozen=True)
+class Learner:
+    """Learns what Didomi says of people, and finds what is due to Actito.
+
+    Attributes:
+        fields: The mapped fields by the numbers of their mappings; None for one that holds other
+            values than choices.
+        rules: The rules of the ledger.
+        key: Keys the digests of attributes.
+    """
+
+    fields: Sequence[ChoiceField | None]
+    rules: Rules
+    key: bytes
+
+    @property
+    def choice_fields(self) -> list[ChoiceField]:
+        """The fields that hold choices."""
+        return [field for field in self.fields if field is not None]
+
+    # Learning
+
+    def learn(self, person: Person, found: PersonLayers, arrival: int) -> None:
+        """Learn what records say of a person.
+
+        Args:
+            person: The person's row, changed here.
+            found: What the records say.
+            arrival: When they had arrived, in microseconds.
+        """
+        if person.spelling is None:
+            person.spelling = found.person
+        for timestamp, opt_ins, opt_outs, user_key, kind in found.layers:
+            user = user_place(user_key)
+            for mask, value in ((opt_ins, True), (opt_outs, False)):
+                for path in self._paths(mask):
+                    entry = person.entries.get(path)
+                    if entry is None:
+                        entry = person.entries[path] = Entry()
+                    if kind & STATUS == 0:
+                        learn_event(
+                            entry,
+                            user,
+                            value,
+                            timestamp,
+                            ours=kind & (OURS | HELD) != 0,
+                            arrival=arrival,
+                            rules=self.rules,
+                        )
+                    else:
+                        learn_status(
+                            entry, user, value, timestamp, arrival=arrival, rules=self.rules
+                        )
+        for name, (timestamp, value) in found.attributes.items():
+            self._learn_attribute(person, name, timestamp, value)
+        self.flag(person)
+
+    def _paths(self, mask: int) -> Iterable[Path]:
+        """Return the paths of a mask, each once."""
+        paths: dict[Path, None] = {}
+        while mask:
+            low = mask & -mask
+            mask ^= low
+            field = self.fields[low.bit_length() - 1]
+            if field is not None:
+                paths[field.path] = None
+        return paths
+
+    def _learn_attribute(self, person: Person, name: str, timestamp: int, value: Any) -> None:
+        known = person.attributes.get(name)
+        if known is not None and known.timestamp > timestamp:
+            return
+        digest = self._digest(value)
+        if known is not None and known.timestamp == timestamp and known.digest == digest:
+            return
+        person.attributes[name] = AttributeState(timestamp, digest, value)
+
+    def _digest(self, value: Any) -> bytes:
+        text = msgspec.json.encode(value)
+        return hashlib.blake2b(text, key=self.key, digest_size=_DIGEST_SIZE).digest()
+
+    def flag(self, person: Person) -> None:
+        """Set the flags of what is owed."""
+        flag_actito(person, self.choice_fields, self.rules)
+        flag_didomi(person, self.rules)
+
+    # What is due
+
+    def change(
+        self, key: str, person: Person, *, only: Collection[Field] | None = None
+    ) -> ProfileChange | None:
+        """Return the change of the profile that is due; None where nothing is.
+
+        Args:
+            key: The person's key; the spelling known is used instead.
+            person: The person's row.
+            only: Fields to keep to.
+        """
+        values: dict[Field, Value] = {}
+        for field, act in find_due(person, self.choice_fields, self.rules):
+            values[Field(field.kind, field.name)] = Value(
+                to_datetime(act.latest), field.value(act.value), act.value
+            )
+        for name, state in person.attributes.items():
+            if state.value is not msgspec.UNSET:
+                values[Field("attribute", name)] = Value(
+                    to_datetime(state.timestamp), state.value, None
+                )
+        if only is not None:
+            values = {field: value for field, value in values.items() if field in only}
+        if not values:
+            return None
+        return ProfileChange(
+            person.spelling or key,
+            0,
+            tuple(values),
+            tuple(values.values()),
+            any(value.opt_out for value in values.values()),
+        )
+
+    def begin(
+        self,
+        person: Person,
+        change: ProfileChange,
+        *,
+        now: int,
+        run: str,
+        import_number: int | None = None,
+    ) -> None:
+        """Record the intent to write a change."""
+        for field, value in self._choices(change):
+            entry = person.entries[field.path]
+            intent = Intent(value, now, run, import_number)
+            begin_write(entry, field.place, intent, self.rules)
+        self.flag(person)
+
+    def end(self, person: Person, change: ProfileChange, now: int) -> None:
+        """Record that a change was carried out."""
+        for field, _ in self._choices(change):
+            end_write(person.entries[field.path], field.place, now)
+        self.end_attributes(person, change)
+        person.retries.pop(ACTITO, None)
+        self.flag(person)
+
+    def end_attributes(self, person: Person, change: ProfileChange) -> None:
+        """Record that the attributes of a change were written, if no newer ones are owed."""
+        for field, value in zip(change.fields, change.values, strict=True):
+            if field.kind != "attribute" or value.choice is not None:
+                continue
+            state = person.attributes.get(field.name)
+            if state is not None and to_datetime(state.timestamp) == value.timestamp:
+                person.attributes[field.name] = AttributeState(
+                    state.timestamp, state.digest, msgspec.UNSET
+                )
+
+    def drop(self, person: Person, change: ProfileChange) -> None:
+        """Record that a change certainly wasn't carried out."""
+        for field, _ in self._choices(change):
+            drop_intent(person.entries[field.path], field.place)
+        self.flag(person)
+
+    def give_up(self, person: Person, change: ProfileChange, now: int) -> None:
+        """Record that it isn't known whether a change was carried out, or will be."""
+        for field, _ in self._choices(change):
+            give_up_intent(person.entries[field.path], field.place, now, self.rules)
+        self.flag(person)
+
+    def drop_import(self, person: Person, number: int) -> None:
+        """Record that an import certainly did not write this person's row."""
+        for field in self._in_import(person, number):
+            drop_intent(person.entries[field.path], field.place)
+        self.flag(person)
+
+    def give_up_import(self, person: Person, number: int, now: int) -> None:
+        """Record that it isn't known whether an import wrote this person's row."""
+        for field in self._in_import(person, number):
+            give_up_intent(person.entries[field.path], field.place, now, self.rules)
+        self.flag(person)
+
+    def _in_import(self, person: Person, number: int) -> Iterable[ChoiceField]:
+        for field in self.choice_fields:
+            entry = person.entries.get(field.path)
+            place = entry.places.get(field.place) if entry else None
+            if place and place.intent and place.intent.import_number == number:
+                yield field
+
+    def _choices(self, change: ProfileChange) -> Iterable[tuple[ChoiceField, bool]]:
+        """Yield the fields of a change that hold choices, with the choices."""
+        known = {(field.kind, field.name): field for field in self.choice_fields}
+        for field, value in zip(change.fields, change.values, strict=True):
+            own = known.get((field.kind, field.name))
+            if own is not None and value.choice is not None:
+                yield own, value.choice
