@@ -105,6 +105,9 @@ class ImportRecords(Protocol):
     def settle_earlier(self) -> bool:
         """Record the ends of imports of earlier runs; return whether one may still be under way."""
 
+    def await_earlier(self) -> None:
+        """Wait for imports of earlier runs, at most for `bulk_timeout`."""
+
 
 class BulkWriter:
     """Write changes by the cheapest means that the limits allow.

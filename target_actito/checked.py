@@ -39,7 +39,7 @@ _SECOND = 1_000_000
 _HOUR = 3600 * _SECOND
 _TOO_MANY = 429
 _PATIENT_AFTER = 3
-"""Refusals in a row after which a change is tried once a day only."""
+"""Refusals in a row after which a change is tried once per day only."""
 _DAY = 24 * _HOUR
 
 
@@ -321,7 +321,7 @@ def note_refusal(person: Person, code: str, now: int) -> None:
 
 
 def next_retry(known: Retry | None, code: str, now: int) -> Retry:
-    """Return when a refused change is tried again: at each run, after three times once a day.
+    """Return when a refused change is tried again: at each run, after three times once per day.
 
     Args:
         known: What is known of earlier attempts.
@@ -336,7 +336,7 @@ def next_retry(known: Retry | None, code: str, now: int) -> Retry:
 
 
 def attributes_alone(due: ProfileChange) -> ProfileChange:
-    """Return what a change holds besides choices."""
+    """Return what a change holds in addition to choices."""
     kept = [
         (field, value)
         for field, value in zip(due.fields, due.values, strict=True)

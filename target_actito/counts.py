@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 from actito_didomi import codes
 from actito_didomi.actito import Written
@@ -10,10 +10,45 @@ from actito_didomi.errors import RequestRejectedError
 from actito_didomi.plugin.rejects import Reject
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from actito_didomi.consent.coalesce import ProfileChange
     from target_actito.bulk import ImportResult
-    from target_actito.pipeline import HasIntake
     from target_actito.single import WriteResult
+    from target_actito.summary import ActitoSummary
+
+
+class HasIntake(Protocol):
+    """What a pipeline needs of its target."""
+
+    summary: ActitoSummary
+
+    def on_idle(self) -> None:
+        """Look at signals and at the clock."""
+
+    def after_records(self) -> None:
+        """See whether it is time to write."""
+
+    def take_line(self, line: bytes) -> None:
+        """Accept a line as a whole."""
+
+    def take_record(self, stream: str, record: dict[str, Any]) -> None:
+        """Accept a record as a whole."""
+
+    def count_lines(self, count: int) -> None:
+        """Record that lines were taken in."""
+
+    def reject(self, reject: Reject) -> None:
+        """Store a reject."""
+
+    def expect(self, first_records: Iterable[int]) -> None:
+        """Record what is about to be written."""
+
+    def acknowledge(self, *first_records: int) -> None:
+        """Record that parts are written or rejected."""
+
+    def note_unmatched(self, person: str) -> None:
+        """Count a person who has no profile."""
 
 
 class Counts:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Protocol
 
+from actito_didomi import codes
 from actito_didomi.actito.listing import list_profiles
 from actito_didomi.consent.conflicts import ACTITO, to_micros
 from actito_didomi.consent.person import Owed
-from actito_didomi.errors import ImportQuotaExceededError
+from actito_didomi.errors import ApiError, ImportQuotaExceededError
 from target_actito.import_records import LedgerRecords
 from target_actito.plan import plan_writes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from actito_didomi.actito import Imports, TableStructure
+    from actito_didomi.actito import Execution, Imports, TableStructure
     from actito_didomi.consent.coalesce import PersonLayers, ProfileChange
     from actito_didomi.consent.ledgers import Ledger, Look
     from actito_didomi.consent.person import Person
@@ -107,7 +108,9 @@ class Delivery:
         self._looked_at: float | None = None
         self._lookups_left = settings.lookup_calls
 
-    def import_records(self, imports: Imports, workspace: Workspace) -> LedgerRecords:
+    def import_records(
+        self, imports: Imports, workspace: Workspace, follow: Callable[[str], Execution]
+    ) -> LedgerRecords:
         """Return what records imports in the ledger."""
         return LedgerRecords(
             ledger=self._ledger,
@@ -119,6 +122,8 @@ class Delivery:
             key_of=self._writer.key_of,
             look=self.look_before_import,
             mixed_columns=self._settings.limits.mixed_columns,
+            follow=follow,
+            pause=self._sleep,
         )
 
     def use_imports(self, bulk: BulkWriter | None, records: ImportRecords) -> None:
@@ -152,16 +157,36 @@ class Delivery:
             StoppedError: The process is to stop.
             ActitoDidomiError: Writing can't go on.
         """
-        if self._records is not None:
-            self._records.settle_earlier()
         most = self._settings.target.max_buffered_people
+        if self._records is not None and self._records.settle_earlier():
+            # What an import under way may yet overwrite is written now, and again after its end.
+            self._pass(most, set(), opt_outs_only=True)
+            self._records.await_earlier()
         tried: set[str] = set()
-        while batch := self._next(tried, most, opt_outs_only=True):
-            if len(batch) < most:
-                break
-            self._deliver(batch)
-            tried.update(batch)
-        while batch := self._next(tried, most, opt_outs_only=False):
+        self._pass(most, tried, opt_outs_only=True, if_many=True)
+        self._pass(most, tried, opt_outs_only=False)
+        if self._records is not None and self._records.settle_earlier():
+            raise ApiError(
+                codes.IMPORT_UNFINISHED,
+                "An import has not ended within bulk_timeout. All else is written. Nothing is "
+                "lost: the next run waits for it, and writes again what it may have overwritten. "
+                "Look it up in Actito, and stop it there if it hangs.",
+            )
+
+    def _pass(
+        self, most: int, tried: set[str], *, opt_outs_only: bool, if_many: bool = False
+    ) -> None:
+        """Write what is owed, in batches.
+
+        Args:
+            most: People of a batch at most.
+            tried: Keys of the people who are left out; those of this pass are added.
+            opt_outs_only: Whether to write only to people to whom an opt-out is owed.
+            if_many: Whether to write only if there is more than one batch.
+        """
+        while batch := self._next(tried, most, opt_outs_only=opt_outs_only):
+            if if_many and len(batch) < most:
+                return
             self._deliver(batch)
             tried.update(batch)
 
@@ -203,12 +228,8 @@ class Delivery:
     def _deliver(self, batch: dict[str, ProfileChange]) -> None:
         """Write one batch of people."""
         last = self._ledger.last_look()
-        places = {field.place for field in self._learner.choice_fields}
-        if (
-            last is None
-            or not places <= last.places
-            or (self._looked_at is None and len(batch) > self._pages(last))
-        ):
+        is_first = not self._looks.covers(last)
+        if is_first or (self._looked_at is None and len(batch) > self._pages(last)):
             self.look_at_table(batch)
         changes = self._still_due(batch)
         if not changes:
@@ -252,6 +273,10 @@ class Delivery:
                     (opt_outs if change.opt_out else others).append(change)
         return opt_outs + others
 
+    def _sleep(self, seconds: float) -> None:
+        self._shutdown.requested.wait(seconds)
+        self._shutdown.check()
+
     # Looking
 
     def look_before_import(self) -> None:
@@ -274,9 +299,7 @@ class Delivery:
             missing.difference_update(self._looks.learn_page(page, last))
             profiles += len(page.profiles)
             ended = to_micros(page.read_at)
-        self._ledger.record_look(
-            began, ended, {field.place for field in self._learner.choice_fields}, profiles
-        )
+        self._ledger.record_look(began, ended, self._looks.look_names, profiles)
         self._looked_at = self._runtime.monotonic()
         logger.info("Looked at the table: %d profiles.", profiles)
         if not self._settings.upsert_mode:

@@ -31,7 +31,7 @@ logger = logging.getLogger("target-actito")
 _AT_ONCE = 5_000
 _DAY = 86_400.0
 _FILE_NAME = re.compile(FILE_PREFIX + r"\d{8}T\d{6}-[0-9a-f]{12}")
-_SURELY_SENT = 120_000_000
+_SURELY_SENT = 20_000_000
 """Microseconds after which a file whose sender was killed has arrived, or never will."""
 
 
@@ -116,6 +116,9 @@ class SessionRecords:
         self._waited = True
         return False
 
+    def await_earlier(self) -> None:
+        """Do nothing: `settle_earlier` has waited."""
+
 
 class LedgerRecords:
     """Records in the ledger: the intent is on disk before a file is sent.
@@ -130,6 +133,8 @@ class LedgerRecords:
         key_of: Returns the key of a spelling.
         look: Looks at the table, where that was not done just now.
         mixed_columns: Whether a row may lack some columns of its file.
+        follow: Follows an execution to its end.
+        pause: Waits for some seconds.
     """
 
     outlives_run = True
@@ -146,6 +151,8 @@ class LedgerRecords:
         key_of: Callable[[str], str],
         look: Callable[[], None],
         mixed_columns: bool,
+        follow: Callable[[str], Execution],
+        pause: Callable[[float], None],
     ) -> None:
         self._ledger = ledger
         self._learner = learner
@@ -156,6 +163,8 @@ class LedgerRecords:
         self._key_of = key_of
         self._look = look
         self._mixed_columns = mixed_columns
+        self._follow = follow
+        self._pause = pause
         self._number = 0
 
     @property
@@ -173,7 +182,7 @@ class LedgerRecords:
     def begin(
         self, file_name: str, columns: Columns, rows: Sequence[ProfileChange]
     ) -> Sequence[ProfileChange]:
-        """Look, decide anew, and record the intent to write; return the rows still due."""
+        """Look, decide again, and record the intent to write; return the rows still due."""
         self._look()
         self._number = self._ledger.add_import(file_name, self._now())
         wanted = frozenset(columns)
@@ -253,6 +262,19 @@ class LedgerRecords:
         for found in self._ledger.open_imports():
             under_way = not self._settle(found) or under_way
         return under_way
+
+    def await_earlier(self) -> None:
+        """Wait for imports under way to end, each at most for `bulk_timeout`; record their ends."""
+        for found in self._ledger.open_imports():
+            if found.execution is not None:
+                logger.info("Waiting for import %s from an earlier run.", found.execution)
+                try:
+                    self._follow(found.execution)
+                except (ImportsUnavailable, RequestRejectedError) as error:
+                    logger.warning("%s", error)
+            elif (rest := found.began + _SURELY_SENT - self._now()) >= 0:
+                self._pause(rest / 1_000_000 + 0.1)
+            self._settle(found)
 
     def _settle(self, found: ImportRow) -> bool:
         """Find out how an import ended; return whether that is known now."""

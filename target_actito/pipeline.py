@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -33,8 +33,6 @@ from target_actito.translate import Translator
 from target_actito.workspace import Workspace, account_name
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from actito_didomi.actito import Execution, TableStructure
     from actito_didomi.consent.coalesce import ProfileChange
     from actito_didomi.consent.ledgers import Ledger
@@ -45,45 +43,12 @@ if TYPE_CHECKING:
     from actito_didomi.runtime import Runtime
     from target_actito.bulk import ImportRecords
     from target_actito.config import Settings
+    from target_actito.counts import HasIntake
     from target_actito.single import SingleWriter
-    from target_actito.summary import ActitoSummary
 
 logger = logging.getLogger("target-actito")
 
 _ETL_MODES = {"update": "UPDATE_ONLY", "create_update": "CREATE_UPDATE"}
-
-
-class HasIntake(Protocol):
-    """What a pipeline needs of its target."""
-
-    summary: ActitoSummary
-
-    def on_idle(self) -> None:
-        """Look at signals and at the clock."""
-
-    def after_records(self) -> None:
-        """See whether it is time to write."""
-
-    def take_line(self, line: bytes) -> None:
-        """Accept a line as a whole."""
-
-    def take_record(self, stream: str, record: dict[str, Any]) -> None:
-        """Accept a record as a whole."""
-
-    def count_lines(self, count: int) -> None:
-        """Record that lines were taken in."""
-
-    def reject(self, reject: Reject) -> None:
-        """Store a reject."""
-
-    def expect(self, first_records: Iterable[int]) -> None:
-        """Record what is about to be written."""
-
-    def acknowledge(self, *first_records: int) -> None:
-        """Record that parts are written or rejected."""
-
-    def note_unmatched(self, person: str) -> None:
-        """Count a person who has no profile."""
 
 
 class Pipeline:
@@ -227,7 +192,7 @@ class Pipeline:
             imports.check(stated_mode=_ETL_MODES.get(settings.bulk.bulk_etl_mode or ""))
         records: ImportRecords
         if self._delivery is not None:
-            records = self._delivery.import_records(imports, self._workspace)
+            records = self._delivery.import_records(imports, self._workspace, self._follow)
         else:
             records = SessionRecords(imports, self._workspace, runtime, self._follow)
         bulk = BulkWriter(
@@ -411,7 +376,7 @@ class Pipeline:
     # Writing
 
     def deliver(self) -> None:
-        """Let the ledger learn what is gathered, and write all that is owed.
+        """Learn what is gathered into the ledger, and write all that is owed.
 
         Raises:
             StoppedError: The process is to stop.
@@ -464,6 +429,9 @@ class Pipeline:
         summary, translator = self._target.summary, self.translator
         summary.people = self.collector.people
         summary.unchanged = self.collector.people_unchanged
+        if self.ledger is not None:
+            done = summary.updated + summary.created + summary.imported + summary.unmatched
+            summary.unchanged = max(0, summary.people - done - summary.deferred)
         self._workspace.close()
         if self.ledger is not None:
             self.ledger.close()

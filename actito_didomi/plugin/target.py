@@ -329,7 +329,7 @@ class ConsentTarget(BasePlugin, Target):
             raise OptOutsOwedError(
                 f"{opt_outs} opt-out(s) could not be written to {self.system}, and are owed. "
                 "Everything else is written. See them with `actito-didomi rejects list "
-                "--opt-outs`, and resolve them before the next campaign; each run tries again."
+                "--opt-outs`, and resolve them before the next campaign; each run attempts them again."
             )
         if deferred:
             raise ChangesDeferredError(
@@ -441,14 +441,21 @@ class ConsentTarget(BasePlugin, Target):
             return
         ledger = Ledger.open(settings, self.ledger_scope(), self.runtime)
         try:
-            self._lease.enter_context(ledger.lease(self.direction, settings.lease_wait))
+            self._lease.enter_context(
+                ledger.lease(
+                    self.direction,
+                    settings.lease_wait,
+                    holder=self.name,
+                    stop=self.shutdown.requested,
+                )
+            )
         except BaseException:
             ledger.close()
             raise
         self.ledger = ledger
 
     def close_ledger(self) -> None:
-        """Let other runs of this direction in, and close the ledger."""
+        """Release the lease, and close the ledger."""
         self._lease.close()
         if self.ledger is not None:
             self.ledger.close()
