@@ -329,7 +329,7 @@ class SnapshotSource:
         """
         found = Comparison()
         for row in rows:
-            states, before = self._states(row.profile), row.before
+            states, before = self._states(row), row.before
             found.states.append(states)
             if before is None and not emits_new:
                 continue
@@ -366,9 +366,14 @@ class SnapshotSource:
                         found.own[where] = Entry(state, *window)
         return found
 
-    def _states(self, profile: Profile) -> States:
-        """Return the subscriptions of a profile, and the attributes that are compared."""
-        states: States = dict(profile.subscriptions)
+    def _states(self, row: SnapshotRow) -> States:
+        """Return the subscriptions of a profile, and the attributes that are compared.
+
+        Where its subscriptions are unknown, they are as they were.
+        """
+        profile = row.profile
+        known = profile.subscriptions
+        states: States = dict(row.before or {}) if known is None else dict(known)
         for name in self.attributes:
             value = profile.attributes.get(name)
             if value is not None:

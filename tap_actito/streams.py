@@ -164,7 +164,7 @@ class Profiles(ActitoStream):
                 record[name] = self._value(attribute, value)
         record["profileId"] = profile.id
         for name in structure.subscriptions:
-            record[f"subscription_{name}"] = profile.subscriptions.get(name)
+            record[f"subscription_{name}"] = (profile.subscriptions or {}).get(name)
         for name in structure.segmentations:
             record[f"segmentation_{name}"] = profile.segmentations.get(name)
         return record

@@ -118,21 +118,51 @@ def page_query(page: int, size: int, since: str | None) -> dict[str, Any]:
     return query
 
 
-def profiles_of(body: Any) -> list[dict[str, Any]]:
-    """Unpack a page of profiles: `{"profiles": [...]}` (inferred), or a bare list."""
+def profiles_of(body: Any) -> list[dict[str, Any]] | None:
+    """Unpack a page of profiles: `{"profiles": [...]}` (inferred), or a bare list.
+
+    None for anything else, such as the page of a proxy.
+    """
     if isinstance(body, dict):
-        body = body.get("profiles", [])
-    return [p for p in body if isinstance(p, dict)] if isinstance(body, list) else []
+        body = body.get("profiles")
+    if not isinstance(body, list) or not all(isinstance(profile, dict) for profile in body):
+        return None
+    return body
 
 
-def states_of(profile_body: dict[str, Any]) -> dict[str, bool]:
-    """Unpack a profile's subscriptions: a flat object (inferred), or V4's list."""
-    found = profile_body.get("subscriptions") or {}
+def total_of(body: Any) -> int | None:
+    """Return how many profiles there are on all pages, where a page says so (inferred)."""
+    total = body.get("total") if isinstance(body, dict) else None
+    return total if isinstance(total, int) and not isinstance(total, bool) else None
+
+
+def states_of(profile_body: dict[str, Any], names: Sequence[str]) -> dict[str, bool] | None:
+    """Unpack a profile's subscriptions: a flat object (inferred), or V4's list.
+
+    Args:
+        profile_body: The profile.
+        names: The subscriptions of the table. One that isn't there while others are is off: a
+            client was seen that lists only those that are on. One whose value can't be read is
+            left out.
+
+    Returns:
+        By name; None where the profile holds no subscriptions at all although the table has some:
+        then nothing is known of them.
+    """
+    found = profile_body.get("subscriptions")
     if isinstance(found, list):
-        found = {s["name"]: s.get("subscribe", s.get("value")) for s in found}
-    return {
-        name: state for name, value in found.items() if (state := read_state(value)) is not None
-    }
+        found = {
+            s["name"]: s.get("subscribe", s.get("value"))
+            for s in found
+            if isinstance(s, dict) and "name" in s
+        }
+    if not isinstance(found, dict) or not found:
+        return None if names else {}
+    states = dict.fromkeys((name for name in names if name not in found), False)
+    for name, value in found.items():
+        if (state := read_state(value)) is not None:
+            states[name] = state
+    return states
 
 
 _SUBSCRIBED = frozenset({"y", "true", "1", "yes", "subscribe", "subscribed", "subscription"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from actito_didomi.http import ApiSession
     from actito_didomi.runtime import Runtime
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -25,13 +28,14 @@ class Profile:
     Attributes:
         id: `profileId`.
         attributes: Values as Actito returns them, by name.
-        subscriptions: By name; those that the response doesn't hold are absent.
+        subscriptions: By name; None where the response holds none although the table has some, so
+            that nothing is known of them. One whose value can't be read is absent.
         segmentations: As Actito returns them, by name.
     """
 
     id: int
     attributes: dict[str, Any]
-    subscriptions: dict[str, bool]
+    subscriptions: dict[str, bool] | None
     segmentations: dict[str, Any]
 
 
@@ -49,6 +53,11 @@ class ProfilePage:
     asked_at: datetime
     read_at: datetime
 
+    @property
+    def unknown(self) -> int:
+        """Number of profiles whose subscriptions are unknown."""
+        return sum(profile.subscriptions is None for profile in self.profiles)
+
 
 def list_profiles(
     session: ApiSession,
@@ -59,6 +68,9 @@ def list_profiles(
 ) -> Iterator[ProfilePage]:
     """Read all profiles of a table, with one request per page.
 
+    Pages may be shorter than requested: reading ends at the total that a page names, or else at an
+    empty page.
+
     Args:
         session: Session with Actito.
         structure: The table.
@@ -67,18 +79,25 @@ def list_profiles(
         since: Only those updated since, in Actito's form. That filter is inferred.
 
     Raises:
-        BadInputError: A response is not a page of profiles.
+        BadInputError: A response is not a page of profiles, the same page comes again, or the list
+            ends before the total that it names.
         ApiError: As `ApiSession.request`.
     """
-    number, first = 0, None
+    number, read, unknown, first = 0, 0, 0, None
     while True:
         query = _wire.page_query(number, page_size, since)
         asked_at = runtime.now()
         body = session.request("GET", _wire.PROFILES, structure.key, params=query).body
         read_at = runtime.now()
-        found = [_read(body) for body in _wire.profiles_of(body)]
+        found, total = _read_page(body, structure), _wire.total_of(body)
         if not found:
-            return
+            if total is not None and read < total:
+                raise BadInputError(
+                    codes.UNEXPECTED_RESPONSE,
+                    f"Actito's list of profiles ends after {read} of {total}. Run again; if it "
+                    "stays so, report it to Actito.",
+                )
+            break
         if found[0].id == first:
             raise BadInputError(
                 codes.UNEXPECTED_RESPONSE,
@@ -86,29 +105,53 @@ def list_profiles(
                 "expected paging. Set change_source to exports.",
             )
         first = found[0].id
-        yield ProfilePage(found, asked_at, read_at)
-        if len(found) < page_size and not _has_more(body, number, len(found)):
-            return
+        read += len(found)
+        page = ProfilePage(found, asked_at, read_at)
+        unknown += page.unknown
+        yield page
+        if total is not None and read >= total:
+            break
         number += 1
+    if unknown:
+        logger.warning(
+            "%s: %d of %d profiles came without subscriptions. Nothing is known of theirs, and "
+            "nothing is taken for a change. If it stays so, report it to Actito.",
+            codes.UNEXPECTED_RESPONSE,
+            unknown,
+            read,
+        )
 
 
-def _has_more(body: Any, number: int, found: int) -> bool:
-    """Return whether a page that is shorter than requested isn't the last one."""
-    total = body.get("total") if isinstance(body, dict) else None
-    return isinstance(total, int) and (number + 1) * found < total
+def _read_page(body: Any, structure: TableStructure) -> list[Profile]:
+    found = _wire.profiles_of(body)
+    if found is None:
+        if isinstance(body, dict):
+            keys = f"an object with {', '.join(sorted(map(str, body))) or 'no key'}"
+        else:
+            keys = "a list of something else" if isinstance(body, list) else "neither"
+        raise BadInputError(
+            codes.UNEXPECTED_RESPONSE,
+            "Actito's list of profiles must be a list of objects or an object with `profiles`, and "
+            f"is {keys}. Check api_url and what stands between it and this machine.",
+        )
+    return [_read(profile, structure) for profile in found]
 
 
-def _read(body: dict[str, Any]) -> Profile:
+def _read(body: dict[str, Any], structure: TableStructure) -> Profile:
     attributes = _wire.attributes_of(body)
     profile_id = attributes.get("profileId", body.get("profileId"))
-    if profile_id is None:
+    try:
+        number = int(profile_id)  # type: ignore[arg-type]  # None and others fail here
+    except (TypeError, ValueError):
+        keys = ", ".join(sorted(map(str, body))) or "no key"
         raise BadInputError(
-            codes.UNEXPECTED_RESPONSE, "Actito's list of profiles holds one without profileId."
-        )
+            codes.UNEXPECTED_RESPONSE,
+            f"Actito's list of profiles holds one without a numeric profileId. It has {keys}.",
+        ) from None
     segmentations = body.get("segmentations")
     return Profile(
-        int(profile_id),
+        number,
         attributes,
-        _wire.states_of(body),
+        _wire.states_of(body, structure.subscriptions),
         segmentations if isinstance(segmentations, dict) else {},
     )

@@ -38,12 +38,13 @@ class Shown:
     Attributes:
         profile_id: `profileId` as text; None where the response doesn't name it.
         attributes: Values as Actito returns them, by name.
-        subscriptions: By name; those that the response doesn't hold are absent.
+        subscriptions: By name; None where the response holds none although the table has some, so
+            that nothing is known of them. One whose value can't be read is absent.
     """
 
     profile_id: str | None
     attributes: dict[str, Any]
-    subscriptions: dict[str, bool]
+    subscriptions: dict[str, bool] | None
 
 
 class ProfileTable:
@@ -146,7 +147,9 @@ class ProfileTable:
         attributes = _wire.attributes_of(body)
         profile_id = attributes.get("profileId", body.get("profileId"))
         return Shown(
-            None if profile_id is None else str(profile_id), attributes, _wire.states_of(body)
+            None if profile_id is None else str(profile_id),
+            attributes,
+            _wire.states_of(body, self.structure.subscriptions),
         )
 
     def _key_of(self, person: str) -> dict[str, str]:

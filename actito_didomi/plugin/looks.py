@@ -69,7 +69,7 @@ class ProfileReader:
         return to_micros(timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=self.zone))
 
     def choices(
-        self, attributes: Mapping[str, Any], subscriptions: Mapping[str, bool]
+        self, attributes: Mapping[str, Any], subscriptions: Mapping[str, bool] | None
     ) -> dict[ChoiceField, bool]:
         """Return the choices that a profile shows; what it doesn't show is absent.
 
@@ -78,8 +78,8 @@ class ProfileReader:
         shown: dict[ChoiceField, bool] = {}
         for field in self.fields:
             if field.kind == "subscription":
-                if subscriptions:
-                    state = subscriptions.get(field.name, False)
+                state = None if subscriptions is None else subscriptions.get(field.name)
+                if state is not None:
                     shown[field] = state is field.opt_in
                 continue
             choice = self._attribute(field, attributes.get(field.name))

@@ -31,7 +31,6 @@ _PROFILES = "profiles/v5/entities/{entity}/profile-tables/{table}/profiles"
 _IMPORTS = "mass-imports/v5/entities/{entity}"
 _DATA_PART = "inputFile"
 _SECTIONS = frozenset({"key", "attributes", "subscriptions", "segmentations"})
-_MAX_PAGE_SIZE = 1000
 
 
 class ActitoApi:
@@ -162,9 +161,21 @@ class ActitoApi:
         known = {a["name"] for a in table["attributes"]}
         if unknown := sorted(set(filters) - known):
             raise RefusedError(400, f"Unknown criteria: {', '.join(unknown)}")
-        size = max(1, min(size, _MAX_PAGE_SIZE))
+        size = max(1, min(size, self._options.largest_page))
         total, found = self.profiles.page(table, filters, max(0, page), size)
-        return JSONResponse({"profiles": found, "page": page, "pageSize": size, "total": total})
+        for profile in found:
+            self._hide_subscriptions(profile)
+        body = {self._options.page_list: found, "page": page, "pageSize": size}
+        return JSONResponse({**body, "total": total} if self._options.page_names_total else body)
+
+    def _hide_subscriptions(self, profile: dict[str, Any]) -> None:
+        match self._options.page_subscriptions:
+            case "absent":
+                del profile["subscriptions"]
+            case "empty":
+                profile["subscriptions"] = {}
+            case "null":
+                profile["subscriptions"] = None
 
     async def _get_profile(self, request: Request) -> Response:
         profile = self.profiles.read(self._existing(request))

@@ -56,6 +56,11 @@ class SandboxOptions:
         etl_bad_file: The validation of a file fails if it contains this text.
         knows_update_filter: The list of profiles accepts `updateMoment=>=TIMESTAMP` (unknown); else
             the parameter is compared as it is.
+        largest_page: Maximum of profiles per page, whatever is requested (unknown).
+        page_names_total: A page of profiles names the total (unknown).
+        page_list: Name of the list in a page of profiles (inferred).
+        page_subscriptions: How a page shows a profile's subscriptions: `whole`, or as a server in
+            trouble might: `absent`, `empty`, or `null`.
         duplicate_event_status: Didomi's status for an event `id` that exists: 409 or 400 (unknown).
         array_per_item: Good events of an array are stored although another one is refused; else
             none is stored (unknown).
@@ -101,6 +106,10 @@ class SandboxOptions:
     etl_bad_person: str = ""
     etl_bad_file: str = ""
     knows_update_filter: bool = True
+    largest_page: int = 1000
+    page_names_total: bool = True
+    page_list: str = "profiles"
+    page_subscriptions: Literal["whole", "absent", "empty", "null"] = "whole"
     duplicate_event_status: Literal[400, 409] = 409
     array_per_item: bool = False
     late_events_last: bool = False

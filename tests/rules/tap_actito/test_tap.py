@@ -313,6 +313,23 @@ def test_the_first_look_gives_nothing_and_the_next_what_changed(api, actito, tmp
     assert third.records("consent_events") == []
 
 
+@pytest.mark.parametrize("shown", ["absent", "empty", "null"])
+def test_a16_profiles_without_subscriptions_are_no_change(api, actito, tmp_path, shown) -> None:
+    """Neither when they are missing, nor when they are there again; it is logged."""
+    actito.create("ann", Newsletter=True)
+    _, state = read(api, tmp_path)
+    actito.steer("options", {"page_subscriptions": shown})
+    second, state = read(api, tmp_path, state=state)
+    assert second.records("consent_events") == []
+    assert "1 of 1 profiles came without subscriptions" in second.err
+    actito.steer("options", {"page_subscriptions": "whole"})
+    third, state = read(api, tmp_path, state=state)
+    assert third.records("consent_events") == []
+    actito.change("ann", Newsletter=False)
+    fourth, _ = read(api, tmp_path, state=state)
+    assert len(fourth.records("consent_events")) == 1
+
+
 def test_emit_initial_gives_the_first_look(api, actito, tmp_path) -> None:
     """All subscriptions, on or off."""
     actito.create("ann", Newsletter=True)
