@@ -20,7 +20,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from actito_didomi import codes
 from actito_didomi.errors import BadInputError
 from actito_didomi.files import BROKEN, open_gzip
-from actito_didomi.plugin.reader import whole_lines
+from actito_didomi.plugin.reader import count_lines, whole_lines
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -413,7 +413,7 @@ class Lines:
         return self._lines[at]
 
     def __len__(self) -> int:
-        return self._block.count(b"\n") + 1
+        return count_lines(self._block)
 
     def after(self, at: int) -> bytes:
         """Return the lines from a number on, as a block."""
@@ -423,7 +423,7 @@ class Lines:
 def _decode(decoder: msgspec.json.Decoder[Any], block: bytes) -> list[Any]:
     try:
         found = decoder.decode_lines(block)
-        if len(found) == block.count(b"\n") + 1:
+        if len(found) == count_lines(block):
             return found
     except (msgspec.MsgspecError, UnicodeDecodeError):
         pass
@@ -477,7 +477,7 @@ def read_batch(
             for block in whole_lines(iter(lambda: source.read(CHUNK), b"")):
                 if block is not None:
                     yield number, block
-                    number += block.count(b"\n") + 1
+                    number += count_lines(block)
     except (FileNotFoundError, PermissionError, ImportError, ValueError) as error:
         raise BadInputError(
             codes.UNREADABLE_BATCH,

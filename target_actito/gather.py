@@ -15,7 +15,7 @@ import msgspec
 from msgspec import UNSET
 
 from actito_didomi import codes
-from actito_didomi.consent.coalesce import EVENT, KEY_SHIFT, OURS, STATUS, Extra
+from actito_didomi.consent.coalesce import EVENT, OURS, STATUS, Extra
 from actito_didomi.consent.mapping import flatten, is_answer
 from actito_didomi.consent.records import (
     CONFIRMED,
@@ -23,17 +23,17 @@ from actito_didomi.consent.records import (
     Shape,
     parse_timestamp,
     time_of_event,
-    user_key,
+    user_text,
 )
 from actito_didomi.errors import BadInputError
 from target_actito.translate import Untranslatable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from actito_didomi.codes import Code
     from actito_didomi.consent.choices import Path
-    from actito_didomi.consent.coalesce import Collector
+    from actito_didomi.consent.coalesce import Collector, Origin
     from actito_didomi.consent.records import ConsentRecord
     from actito_didomi.consent.scope import Scope
     from actito_didomi.plugin.summary import Summary
@@ -44,17 +44,20 @@ Route = dict[Any, int]
 """Bits for an opt-in (True), an opt-out (False) and null (None)."""
 _NOWHERE: Route = {True: 0, False: 0, None: 0}
 """Route of a choice that no mapping names."""
-_Part = tuple["Code | None", str, datetime, int, "bytes | Extra | None", int]
+_Part = tuple["Code | None", str, datetime, int, "bytes | Extra | None", "Origin"]
 """What a record says at one timestamp: why it is skipped, person, timestamp, mask, more, origin."""
-_VERSION_AT = 14
-"""Where the version of a UUID stands; our events have version 8."""
+_AT_VERSION = slice(14, 15)
+"""Where the version of a UUID stands."""
+_OUR_VERSION = "8"
 _MOST_KEPT = 10_000
 """Ids, paths and answers whose meaning is kept."""
 _INHERITED = frozenset({"id", "organization_user_id"})
 """What an event of a batch-export line takes over from the line's user, metadata apart."""
 _OBJECT = ord("{")
+_METADATA_STARTS = frozenset({b"", b"{", b"n"})
+"""Of nothing, an object and null."""
 _NO_METADATA = frozenset({b"", b"null", b"{}"})
-_SHORTEST = 3
+_SHORTEST = 5
 """Bytes of metadata that may hold something."""
 _metadata = msgspec.json.Decoder(dict[str, Any])
 
@@ -94,6 +97,8 @@ class Routes:
             routes of channels, of preferences (each with routes of channels), and meanings of
             answers; None where no mapping names any of it.
         paths: Routes by path.
+        roots: By name of what stands at the root of a record, meanings of texts.
+        metadata: By key of metadata, meanings of texts; None where no mapping names any of it.
     """
 
     def __init__(self, translator: Translator) -> None:
@@ -105,6 +110,8 @@ class Routes:
         self.channels = _Known(lambda key: self.route(("consents", "channels", key, "enabled")))
         self.purposes = _Known(self._purpose)
         self.paths = _Known(self.route)
+        self.roots = _Known(lambda name: self._texts((name,)))
+        self.metadata = _Known(self._below_metadata)
         self._parts: set[str] = set()
         self._version = self._resolver.version
 
@@ -121,6 +128,8 @@ class Routes:
             self.channels.clear()
             self.purposes.clear()
             self.paths.clear()
+            self.roots.clear()
+            self.metadata.clear()
 
     def route(self, path: Path) -> Route:
         """Find the route of the choice at a path."""
@@ -154,10 +163,13 @@ class Routes:
             answers = self._answers((*path, "values"))
         if "preferences" not in parts:
             preferences = None
-        enabled, legitimate = self.route((*path, "enabled")), self.route((*path, "enabled_li"))
+        enabled = self.route((*path, "enabled"))
+        legitimate: Route | None = self.route((*path, "enabled_li"))
+        if legitimate is _NOWHERE or "enabled_li" not in parts:
+            legitimate = None
         below = channels, preferences, answers
         if below == (None, None, None):
-            is_named = enabled is not _NOWHERE or legitimate is not _NOWHERE
+            is_named = enabled is not _NOWHERE or legitimate is not None
             return (enabled, legitimate, None) if is_named else None
         return enabled, legitimate, below
 
@@ -176,6 +188,15 @@ class Routes:
                 else None,
             )
         )
+
+    def _below_metadata(self, key: str) -> _Known | None:
+        path = ("metadata", key)
+        is_named = self.paths[path] is not _NOWHERE or self._resolver.may_name_below(path)
+        return self._texts(path) if is_named else None
+
+    def _texts(self, path: Path) -> _Known:
+        """Return what texts at a path say."""
+        return _Known(lambda text: self.leaf(path, text))
 
     def _answers(self, path: Path) -> _Known:
         return _Known(
@@ -244,6 +265,8 @@ class Gatherer:
         self._scope = scope
         self._routes = Routes(translator)
         self._careful = self._routes.careful
+        self._channels = self._routes.channels
+        self._purposes = self._routes.purposes
         self._values: list[tuple[int, Any]] = []
 
     def update(self, decoder: Decoder) -> None:
@@ -253,9 +276,8 @@ class Gatherer:
         self._roots = sorted(needs.roots)
         self._reads_metadata = needs.metadata
         self._loose = needs.loose_fields
-        self._legitimate = "enabled_li" in needs.purposes
         self._decode_choices = decoder.choices.decode
-        self._simple = not (needs.roots or needs.metadata or needs.loose or needs.all)
+        self._has_more = bool(needs.roots or needs.metadata)
 
     def refresh(self) -> None:
         """Use what was learned from a record that was decoded as a whole."""
@@ -275,10 +297,9 @@ class Gatherer:
         """
         start = at
         while at < end:
-            if self._simple:
-                at = self._take_events(records, at, end, number - start)
-                if at == end:
-                    break
+            at = self._take_events(records, at, end, number - start)
+            if at == end:
+                break
             if records[at] is None or not self._take_any(records[at], number - start + at):
                 break
             at += 1
@@ -297,35 +318,45 @@ class Gatherer:
             Where it ended: before a record that isn't such an event.
         """
         put, read, values = self._collector.put, self._read_consents, self._values
-        careful, regulation = self._careful, self._scope.regulation
+        careful, regulation, has_more = self._careful, self._scope.regulation, self._has_more
         for place in range(at, end):
             record = records[place]
-            if record is None or not record.user or record.events is not UNSET:
-                return place
             if (
-                record.status != CONFIRMED
+                record is None
                 or record.regulation != regulation
+                or record.status != CONFIRMED
                 or record.delegate is not None
+                or record.events is not UNSET
             ):
                 return place
             user, timestamp, consents = record.user, record.created_at, record.consents
-            person = user.organization_user_id
-            if not consents or not person or person.__class__ is not str or timestamp is None:
+            if (
+                not user
+                or not consents
+                or timestamp.__class__ is not datetime
+                or record.id.__class__ is not str
+            ):
                 return place
+            person = user.organization_user_id
             # Copied, since a part of the block would keep the whole block.
             more: Any = bytes(user.metadata)
-            if more in _NO_METADATA:
-                more = None
-            elif more[0] != _OBJECT:
+            if not person or person.__class__ is not str or more[:1] not in _METADATA_STARTS:
                 return place
-            mask = read(consents)
+            updated = record.updated_at
+            if updated is not None:
+                if updated.__class__ is not datetime:
+                    return place
+                timestamp = max(timestamp, updated)
+            mask = read(consents) | (self._read_more(record, user, more) if has_more else 0)
             if mask >= careful:
                 return place
+            more = more if len(more) >= _SHORTEST else None
             if values:
                 more = Extra(more, dict(values))
                 values.clear()
-            timestamp = time_of_event(timestamp, record.updated_at)
-            origin = self._origin(record.id, user.id, is_status=False)
+            origin = user.id
+            if origin.__class__ is not str or record.id[_AT_VERSION] == _OUR_VERSION:
+                origin = self._origin(record.id, origin, is_status=False)
             put(person, number + place, timestamp, mask, more, origin)
         return end
 
@@ -348,22 +379,23 @@ class Gatherer:
 
     # Origins
 
-    def origin_of(self, consent: ConsentRecord) -> int:
+    def origin_of(self, consent: ConsentRecord) -> Origin:
         """Return the origin of a record that was decoded as a whole; see `Collector.put`."""
         is_status = consent.shape is Shape.USER
         return self._origin(consent.event_id, consent.user_id, is_status=is_status)
 
-    def _origin(self, event_id: Any, user_id: Any, *, is_status: bool) -> int:
+    def _origin(self, event_id: Any, user_id: Any, *, is_status: bool) -> Origin:
         kind = EVENT
         if is_status:
             kind = STATUS
         elif (
             event_id.__class__ is str
-            and event_id[_VERSION_AT : _VERSION_AT + 1] == "8"
+            and event_id[_AT_VERSION] == _OUR_VERSION
             and self._is_ours(event_id)
         ):
             kind = OURS
-        return user_key(user_id) << KEY_SHIFT | kind
+        user = user_text(user_id)
+        return user if kind == EVENT else (user, kind)
 
     # Choices
 
@@ -371,28 +403,21 @@ class Gatherer:
         """Return what consents say; values that are no choices go to `_values`."""
         mask = 0
         if consents.channels:
-            routes = self._routes.channels
+            routes = self._channels
             for choice in consents.channels:
                 mask |= routes[choice.id][choice.enabled]
         if consents.purposes:
-            mask |= self._read_purposes(consents.purposes)
+            purposes = self._purposes
+            for purpose in consents.purposes:
+                meaning = purposes[purpose.id]
+                if meaning is not None:
+                    route, route_li, below = meaning
+                    mask |= route[purpose.enabled]
+                    if route_li is not None:
+                        mask |= route_li[purpose.enabled_li]
+                    if below is not None:
+                        mask |= self._read_below(purpose, below)
         return mask | self._read_loose(consents) if self._loose else mask
-
-    def _read_purposes(self, purposes: Iterable[Any]) -> int:
-        """Return what purposes say."""
-        mask = 0
-        routes, legitimate = self._routes.purposes, self._legitimate
-        for purpose in purposes:
-            meaning = routes[purpose.id]
-            if meaning is None:
-                continue
-            route, route_li, below = meaning
-            mask |= route[purpose.enabled]
-            if legitimate:
-                mask |= route_li[purpose.enabled_li]
-            if below is not None:
-                mask |= self._read_below(purpose, below)
-        return mask
 
     def _read_choices(self, choices: Any, routes: _Known) -> int:
         """Return what choices of channels below a purpose or preference say."""
@@ -457,6 +482,23 @@ class Gatherer:
         for below, value in flatten(tree):
             mask |= self._add(self._routes.leaf((*path, *below), value))
         return mask
+
+    def _read_more(self, event: Any, user: Any, metadata: bytes) -> int:
+        """Return what an event says beside its consents."""
+        mask = 0
+        if self._reads_metadata and len(metadata) >= _SHORTEST:
+            mask = self._read_metadata(metadata)
+        for name in self._roots:
+            value = getattr(event if name == "created_at" else user, name)
+            if value is not UNSET:
+                mask |= self._read_root(name, value)
+        return mask
+
+    def _read_root(self, name: str, value: Any) -> int:
+        """Return what a value says that stands at the root of a record."""
+        if value.__class__ is str:
+            return self._add(self._routes.roots[name][value])
+        return self._read_tree((name,), value)
 
     # Records of any shape
 
@@ -549,7 +591,7 @@ class Gatherer:
         self,
         *,
         person: Any,
-        origin: int,
+        origin: Origin,
         timestamp: Any,
         about: tuple[str | None, str | None, str | None],
         consents: Any,
@@ -578,7 +620,7 @@ class Gatherer:
         if has_metadata and self._reads_metadata:
             mask |= self._read_metadata(metadata)
         for name, value in roots.items():
-            mask |= self._read_tree((name,), value)
+            mask |= self._read_root(name, value)
         if mask >= self._careful:
             raise CarefulError
         kept = metadata if has_metadata else None
@@ -593,8 +635,18 @@ class Gatherer:
         try:
             found = _metadata.decode(metadata)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            raise CarefulError from None
-        return self._read_tree(("metadata",), found)
+            return self._careful
+        mask = 0
+        routes = self._routes.metadata
+        for key, value in found.items():
+            texts = routes[key]
+            if texts is None:
+                continue
+            if value.__class__ is str:
+                mask |= self._add(texts[value])
+            else:
+                mask |= self._read_tree(("metadata", key), value)
+        return mask
 
 
 def _as_timestamp(value: Any) -> datetime:

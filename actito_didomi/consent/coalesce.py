@@ -11,17 +11,18 @@ long: so a record costs the same however many fields are mapped.
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
 from itertools import groupby
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 import msgspec
 
-from actito_didomi.consent.conflicts import resolve_ties
+from actito_didomi.consent.conflicts import resolve_ties, to_micros
+from actito_didomi.consent.records import user_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from actito_didomi.consent.mapping import Kind
 
@@ -33,9 +34,9 @@ STATUS: Final = 2
 """Flag of a whole status, whose choices are of unknown age."""
 HELD: Final = 4
 """Flag of what is not to be written, nor anything older over it: what a delegate did."""
-KEY_SHIFT: Final = 3
-"""By how many bits the key of the Didomi user is shifted in an origin; the kind is below."""
-_KIND = (1 << KEY_SHIFT) - 1
+Origin = str | tuple[str, int]
+"""Where choices come from: the id of the Didomi user, empty if there is none, and the kind; the id
+alone for an `EVENT`."""
 _Layer = tuple[Any, ...]
 """Timestamp, mask, more, and origin: see `Collector`."""
 _Folded = tuple["list[Value | None]", list[Any], int, int]
@@ -81,15 +82,6 @@ class Value(NamedTuple):
         return self.choice is False
 
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
-
-
-def to_micros(timestamp: datetime) -> int:
-    """Return an aware timestamp as microseconds since 1970, UTC."""
-    passed = timestamp - _EPOCH
-    return (passed.days * 86_400 + passed.seconds) * 1_000_000 + passed.microseconds
-
-
 class ProfileChange(msgspec.Struct, frozen=True, gc=False):
     """All fields to write for one person.
 
@@ -120,6 +112,10 @@ class ProfileChange(msgspec.Struct, frozen=True, gc=False):
     def _of(self, kind: Kind) -> dict[str, Any]:
         pairs = zip(self.fields, self.values, strict=True)
         return {field.name: value.value for field, value in pairs if field.kind == kind}
+
+
+def _parts_of(origin: Origin) -> tuple[str, int]:
+    return (origin, EVENT) if isinstance(origin, str) else origin
 
 
 class MappedField(NamedTuple):
@@ -194,8 +190,8 @@ class Extra(NamedTuple):
     values: Mapping[int, Any]
 
 
-class _Told(NamedTuple):
-    """What counts of what was told of one person with one timestamp.
+class _Moment(NamedTuple):
+    """What counts of what one person's records say with one timestamp.
 
     Attributes:
         timestamp: When the choices were made.
@@ -206,7 +202,7 @@ class _Told(NamedTuple):
     """
 
     timestamp: datetime
-    masks: list[tuple[int, int]]
+    masks: list[tuple[Origin, int]]
     metadata: list[bytes]
     values: dict[int, Any]
 
@@ -284,9 +280,9 @@ class Collector:
     # There may be a million people, and each record touches one. So a person is one list, and only
     # this class knows how it is made: the number of the earliest record that waits, then layers,
     # each a timestamp, the mask of what was said then, more (None, metadata, or `Extra`), and its
-    # origin: the key of the Didomi user, and in the lowest bits the kind. What is held, since it
-    # was handed out or came from Actito, is a tuple: whether something was handed out, then layers
-    # without origin, whose third part is a tuple of names of attributes.
+    # origin. What is held, since it was handed out or came from Actito, is a tuple: whether
+    # something was handed out, then layers without origin, whose third part is a tuple of names of
+    # attributes.
 
     def __init__(self, masks: Masks, attributes: Attributes, *, for_ledger: bool = False) -> None:
         self._for_ledger = for_ledger
@@ -331,7 +327,7 @@ class Collector:
         timestamp: datetime,
         mask: int,
         more: bytes | Extra | None = None,
-        origin: int = EVENT,
+        origin: Origin = "",
     ) -> None:
         """Add what one record says about one person at one timestamp.
 
@@ -341,8 +337,7 @@ class Collector:
             timestamp: When the choices were made.
             mask: What it says; 0 for a record without any explicit choice.
             more: Metadata as JSON, or that and values that are no choices.
-            origin: Key of the Didomi user, shifted by `KEY_SHIFT`, and the kind of record: `EVENT`,
-                `OURS` or `STATUS`.
+            origin: Where it comes from: the Didomi user, and `EVENT`, `OURS` or `STATUS`.
         """
         entry = self._waiting.get(person)
         if entry is None:
@@ -356,7 +351,7 @@ class Collector:
                 self._fold(entry)
 
     def hold(
-        self, person: str, timestamp: datetime, mask: int, record: int, origin: int = EVENT
+        self, person: str, timestamp: datetime, mask: int, record: int, origin: Origin = ""
     ) -> None:
         """Record that Actito holds these choices already.
 
@@ -371,7 +366,8 @@ class Collector:
             origin: As for `put`.
         """
         if self._for_ledger:
-            self.put(person, record, timestamp, mask, None, origin | HELD)
+            user, kind = _parts_of(origin)
+            self.put(person, record, timestamp, mask, None, (user, kind | HELD))
             return
         held = (*self._held.get(person, _NOBODY), (timestamp, mask, ()))
         if len(held) in _FOLD_AT:
@@ -404,6 +400,44 @@ class Collector:
     # Folding
 
     def _layers(self, person: str, entry: list[Any]) -> PersonLayers:
+        """Fold what waits of a person whose layers are of one origin: the usual case."""
+        size, low = self._masks.size, self._masks.low
+        found = entry[1:]
+        if len(found) > 1:
+            found.sort(key=_timestamp, reverse=True)
+        origin = found[0][3]
+        user_id, kind = _parts_of(origin)
+        user = user_key(user_id)
+        layers: list[ChoiceLayer] = []
+        attributes: dict[str, tuple[int, Any]] = {}
+        usable: dict[str, bool] = {}
+        seen = 0
+        newer = last = None
+        for timestamp, mask, more, own in found:
+            opt_ins, opt_outs = mask & low, mask >> size
+            if (
+                timestamp == newer
+                or own != origin
+                or opt_ins & opt_outs
+                or more.__class__ is Extra
+                or opt_outs > low
+            ):
+                return self._layers_by_origin(person, entry)
+            newer = timestamp
+            if more == last and not (opt_ins | opt_outs) & ~seen:
+                continue
+            at = to_micros(timestamp)
+            if new := (opt_ins | opt_outs) & ~seen:
+                layers.append(_new(ChoiceLayer, (at, opt_ins & new, opt_outs & new, user, kind)))
+                seen |= new
+            if more is not None and more != last:
+                last = more
+                for name, _, value in self._attributes.convert_metadata(more, usable, count=True):
+                    if value is not None:
+                        attributes[name] = at, value
+        return PersonLayers(person, entry[0], tuple(layers), attributes)
+
+    def _layers_by_origin(self, person: str, entry: list[Any]) -> PersonLayers:
         """Fold what waits of a person, by users and kinds."""
         size, low = self._masks.size, self._masks.low
         layers: list[ChoiceLayer] = []
@@ -414,7 +448,8 @@ class Collector:
             for origin, mask in masks:
                 opt_ins, opt_outs = mask & low, mask >> size & low
                 if opt_ins | opt_outs:
-                    said = at, opt_ins, opt_outs, origin >> KEY_SHIFT, origin & _KIND
+                    user_id, kind = _parts_of(origin)
+                    said = at, opt_ins, opt_outs, user_key(user_id), kind
                     layers.append(_new(ChoiceLayer, said))
             for number, value in values.items():
                 attributes[self._masks.fields[number].field.name] = at, value
@@ -424,15 +459,15 @@ class Collector:
                         attributes[name] = at, value
         return PersonLayers(person, entry[0], tuple(layers), attributes)
 
-    def _newest_by_origin(self, entry: list[Any]) -> Iterator[_Told]:
+    def _newest_by_origin(self, entry: list[Any]) -> Iterator[_Moment]:
         """Yield what counts of all that waits of a person, the newest timestamp first."""
         size, low = self._masks.size, self._masks.low
         layers: list[_Layer] = entry[:0:-1]
         layers.sort(key=_timestamp, reverse=True)
-        seen: dict[int, int] = {}
+        seen: dict[Origin, int] = {}
         by_any = 0
         for timestamp, group in groupby(layers, _timestamp):
-            said: dict[int, int] = {}
+            said: dict[Origin, int] = {}
             metadata: list[bytes] = []
             values: dict[int, Any] = {}
             for _, mask, more, origin in group:
@@ -445,7 +480,7 @@ class Collector:
                     metadata.append(raw)
             for mask in said.values():
                 by_any |= (mask | mask >> size) & low
-            masks: list[tuple[int, int]] = []
+            masks: list[tuple[Origin, int]] = []
             for origin, mask in said.items():
                 opt_ins, opt_outs = resolve_ties(mask & low, mask >> size & low)
                 before = seen.get(origin, 0)
@@ -457,7 +492,7 @@ class Collector:
             kept = {number: value for number, value in values.items() if not by_any >> number & 1}
             for mask in said.values():
                 by_any |= mask >> 2 * size
-            yield _Told(timestamp, masks, metadata, kept)
+            yield _Moment(timestamp, masks, metadata, kept)
 
     def _newest(self, layers: list[_Layer]) -> Iterator[tuple[Any, int, list[_Layer]]]:
         """Yield what counts of layers, the newest timestamp first.
@@ -586,7 +621,7 @@ class Collector:
             if values:
                 more = Extra(more, values)
             if more is not None and not masks:
-                masks.append((EVENT, 0))
+                masks.append(("", 0))
             for origin, mask in masks:
                 folded.append((timestamp, mask, more, origin))
                 more = None

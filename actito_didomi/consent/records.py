@@ -251,16 +251,22 @@ def _text(record: Mapping[str, Any], name: str) -> str | None:
     return value
 
 
-def user_key(user_id: Any) -> int:
+def user_text(user_id: Any) -> str:
+    """Return the id of a Didomi user as text; empty for what is no id."""
+    if user_id.__class__ is int:
+        return str(user_id)
+    return user_id if user_id.__class__ is str else ""
+
+
+def user_key(user_id: str) -> int:
     """Return the key that stands for a Didomi user among the users of one person.
 
+    Args:
+        user_id: The id; empty if there is none.
+
     Returns:
-        The CRC-32 of the id; 0 for what is no id. Persons have few users, so 32 bits are enough.
+        The CRC-32 of the id; 0 if there is none. A person has few users, so 32 bits are enough.
     """
-    if user_id.__class__ is int:
-        user_id = str(user_id)
-    if not user_id or user_id.__class__ is not str:
-        return 0
     return zlib.crc32(user_id.encode())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -15,7 +16,6 @@ from actito_didomi.consent import conflicts
 from actito_didomi.consent.coalesce import (
     EVENT,
     HELD,
-    KEY_SHIFT,
     OURS,
     STATUS,
     Collector,
@@ -23,10 +23,10 @@ from actito_didomi.consent.coalesce import (
     Field,
     MappedField,
     Masks,
+    Origin,
     PersonLayers,
     ProfileChange,
     Value,
-    to_micros,
 )
 
 TIMES = [datetime(2026, 10, day, tzinfo=timezone.utc) for day in range(1, 5)]
@@ -73,7 +73,7 @@ class Said:
     choices: dict[int, bool]
     text: str | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
-    origin: int = EVENT
+    origin: Origin = ""
 
     @property
     def mask(self) -> int:
@@ -100,8 +100,8 @@ said = st.builds(
     st.sampled_from([None, None, "weekly", "daily"]),
     metadata,
     st.builds(
-        lambda user, kind: user << KEY_SHIFT | kind,
-        st.sampled_from([0, 0, 7, 2**32 - 1]),
+        lambda user, kind: user if kind == EVENT else (user, kind),
+        st.sampled_from(["", "u1", "u1", "u2"]),
         st.sampled_from([EVENT, EVENT, OURS, STATUS]),
     ),
 )
@@ -236,15 +236,15 @@ def test_what_actito_holds_is_not_written_and_nothing_older_is_written_over_it(f
     }
 
 
-def choices_of(layers: PersonLayers) -> dict[tuple[int, int], tuple[int, bool]]:
+def choices_of(layers: PersonLayers) -> dict[tuple[int, int, int], tuple[int, bool]]:
     """Return the choices of layers by origin and field; each must be there once."""
-    found: dict[tuple[int, int], tuple[int, bool]] = {}
+    found: dict[tuple[int, int, int], tuple[int, bool]] = {}
     for layer in layers.layers:
         for number in range(len(FIELDS)):
             opt_in, opt_out = (mask >> number & 1 for mask in (layer.opt_ins, layer.opt_outs))
             assert not opt_in & opt_out
             if opt_in or opt_out:
-                at = layer.user << KEY_SHIFT | layer.kind, number
+                at = layer.user, layer.kind, number
                 assert at not in found
                 found[at] = layer.timestamp, bool(opt_in)
     return found
@@ -252,23 +252,28 @@ def choices_of(layers: PersonLayers) -> dict[tuple[int, int], tuple[int, bool]]:
 
 @given(records, st.sets(st.integers(0, 39)))
 def test_the_ledger_learns_the_newest_choices_of_each_user_and_kind(found, held) -> None:
-    """Apart from each other; and the values and metadata that count, whoever said them."""
+    """Apart from each other; and the values and metadata that count, from all of them."""
     target = Collector(MASKS, Names(), for_ledger=True)
-    expected: dict[str, dict[tuple[int, int], tuple[int, bool]]] = {}
+    expected: dict[str, dict[tuple[int, int, int], tuple[int, bool]]] = {}
     for number, record in enumerate(found):
         origin = record.origin
+        user, kind = (origin, EVENT) if isinstance(origin, str) else origin
         if number in held:
             record.text, record.metadata = None, {}
-            origin |= HELD
+            kind |= HELD
             target.hold(record.person, record.timestamp, record.mask, number, record.origin)
         else:
             put(target, number, record)
         theirs = expected.setdefault(record.person, {})
         for mapped, choice in record.choices.items():
-            act = to_micros(record.timestamp), not choice  # at equal times an opt-out counts
-            known = theirs.get((origin, mapped))
+            act = (
+                conflicts.to_micros(record.timestamp),
+                not choice,
+            )  # at equal times an opt-out counts
+            at = zlib.crc32(user.encode()), kind, mapped
+            known = theirs.get(at)
             if known is None or act > (known[0], not known[1]):
-                theirs[origin, mapped] = act[0], choice
+                theirs[at] = act[0], choice
     speaking = {r.person: n for n, r in reversed([*enumerate(found)]) if r.mask or r.metadata}
     assert (target.waiting, target.oldest) == (
         len(speaking),
@@ -287,7 +292,7 @@ def test_the_ledger_learns_the_newest_choices_of_each_user_and_kind(found, held)
         for each in layers
     } == {
         person: {
-            field: Value(to_micros(value.timestamp), value.value, None)  # type: ignore[arg-type]
+            field: Value(conflicts.to_micros(value.timestamp), value.value, None)  # type: ignore[arg-type]
             for field, value in model(found).get(person, {}).items()
             if value.choice is None
         }
