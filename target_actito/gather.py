@@ -484,7 +484,7 @@ class Gatherer:
         return mask
 
     def _read_more(self, event: Any, user: Any, metadata: bytes) -> int:
-        """Return what an event says beside its consents."""
+        """Return what an event says next to its consents."""
         mask = 0
         if self._reads_metadata and len(metadata) >= _SHORTEST:
             mask = self._read_metadata(metadata)
