@@ -225,6 +225,12 @@ MISSING_DAY = Code(213, "missing_day", "warning")
 Ask Didomi for it. It is read if it comes within `late_days`; the bookmark stays before it until
 then.
 """
+PLACEHOLDER_ID = Code(214, "placeholder_id", "reject")
+"""`organization_user_id` is what programs write where they have no id, such as undefined or null.
+
+Find what sends these events (a website or app that calls Didomi before the person is known), and
+correct it. Whose choices these are can't be found out.
+"""
 
 # Group AD3xx, Actito refuses; 301 is kept for `attribute_refused`
 

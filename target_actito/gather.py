@@ -16,6 +16,7 @@ from msgspec import UNSET
 
 from actito_didomi import codes
 from actito_didomi.consent.coalesce import EVENT, OURS, STATUS, Extra
+from actito_didomi.consent.identity import SUSPECTS, is_placeholder
 from actito_didomi.consent.mapping import flatten, is_answer
 from actito_didomi.consent.records import (
     CONFIRMED,
@@ -340,7 +341,12 @@ class Gatherer:
             person = user.organization_user_id
             # Copied, since a part of the block would keep the whole block.
             more: Any = bytes(user.metadata)
-            if not person or person.__class__ is not str or more[:1] not in _METADATA_STARTS:
+            if (
+                not person
+                or person.__class__ is not str
+                or more[:1] not in _METADATA_STARTS
+                or (person[0] in SUSPECTS and is_placeholder(person))
+            ):
                 return place
             updated = record.updated_at
             if updated is not None:

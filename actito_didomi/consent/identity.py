@@ -11,6 +11,10 @@ _KEYLESS = "\x1fprofileId="
 """No key of a person begins so."""
 _PLACEHOLDERS = frozenset({"", "undefined", "null", "nan", "none", "[object object]"})
 """What programs write where they have no key, in lower case."""
+SUSPECTS = frozenset(
+    {"u", "U", "n", "N", "[", _KEYLESS[0], *filter(str.isspace, map(chr, range(0x3001)))}
+)
+"""First characters of all placeholders but the empty text, for a quick test before."""
 
 
 def match_key(text: str, matching: Matching) -> str:
@@ -39,8 +43,8 @@ def matching_of(setting: Matching | None, key_attribute: str) -> Matching:
 
 
 def is_placeholder(text: str) -> bool:
-    """Return whether a text only stands in the place of a key."""
-    return text.strip().lower() in _PLACEHOLDERS
+    """Return whether a text only stands in the place of a key, or is kept for other rows."""
+    return text.strip().lower() in _PLACEHOLDERS or text.startswith(_KEYLESS)
 
 
 def keyless_row(profile_id: str) -> str:

@@ -57,6 +57,24 @@ def test_one_bad_record_among_five_hundred(
     assert (counts["rejected"], counts["rejects"]) == (1, {reject["code"]: 1})
 
 
+@pytest.mark.parametrize("enabled", [True, False])
+@pytest.mark.parametrize("more", [{}, {"status": None}, {"delegate": {"id": "x"}}])
+def test_rule_4_a_placeholder_is_nobody(
+    actito: Actito, config: dict[str, Any], tmp_path: Path, more: dict[str, Any], *, enabled: bool
+) -> None:
+    """Whichever way the record is read: a reject, and an opt-out in it is one."""
+    actito.create_many(["ann", "undefined", "[object Object]"])
+    ids = ["undefined", "[object Object]", " ", "NaN"]
+    bad = [event(person, channels={"email": enabled}, **more) for person in ids]
+    good = event("ann", channels={"email": True})
+    run = run_target(config, tmp_path, stream_of(*bad, good))
+    assert run.exit_code == (0 if enabled else 3), run.err[-2000:]
+    assert actito.subscriptions("ann")["Newsletter"] is True
+    assert actito.subscriptions("undefined")["Newsletter"] is False
+    assert actito.subscriptions("[object Object]")["Newsletter"] is False
+    assert report(config)["rejects"] == {"placeholder_id": 4}
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [

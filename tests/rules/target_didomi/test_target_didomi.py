@@ -307,6 +307,14 @@ def test_a_record_that_cannot_be_read_is_kept(didomi, config, tmp_path) -> None:
     assert "changed_after" in rejects(config)[1]["reason"]
 
 
+def test_rule_4_a_placeholder_is_nobody(didomi, config, tmp_path) -> None:
+    """Didomi would create a user for it."""
+    run(config, tmp_path, event("NaN", NOON, channels={"email": True}))
+    assert rejects(config)[0]["code"] == "placeholder_id"
+    assert didomi.users("NaN") == []
+    run(config, tmp_path, event("NULL", NOON, channels={"email": False}), code=3)
+
+
 def test_an_event_without_an_id_gets_one_that_stays(didomi, config, tmp_path) -> None:
     """So that it is written once, however often it comes."""
     didomi.say(event("ann", OLD, channels={"email": True}))
