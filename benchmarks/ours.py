@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 class Reading(TargetActito):
     """Reads, checks, maps and coalesces; writes nothing."""
 
+    def write_gathered(self) -> None:
+        """Make the changes, or what the ledger would learn, and do no more."""
+        if self.ledger is not None:
+            self.pipeline.collector.take_layers()
+        else:
+            super().write_gathered()
+
     def write_changes(self, changes: list[ProfileChange]) -> None:
         """Do nothing."""
 

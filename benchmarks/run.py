@@ -141,6 +141,7 @@ def settings(url: str, folder: Path, **more: Any) -> str:
         "mappings": data.MAPPINGS,
         "rejects_path": str(folder / "rejects.jsonl"),
         "report_path": str(folder / "report.json"),
+        "ledger_url": "none",
         **more,
     }
     path = folder / f"config-{time.monotonic_ns()}.json"
@@ -252,10 +253,10 @@ class Cases:
     def _tap(self, name: str, program: list[str], folder: str, count: int, peer: str = "") -> Case:
         def command(name: str) -> list[str]:
             path = self._folder / name
-            key, value = ("root", str(path)) if "peers.py" in " ".join(program) else (
-                "export_root", f"file://{path}"
-            )  # fmt: skip
-            return [*program, "--config", self._config(**{key: value})]
+            values = {"export_root": f"file://{path}", "ledger_url": "none"}
+            if "peers.py" in " ".join(program):
+                values = {"root": str(path)}
+            return [*program, "--config", self._config(**values)]
 
         idle = command("empty"), Path(os.devnull)
         return Case(name, "realistic", None, count, command(folder), Path(os.devnull), idle, peer)
@@ -280,6 +281,13 @@ class Cases:
             self._plain("plain SDK target, tap-didomi's schema", 3, "schema.jsonl"),
             self._target(target, "realistic", three),
             self._target(target, "realistic", data.mappings(20)),
+            *(
+                self._target(
+                    f"{target}, for the ledger", "realistic", data.mappings(count),
+                    ledger_url=f"sqlite:///{self._folder / 'ledger.db'}",
+                )
+                for count in (3, 20)
+            ),
             self._target(target, "large", data.mappings(20)),
             self._target(target, "friendly", three),
             *(

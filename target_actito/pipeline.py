@@ -93,7 +93,9 @@ class Pipeline:
         self.translator = Translator(
             structure, actito.user_unique_key, settings.mappings, actito.zone
         )
-        self.collector = Collector(self.translator.masks, self.translator)
+        self.collector = Collector(
+            self.translator.masks, self.translator, for_ledger=ledger is not None
+        )
         self._scope = Scope(settings.regulation, frozenset(settings.skip_delegates))
         self._decoder = Decoder(self.translator.resolver)
         self._gatherer = Gatherer(

@@ -190,7 +190,7 @@ class Extra(NamedTuple):
     values: Mapping[int, Any]
 
 
-class _Moment(NamedTuple):
+class _Spoken(NamedTuple):
     """What counts of what one person's records say with one timestamp.
 
     Attributes:
@@ -459,7 +459,7 @@ class Collector:
                         attributes[name] = at, value
         return PersonLayers(person, entry[0], tuple(layers), attributes)
 
-    def _newest_by_origin(self, entry: list[Any]) -> Iterator[_Moment]:
+    def _newest_by_origin(self, entry: list[Any]) -> Iterator[_Spoken]:
         """Yield what counts of all that waits of a person, the newest timestamp first."""
         size, low = self._masks.size, self._masks.low
         layers: list[_Layer] = entry[:0:-1]
@@ -492,7 +492,7 @@ class Collector:
             kept = {number: value for number, value in values.items() if not by_any >> number & 1}
             for mask in said.values():
                 by_any |= mask >> 2 * size
-            yield _Moment(timestamp, masks, metadata, kept)
+            yield _Spoken(timestamp, masks, metadata, kept)
 
     def _newest(self, layers: list[_Layer]) -> Iterator[tuple[Any, int, list[_Layer]]]:
         """Yield what counts of layers, the newest timestamp first.
