@@ -478,6 +478,11 @@ def read_batch(
                 if block is not None:
                     yield number, block
                     number += count_lines(block)
+            if number == 1 and raw.tell() == 0:
+                raise BadInputError(
+                    codes.UNREADABLE_BATCH,
+                    f"{url}: the file is empty (0 bytes). Have the file made again.",
+                )
     except (FileNotFoundError, PermissionError, ImportError, ValueError) as error:
         raise BadInputError(
             codes.UNREADABLE_BATCH,

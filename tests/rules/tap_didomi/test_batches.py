@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import Actito, run_plugin, run_target
+from support import Actito, run_plugin, run_target, schema, state
 
 from actito_didomi.consent.records import events_of_line, raw_events
 from actito_didomi.didomi.exports import decode_line
@@ -103,6 +103,24 @@ def test_state_does_not_pass_a_batch_that_can_not_be_read(exports, tmp_path, con
     assert last.name in run.err
     dates = [s["bookmarks"]["consent_events"].get("exports", {}).get("one") for s in run.states]
     assert "2026-10-03" not in dates
+
+
+@pytest.mark.parametrize("compression", ["gzip", "none"])
+def test_b13_state_does_not_pass_an_empty_batch_file(tmp_path, config, compression) -> None:
+    """0 bytes are no file without lines: something is missing."""
+    empty = tmp_path / "empty.jsonl"
+    empty.touch()
+    batch = {
+        "type": "BATCH",
+        "stream": "consent_events",
+        "encoding": {"format": "jsonl", "compression": compression},
+        "manifest": [empty.as_uri()],
+    }
+    run = run_target(config, tmp_path, [schema(), batch, state({"read": 1})])
+    assert run.exit_code == 1
+    assert "AD204 unreadable_batch" in run.err
+    assert "empty (0 bytes)" in run.err
+    assert run.states == []
 
 
 @pytest.mark.parametrize(

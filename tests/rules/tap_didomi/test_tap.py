@@ -392,6 +392,10 @@ def test_any_file_system_of_fsspec_can_hold_exports() -> None:
     folder = ExportFolder("memory://bucket")
     (partition,) = folder.partitions()["e"]
     assert partition.complete
+    assert partition.files[0].size
+    memory.pipe(path.replace("a.json", "b.json"), b"")
+    (empty,) = folder.lines(path.replace("a.json", "b.json"))
+    assert "empty (0 bytes)" in (empty.problem or "")
     (read,) = folder.lines(partition.files[0].path)
     assert read.value
     assert read.value["user"]["organization_user_id"] == "ann"
