@@ -1,0 +1,357 @@
+"""What people really did, and what must hold: at each step, and at rest.
+
+What no design that polls can know is excused exactly there, and counted: a click between the look
+and the write of that person in one run (or while an import or a late request was under way), and a
+choice that was taken back between two looks. With Actito's export of changes nothing is excused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from simulation.kernel import Process, Violation
+
+if TYPE_CHECKING:
+    from simulation.world import World
+
+Cell = tuple[str, int, str]
+"""Person, number of the choice, and `actito` or the id of a Didomi user."""
+TOLERANCE = 60.0
+"""The setting `clock_tolerance`, as it is by default."""
+
+
+@dataclass
+class TrueAct:
+    """What a person really did.
+
+    Attributes:
+        number: Its place in the order of all acts.
+        at: When, by the clock of the world.
+        place: `actito`, or the id of a Didomi user.
+        value: The choice.
+        excuse: Why no design that polls can know of it, or act upon it.
+    """
+
+    number: int
+    at: float
+    place: str
+    value: bool
+    excuse: str = ""
+
+    @property
+    def side(self) -> str:
+        """The system in which it was done."""
+        return "actito" if self.place == "actito" else "didomi"
+
+    def __str__(self) -> str:
+        choice = "opt-in" if self.value else "opt-out"
+        return f"{choice} in {self.side} at {self.at:.3f}" + (
+            f" ({self.excuse})" * bool(self.excuse)
+        )
+
+
+@dataclass
+class Write:
+    """A request that may have changed something."""
+
+    process: Process
+    side: str
+    looks: dict[str, float]
+    late: bool = False
+
+
+@dataclass
+class Import:
+    """An import that may be under way."""
+
+    process: Process
+    looks: dict[str, float]
+    people: frozenset[str]
+
+
+@dataclass
+class Change:
+    """A change of a cell, by an act of the person or by one of our requests."""
+
+    at: float
+    value: bool | None
+    kind: str = ""
+
+
+@dataclass
+class Look:
+    """A look at a cell, by a process."""
+
+    at: float
+    process: Process
+    value: bool | None
+
+
+@dataclass
+class Oracle:
+    """Watches all cells.
+
+    Attributes:
+        world: The story.
+        cells: What both systems hold now.
+        acts: What people did, by person and choice.
+        setter: The act that set the present value of a cell in Actito; None if one of our requests
+            did.
+        excuses: How often each excuse was needed.
+    """
+
+    world: World
+    cells: dict[Cell, bool | None] = field(default_factory=dict)
+    acts: dict[tuple[str, int], list[TrueAct]] = field(default_factory=dict)
+    setter: dict[Cell, TrueAct | None] = field(default_factory=dict)
+    excuses: Counter[str] = field(default_factory=Counter)
+    looks: dict[int, dict[str, float]] = field(default_factory=dict)
+    history: dict[Cell, list[Change]] = field(default_factory=dict)
+    seen: dict[Cell, list[Look]] = field(default_factory=dict)
+    commits: dict[int, float] = field(default_factory=dict)
+    imports: dict[str, Import] = field(default_factory=dict)
+    troubled: set[str] = field(default_factory=set)
+    calls: Counter[str] = field(default_factory=Counter)
+
+    # What is there
+
+    def look_around(self) -> list[Cell]:
+        """Read all cells from the sandbox; return those that have changed."""
+        world = self.world
+        fields, channels = _names(world)
+        found: dict[Cell, bool | None] = {}
+        rows = world.sandbox.database.all("SELECT attributes, subscriptions FROM profile")
+        for attributes, subscriptions in rows:
+            person = json.loads(attributes)["customerId"]
+            states = json.loads(subscriptions)
+            for number, name in enumerate(fields):
+                found[person, number, "actito"] = bool(states.get(name))
+        for (body,) in world.sandbox.database.all("SELECT body FROM consent_user"):
+            user = json.loads(body)
+            said = {c["id"]: c["enabled"] for c in user["consents"]["channels"]}
+            for number, name in enumerate(channels):
+                found[user["organization_user_id"], number, user["id"]] = said.get(name)
+        changed = [cell for cell, value in found.items() if self.cells.get(cell) is not value]
+        for cell in changed:
+            self._record_change(cell, found[cell])
+        self.cells = found
+        return changed
+
+    def _record_change(self, cell: Cell, value: bool | None) -> None:
+        world = self.world
+        self.history.setdefault(cell, []).append(Change(world.hub.now, value))
+        self.setter[cell] = None
+        if cell[2] == "actito" and cell in self.cells:
+            name = _names(world)[0][cell[1]]
+            profile = world.profile_ids[cell[0]]
+            world.files.changes.append((world.hub.now, profile, cell[0], name, bool(value)))
+
+    def newest(self, person: str, choice: int) -> TrueAct | None:
+        """Return what a person did last."""
+        found = self.acts.get((person, choice))
+        return found[-1] if found else None
+
+    # What happens
+
+    def acted(self, person: str, choice: int, place: str, *, value: bool) -> None:
+        """Note an act that was just done."""
+        acts = self.acts.setdefault((person, choice), [])
+        act = TrueAct(len(acts), self.world.hub.now, place, value)
+        acts.append(act)
+        self.look_around()
+        cell = (person, choice, place)
+        self.setter[cell] = act
+        if self.history.get(cell) and self.history[cell][-1].at == self.world.hub.now:
+            self.history[cell][-1].kind = "act"
+
+    def looks_of(self, process: Process) -> dict[str, float]:
+        """Return when a process has looked at whom, as it is now; keys are side and person."""
+        return dict(self.looks.get(id(process), {}))
+
+    def looked(self, process: Process, side: str, people: list[str]) -> None:
+        """Note that a response shows people."""
+        now = self.world.hub.now
+        own = self.looks.setdefault(id(process), {})
+        for person in people:
+            own[f"{side} {person}"] = now
+            for cell, value in self.cells.items():
+                if cell[0] == person and (cell[2] == "actito") == (side == "actito"):
+                    self.seen.setdefault(cell, []).append(Look(now, process, value))
+
+    def committed(self, process: Process) -> None:
+        """Note that a process has recorded what it knows."""
+        self.commits[id(process)] = self.world.hub.now
+
+    def began_import(
+        self, execution_id: str, process: Process, execution: Any, looks: dict[str, float]
+    ) -> None:
+        """Note an import that has begun."""
+        key = execution.definition.key
+        people = frozenset(row[key] for _, row in execution.rows)
+        self.imports[execution_id] = Import(process, looks, people)
+
+    def loaded(self) -> None:
+        """Check what imports have changed."""
+        for cell, setter in self._changes():
+            writers = [i for i in self.imports.values() if cell[0] in i.people]
+            looks = [i.looks.get(f"actito {cell[0]}", 0.0) for i in writers]
+            self.history[cell][-1].kind = "import"
+            self._check(cell, setter, max(looks, default=0.0), "while an import was under way")
+
+    def written(self, write: Write) -> None:
+        """Check what a request has changed."""
+        for cell, setter in self._changes():
+            looked = write.looks.get(f"{write.side} {cell[0]}")
+            self.history[cell][-1].kind = "late" if write.late else "write"
+            if write.late:
+                self.troubled.add(cell[0])
+            self._check(cell, setter, looked, "before a late request" if write.late else "")
+
+    def _changes(self) -> list[tuple[Cell, TrueAct | None]]:
+        """Return the cells that have changed, and the acts that had set them."""
+        setters = dict(self.setter)
+        return [(cell, setters.get(cell)) for cell in self.look_around()]
+
+    def _check(
+        self, cell: Cell, setter: TrueAct | None, looked: float | None, circumstance: str
+    ) -> None:
+        """Check a change that one of our requests made.
+
+        Args:
+            cell: What it has changed.
+            setter: The act that had set the value before.
+            looked: When its process had looked at the person there.
+            circumstance: Why it came later than a call that is looked at first; empty for such one.
+        """
+        value = self.cells[cell]
+        person, choice, place = cell
+        newest = self.newest(person, choice)
+        since = looked or 0.0
+        if value is False:
+            if setter is not None and setter.value and setter.at >= since:
+                self._excuse(setter, "opt-in between the look and the write of an opt-out")
+            return
+        if value is None or newest is None or newest.value or newest.excuse:
+            return
+        side = "actito" if place == "actito" else "didomi"
+        if newest.side != side:
+            return  # not known on this side: what must hold at rest repairs it
+        if circumstance:
+            if setter is newest and newest.at >= since and not self._is_known(cell, newest):
+                self._excuse(newest, f"opt-out {circumstance}")
+            return
+        if newest.at >= since and looked is not None:
+            if setter is newest and not self._is_known(cell, newest):
+                self._excuse(newest, "opt-out between look and write")
+            return
+        if side == "actito" and setter is not newest:
+            return  # it was overwritten before: what must hold at rest repairs it
+        if looked is not None and side == "actito" and self._was_taken_back(cell, newest):
+            self._excuse(newest, "changed and changed back between two looks")
+            return
+        what = "without a look" if looked is None else f"although looked at at {looked:.3f}"
+        self.world.hub.fail(
+            f"{person}: our request turns {place} on, {what}, over the newest act: {newest}"
+        )
+
+    def _excuse(self, act: TrueAct, why: str) -> None:
+        """Excuse what can't be known; with Actito's export of changes everything can."""
+        if not act.excuse and (self.world.setup.actito == "api" or act.side == "didomi"):
+            act.excuse = why
+            self.excuses[why] += 1
+
+    def _is_known(self, cell: Cell, act: TrueAct) -> bool:
+        """Return whether the ledger holds an act."""
+        return self.world.knows(cell, act)
+
+    def _recorded(self, look: Look) -> bool:
+        return self.commits.get(id(look.process), -1.0) >= look.at
+
+    def _was_taken_back(self, cell: Cell, act: TrueAct) -> bool:
+        """Return whether an opt-out left no trace: what was known last showed the same."""
+        changes = [c for c in self.history[cell] if c.at < act.at]
+        known = max(
+            [
+                look.at
+                for look in self.seen.get(cell, [])
+                if look.at < act.at and self._recorded(look)
+            ]
+            + [c.at for c in changes if c.kind in {"write", "import"}],
+            default=None,
+        )
+        if known is None:
+            return self.world.setup.baseline == "didomi"
+        held = [c.value for c in self.history[cell] if c.at <= known]
+        return bool(held) and held[-1] is False and any(c.at > known for c in changes)
+
+    # At rest
+
+    def check_rest(self) -> None:
+        """Check that both sides show the newest acts, or the opt-out where no order can be known.
+
+        Raises:
+            Violation: They do not.
+        """
+        for person in self.world.people:
+            for choice in range(self.world.setup.choices):
+                self._check_cell_at_rest(person, choice)
+
+    def _check_cell_at_rest(self, person: str, choice: int) -> None:
+        world = self.world
+        newest = self.newest(person, choice)
+        if newest is None or world.is_deferred(person, choice):
+            return
+        on_actito = self.cells[person, choice, "actito"]
+        number = world.people.index(person)
+        users = {user: self.cells.get((person, choice, user)) for user in world.users_of(number)}
+        where = (
+            f"{person}, choice {choice}: Actito {on_actito}, Didomi {users}; newest act: {newest}"
+        )
+        agree = (True in users.values()) if on_actito else (True not in users.values())
+        if not agree:
+            raise Violation(f"the sides differ at rest: {where}")
+        if newest.value is on_actito:
+            return
+        if not newest.value:
+            if not newest.excuse:
+                raise Violation(f"opted in at rest against the newest act: {where}")
+            return
+        if newest.excuse or person in self.troubled or self._has_rival(person, choice, newest):
+            return
+        raise Violation(f"the newest opt-in is lost at rest: {where}")
+
+    def _has_rival(self, person: str, choice: int, newest: TrueAct) -> bool:
+        """Return whether an opt-out may be later than an opt-in, by what can be known."""
+        earliest, _ = self._window(person, choice, newest)
+        slack = 2 * TOLERANCE + abs(self.world.setup.skew_actito - self.world.setup.skew_didomi)
+        for act in self.acts[person, choice]:
+            if act.value or act is newest:
+                continue
+            _, latest = self._window(person, choice, act)
+            if act.side != newest.side and latest + slack >= earliest:
+                return True
+            by_rows = act.side == newest.side == "actito" and self.world.setup.actito == "exports"
+            if by_rows and act.at + 2.0 + slack >= newest.at:
+                return True
+        first = self._window(person, choice, newest)[0]
+        return first == 0.0 and newest.side == "actito"  # before the first look
+
+    def _window(self, person: str, choice: int, act: TrueAct) -> tuple[float, float]:
+        """Return the best window of an act that a poller could have."""
+        if act.side == "didomi":
+            return act.at, act.at
+        seen = [s.at for s in self.seen.get((person, choice, "actito"), []) if self._recorded(s)]
+        before = max((at for at in seen if at < act.at), default=0.0)
+        after = min((at for at in seen if at >= act.at), default=self.world.hub.now)
+        if self.world.setup.actito == "exports":
+            return max(before, act.at - 1.0), min(after, act.at + 1.0)
+        return before, after
+
+
+def _names(world: World) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    from simulation.world import CHANNELS, FIELDS
+
+    return FIELDS[: world.setup.choices], CHANNELS[: world.setup.choices]
