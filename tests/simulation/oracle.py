@@ -265,7 +265,7 @@ class Oracle:
 
     def _is_known(self, cell: Cell, act: TrueAct) -> bool:
         """Return whether the ledger holds an act."""
-        return self.world.knows(cell, act)
+        return self.world.ledger.knows(cell[0], cell[1], act)
 
     def _recorded(self, look: Look) -> bool:
         return self.commits.get(id(look.process), -1.0) >= look.at
@@ -302,7 +302,7 @@ class Oracle:
     def _check_cell_at_rest(self, person: str, choice: int) -> None:
         world = self.world
         newest = self.newest(person, choice)
-        if newest is None or world.is_deferred(person, choice):
+        if newest is None or world.ledger.is_deferred(person, choice):
             return
         on_actito = self.cells[person, choice, "actito"]
         number = world.people.index(person)
@@ -352,6 +352,6 @@ class Oracle:
 
 
 def _names(world: World) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    from simulation.world import CHANNELS, FIELDS
+    from simulation.view import CHANNELS, FIELDS
 
     return FIELDS[: world.setup.choices], CHANNELS[: world.setup.choices]

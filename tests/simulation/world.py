@@ -38,25 +38,21 @@ from actito_didomi.sandbox.options import (
     SandboxOptions,
 )
 from simulation.kernel import Hub, Pipe, Process, Violation
-from simulation.oracle import Oracle, TrueAct, Write
+from simulation.oracle import Oracle, Write
 from simulation.plan import PEOPLE, Decision, Direction, JobPlan, Kind, Place, Plan, draw
 from simulation.runtime import STDOUT, SimRuntime, Stdin, StepConnection, to_datetime
+from simulation.view import CHANNELS, FIELDS, LedgerView
 from tap_actito.tap import TapActito
 from tap_didomi.tap import TapDidomi
 from target_actito.target import TargetActito
 from target_didomi.target import TargetDidomi
 
-FIELDS = ("Newsletter", "SmsAlerts")
-"""Actito's fields of the choices."""
-CHANNELS = ("email", "sms")
-"""Didomi's names of the choices."""
 TABLE = actito_tables.TABLES[0]
 LATE_BOUND = 3600.0
 """Seconds within which a late request is carried out, if it ever is."""
 ROUNDS = 6
 """Rounds of both directions within which everything must come to rest."""
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-_HAS_LEDGER = "ledger_url" in TargetActito.full_schema()["properties"]
 
 
 class SideRuntime(Runtime):
@@ -145,6 +141,7 @@ class World:
         self.app = self.sandbox.app()
         self.runtime = SimRuntime(self.hub, self, self._bytes)
         self.files = Files(folder)
+        self.ledger = LedgerView(folder / "ledger.db", setup)
         self.profile_ids: dict[str, int] = {}
         self.oracle = Oracle(self)
         self._begin()
@@ -209,18 +206,6 @@ class World:
         self.oracle.acted(person, choice, place, value=value)
         where = "in Actito" if decision.side == "actito" else f"in Didomi (user {decision.user})"
         self.record(f"{person} turns {CHANNELS[choice]} {'ON' if value else 'OFF'} {where}")
-
-    # What the ledger knows
-
-    def knows(self, cell: tuple[str, int, str], act: TrueAct) -> bool:
-        """Return whether the ledger holds an act."""
-        del cell, act
-        return False
-
-    def is_deferred(self, person: str, choice: int) -> bool:
-        """Return whether the ledger defers a choice, for want of a baseline."""
-        del person, choice
-        return False
 
     # The story
 
@@ -509,10 +494,9 @@ class World:
         setup = self.setup
         common: dict[str, Any] = {"retry_tries": 3, "retry_seconds": 20, "retry_max_wait": 5}
         database = f"sqlite:///{self.folder / 'ledger.db'}"
-        if _HAS_LEDGER:
-            common |= {"ledger_url": database}
-            if setup.baseline:
-                common |= {"baseline": setup.baseline}
+        common |= {"ledger_url": database}
+        if setup.baseline:
+            common["baseline"] = setup.baseline
         actito = {
             "api_key": ACTITO_KEY,
             "api_url": "http://sandbox/actito",
@@ -536,6 +520,8 @@ class World:
             config = {**common, **actito, "rejects_path": rejects, "write_mode": setup.writing}
         elif plugin == "tap-actito":
             config = {**common, **actito, "change_source": setup.actito}
+            if "snapshot_url" in TapActito.full_schema()["properties"]:
+                config["snapshot_url"] = f"sqlite:///{self.folder / 'snapshot.db'}"
             if setup.actito == "exports":
                 config["export_root"] = f"file://{self.folder / 'actito'}"
         elif plugin == "target-didomi":
@@ -544,8 +530,6 @@ class World:
             return {**common, "export_root": f"file://{self.folder / 'didomi'}"}
         else:
             return {**common, **didomi}
-        if not _HAS_LEDGER:
-            config["snapshot_url"] = database
         return config
 
     def _input(self, direction: Direction, which: str) -> str | None:
@@ -675,6 +659,7 @@ class World:
     def close(self) -> None:
         """Put everything away."""
         self.hub.unwind()
+        self.ledger.close()
         self.sandbox.database.close()
 
 
