@@ -82,6 +82,7 @@ class ConsentTarget(BasePlugin, Target):
     def __init__(self, **kwargs: Any) -> None:
         self._reader = _TargetReader(self)
         super().__init__(message_reader=self._reader, **kwargs)
+        self.max_parallelism = 1  # sinks hold nothing, so the SDK needs no threads to drain them
         self.shutdown.grace = self.settings.target.shutdown_grace
         self.summary = self.summary_class()
         self._barriers = StateBarriers()
