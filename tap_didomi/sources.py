@@ -321,7 +321,7 @@ class ApiSource:
         """Yield the events as `events` does: the API's responses are decoded already."""
         return self.events(state)
 
-    def _events_of(self, user_id: str, since: datetime | None) -> Iterator[Batch[dict[str, Any]]]:
+    def _events_of(self, user_id: str, since: _Since) -> Iterator[Batch[dict[str, Any]]]:
         """Yield the events of a user; a batch is a page."""
         params = {
             "organization_id": self.organization_id,
@@ -331,7 +331,7 @@ class ApiSource:
         }
         for page in pages(self.session, "/consents/events", params):
             self.shutdown.check()
-            events = [event for event in page.items if _is_new(event, since)]
+            events = [event for event in page.items if since.is_passed_by(event)]
             yield Batch(events, None, arrived_at=self.session.now())
 
     def _changed_users(
@@ -345,7 +345,7 @@ class ApiSource:
             for user in page.items:
                 self.shutdown.check()
                 scan.newest = _later(scan.newest, user.get("updated_at"))
-                if _is_new(user, since):
+                if since.is_passed_by(user):
                     changed.append(user)
             scan.next = page.next
             yield scan, changed
@@ -381,7 +381,7 @@ class ApiSource:
         yield first
         yield from found
 
-    def _since(self, state: Mapping[str, Any]) -> datetime | None:
+    def _since(self, state: Mapping[str, Any]) -> _Since:
         text = state.get("replication_key_value")
         bookmark = _timestamp(text)
         if text and (bookmark is None or bookmark > self.runtime.now() + _LARGEST_ERROR):
@@ -389,10 +389,33 @@ class ApiSource:
                 "The bookmark in --state is not a timestamp of the past; everything is read again."
             )
             bookmark = None
-        known = [bookmark] if bookmark is not None else []
-        if self.start_date is not None:
-            known.append(self.start_date)
-        return max(known, default=None)
+        return _Since(bookmark, self.start_date)
+
+
+@dataclass(frozen=True)
+class _Since:
+    """What to leave out of a scan.
+
+    Attributes:
+        bookmark: What changed up to here was read; None where nothing was.
+        start_date: What changed before is left out; None for nothing.
+    """
+
+    bookmark: datetime | None
+    start_date: datetime | None
+
+    def is_passed_by(self, record: Mapping[str, Any]) -> bool:
+        """Return whether a record changed since.
+
+        Only Didomi's own `updated_at` says so: whoever posts an event sets its `created_at`, which
+        may lie long ago. A record without it may have changed.
+        """
+        updated = _timestamp(record.get("updated_at"))
+        if updated is None:
+            return True
+        if self.bookmark is not None and updated <= self.bookmark:
+            return False
+        return self.start_date is None or updated >= self.start_date
 
 
 @dataclass
@@ -429,15 +452,6 @@ class _Scan:
             "replication_key": "updated_at",
             "replication_key_value": bookmark,
         }
-
-
-def _is_new(record: Mapping[str, Any], since: datetime | None) -> bool:
-    """Return whether a record changed since; one without a readable timestamp may have."""
-    if since is None:
-        return True
-    known = [_timestamp(record.get(name)) for name in ("updated_at", "created_at")]
-    timestamps = [timestamp for timestamp in known if timestamp is not None]
-    return not timestamps or max(timestamps) >= since
 
 
 def _timestamp(value: Any) -> datetime | None:

@@ -519,8 +519,8 @@ def test_with_a_bookmark_only_changed_users_are_given(
     again = every(url, tmp_path, state=state)
     newest = max(u["updated_at"] for u in first.records("consent_users"))
     assert state["bookmarks"]["consent_users"]["replication_key_value"] == newest
-    assert {u["updated_at"] for u in again.records("consent_users")} == {newest}
-    assert len(again.records("consent_events")) <= 1
+    assert again.records("consent_users") == []
+    assert again.records("consent_events") == []
     assert "scan" not in last_state(again)["bookmarks"]["consent_users"]
 
 
