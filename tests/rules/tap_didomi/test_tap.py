@@ -6,6 +6,7 @@ import gzip
 import json
 import signal
 import subprocess
+import time
 import tracemalloc
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -539,6 +540,22 @@ def test_a13_the_bookmark_stays_before_the_scan(url: str, tmp_path: Path) -> Non
         "2026-10-01T10:00:00Z",
         "2026-10-02T10:00:00Z",
     }
+
+
+def test_an_event_that_is_dated_long_ago_is_read_when_it_comes(url: str, tmp_path: Path) -> None:
+    """Whoever posts it sets its date; when it came Didomi says."""
+    didomi = Didomi(url)
+    for person in ("ann", "bob"):
+        didomi.say(event(person, channels={"email": True}))
+    bookmark = didomi.events("ann")[0]["updated_at"], didomi.events("bob")[0]["updated_at"]
+    late = event("bob", "2025-01-02T10:00:00Z", channels={"email": False})
+    time.sleep(0.01)
+    didomi.say(late)
+    own = {"replication_key": "updated_at", "replication_key_value": max(bookmark)}
+    state = {"bookmarks": {name: dict(own) for name in ("consent_users", "consent_events")}}
+    run = every(url, tmp_path, state=state)
+    assert [u["organization_user_id"] for u in run.records("consent_users")] == ["bob"]
+    assert ids(run) == [late["id"]]
 
 
 class TwoHoursAhead(Runtime):
