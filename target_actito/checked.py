@@ -15,7 +15,8 @@ from actito_didomi.actito import Written
 from actito_didomi.consent.coalesce import Field, ProfileChange
 from actito_didomi.consent.conflicts import ACTITO, to_micros
 from actito_didomi.consent.identity import match_key
-from actito_didomi.consent.person import Owed, Retry
+from actito_didomi.consent.person import Owed
+from actito_didomi.consent.retries import next_retry
 from actito_didomi.errors import ApiError, RequestRejectedError, UnavailableError
 from actito_didomi.plugin.looks import Sight
 from actito_didomi.plugin.parallel import run_parallel
@@ -38,9 +39,6 @@ logger = logging.getLogger("target-actito")
 _SECOND = 1_000_000
 _HOUR = 3600 * _SECOND
 _TOO_MANY = 429
-_PATIENT_AFTER = 3
-"""Refusals in a row after which a change is tried once per day only."""
-_DAY = 24 * _HOUR
 
 
 @dataclass(frozen=True)
@@ -261,15 +259,11 @@ class CheckedWriter:
         now = to_micros(self._runtime.now())
         self._learner.flag(person)
         person.owed |= Owed.NO_PROFILE
-        retry = person.retries.get(ACTITO)
-        first_at = retry.first_at if retry and retry.code == codes.UNMATCHED.name else now
-        attempts = retry.attempts + 1 if retry and retry.code == codes.UNMATCHED.name else 1
-        person.retries[ACTITO] = Retry(
-            code=codes.UNMATCHED.name,
-            attempts=attempts,
-            next_at=now + int(self._lookup_hours * _HOUR),
-            first_at=first_at,
-            detail="",
+        person.retries[ACTITO] = next_retry(
+            person.retries.get(ACTITO),
+            codes.UNMATCHED.name,
+            now,
+            wait=int(self._lookup_hours * _HOUR),
         )
 
     # What became of a write
@@ -318,21 +312,6 @@ def note_refusal(person: Person, code: str, now: int) -> None:
         now: The present time, in microseconds.
     """
     person.retries[ACTITO] = next_retry(person.retries.get(ACTITO), code, now)
-
-
-def next_retry(known: Retry | None, code: str, now: int) -> Retry:
-    """Return when a refused change is tried again: at each run, after three times once per day.
-
-    Args:
-        known: What is known of earlier attempts.
-        code: Why it was refused.
-        now: The present time, in microseconds.
-    """
-    same = known is not None and known.code == code
-    attempts = known.attempts + 1 if known is not None and same else 1
-    first_at = known.first_at if known is not None and same else now
-    next_at = now + _DAY if attempts >= _PATIENT_AFTER else now
-    return Retry(code=code, attempts=attempts, next_at=next_at, first_at=first_at, detail="")
 
 
 def attributes_alone(due: ProfileChange) -> ProfileChange:

@@ -143,7 +143,7 @@ class Pipeline:
         reader = ProfileReader(
             structure,
             actito.user_unique_key,
-            matching_of(settings.ledger.key_matching, actito.user_unique_key),
+            ledger.matching(matching_of(settings.ledger.key_matching, actito.user_unique_key)),
             actito.zone,
             learner.choice_fields,
         )

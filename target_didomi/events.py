@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from actito_didomi.consent.choices import ConsentChoices, read_choices, to_consents
+from actito_didomi.consent.choices import ConsentChoices, read_choices
 from actito_didomi.consent.conflicts import ACTITO, Act, to_micros
 from actito_didomi.consent.records import (
     CONFIRMED,
@@ -103,36 +103,44 @@ def read_incoming(
 
 def to_event(
     incoming: IncomingEvent,
-    choices: ConsentChoices,
+    consents: Mapping[str, Any],
     *,
     timestamp: datetime,
     regulation: str,
     user_id: str | None,
+    event_id: str,
+    person: str,
     pending: bool = False,
 ) -> dict[str, Any]:
     """Return the event to post, as Didomi's API takes it.
 
     Args:
         incoming: The event that came in.
-        choices: Those of its choices that are written.
+        consents: What is written of it, in the form of an event.
         timestamp: When Didomi is to consider them made; aware of its zone.
         regulation: Id of the regulation.
         user_id: Didomi's id of the user it is for; None to have the user created.
-        pending: Whether it waits for approval. Its id then follows from that of the event that came
-            in, so that it is the same when that comes again.
+        event_id: Its id.
+        person: `organization_user_id`.
+        pending: Whether it waits for approval.
     """
-    user = {"organization_user_id": incoming.person, **incoming.user}
+    user = {"organization_user_id": person, **incoming.user}
     if user_id is not None:
         user["id"] = user_id
     return {
         **incoming.extra,
-        "id": str(uuid.uuid5(_NAMESPACE, incoming.id)) if pending else incoming.id,
+        "id": event_id,
         "created_at": format_timestamp(timestamp),
         "regulation": regulation,
         "status": PENDING if pending else CONFIRMED,
         "user": user,
-        "consents": to_consents(choices.single.items(), choices.answers.items()),
+        "consents": consents,
     }
+
+
+def pending_id(event_id: str) -> str:
+    """Return the id of the part of an event that waits for approval: the same each time."""
+    return str(uuid.uuid5(_NAMESPACE, event_id))
 
 
 def timestamp_to_post(latest: datetime, held: Collection[datetime]) -> datetime:

@@ -18,6 +18,7 @@ from actito_didomi.plugin.rejects import Reject
 from actito_didomi.plugin.target import ConsentTarget
 from target_didomi.answers import Decision
 from target_didomi.config import Settings, find_problems
+from target_didomi.delivery import Delivery
 from target_didomi.events import IncomingEvent, read_incoming
 from target_didomi.summary import DidomiSummary
 from target_didomi.writer import Writer
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from actito_didomi.consent.records import ConsentRecord
     from actito_didomi.http import ApiSession
+    from target_didomi.delivery import PersonResult, Posting
     from target_didomi.writer import Outcome
 
 logger = logging.getLogger("target-didomi")
@@ -61,6 +63,7 @@ class TargetDidomi(ConsentTarget):
         self._unmatched: set[str] = set()
         self._rejected: set[str] = set()
         self._writer: Writer | None = None
+        self._delivery: Delivery | None = None
 
     # Settings
 
@@ -80,13 +83,21 @@ class TargetDidomi(ConsentTarget):
             stop=self.shutdown.requested,
             runtime=self.runtime,
         )
+        api = ConsentApi(
+            session, settings.didomi.organization_id, settings.didomi.regulation, self.runtime
+        )
+        if self.ledger is not None:
+            self._delivery = Delivery(
+                ledger=self.ledger,
+                api=api,
+                session=session,
+                settings=settings,
+                events=self,
+                shutdown=self.shutdown,
+                runtime=self.runtime,
+            )
         self._writer = Writer(
-            ConsentApi(
-                session,
-                settings.didomi.organization_id,
-                settings.didomi.regulation,
-                self.runtime,
-            ),
+            api,
             regulation=settings.didomi.regulation,
             create_users=settings.create_users,
             respect_approval=settings.respect_approval,
@@ -134,6 +145,9 @@ class TargetDidomi(ConsentTarget):
     def write_gathered(self) -> None:
         """Write the events of all people gathered, those of each person in order of time."""
         people, self._people, self._oldest = self._people, {}, None
+        if self._delivery is not None:
+            self._deliver(self._delivery, people)
+            return
         if not people or self._writer is None:
             return
         self.expect(event.number for events in people.values() for event in events)
@@ -158,6 +172,51 @@ class TargetDidomi(ConsentTarget):
                 runtime=self.runtime,
                 on_progress=lambda: logger.info("Progress: %d of %d events written.", done, total),
             )
+
+    def _deliver(self, delivery: Delivery, people: dict[str, list[IncomingEvent]]) -> None:
+        """Learn the events of people into the ledger, and post what is owed."""
+        numbers = [event.number for events in people.values() for event in events]
+        self.expect(numbers)
+        with self.collecting_garbage():
+            delivery.learn(people)
+            delivery.deliver()
+        self.acknowledge(*numbers)
+
+    def on_results(self, results: list[PersonResult]) -> None:
+        """Count what became of people whom the ledger names, and keep what was refused."""
+        summary = self.summary
+        for result in results:
+            summary.equal += result.present
+            summary.newer += result.newer
+            if result.unmatched and result.key not in self._unmatched:
+                self._unmatched.add(result.key)
+                self.note_unmatched(result.key)
+            for posting in result.postings:
+                if posting.stored is None:
+                    self._reject_posting(posting)
+                    continue
+                summary.posted += 1
+                summary.pending += posting.pending
+                summary.written += len(posting.choices)
+                summary.written_opt_outs += sum(not choice for choice in posting.choices.values())
+                self._written.add(posting.person)
+                if result.created:
+                    self._created.add(posting.person)
+
+    def _reject_posting(self, posting: Posting) -> None:
+        error = posting.error
+        self._rejected.add(posting.person)
+        self.reject(
+            Reject(
+                code=codes.EVENT_REFUSED,
+                reason=error.message if error else "Didomi refused the event.",
+                person=posting.person,
+                opt_out=posting.opt_out,
+                change={"consents": posting.event["consents"]},
+                status=error.status if error else None,
+                response=error.body if error else None,
+            )
+        )
 
     def _handle_result(self, outcome: Outcome) -> None:
         """Count what became of an event, and keep what was refused."""

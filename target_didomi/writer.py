@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from actito_didomi.consent.choices import is_value
+from actito_didomi.consent.choices import is_value, to_consents
 from actito_didomi.consent.conflicts import newest
 from actito_didomi.consent.records import CONFIRMED
 from actito_didomi.didomi.consents import MAX_EVENTS, says_it_exists
@@ -24,7 +24,7 @@ from target_didomi.answers import (
     read_event,
     read_status,
 )
-from target_didomi.events import timestamp_to_post, to_event
+from target_didomi.events import pending_id, timestamp_to_post, to_event
 
 if TYPE_CHECKING:
     from actito_didomi.consent.choices import Path
@@ -205,10 +205,12 @@ class Writer:
             said = merge(part, status, single_choice)
             event = to_event(
                 incoming,
-                said,
+                to_consents(said.single.items(), said.answers.items()),
                 timestamp=timestamp,
                 regulation=self._regulation,
                 user_id=user_id,
+                event_id=pending_id(incoming.id) if pending else incoming.id,
+                person=incoming.person,
                 pending=pending,
             )
             made.append(_Posting(event, outcome, opt_out=not all(part.values())))

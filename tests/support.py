@@ -148,6 +148,7 @@ def post_config(url: str, folder: Path, **changes: Any) -> dict[str, Any]:
         url,
         rejects_path=str(folder / "didomi-rejects.jsonl"),
         report_path=str(folder / "didomi-report.json"),
+        ledger_url=changes.pop("ledger_url", "none"),
         **changes,
     )
 

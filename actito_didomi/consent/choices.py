@@ -90,6 +90,39 @@ def read_choices(consents: Mapping[str, Any]) -> ConsentChoices:
     return ConsentChoices(single, answers)
 
 
+def readable(consents: Any) -> dict[str, Any]:
+    """Return consents without the nodes that are not of Didomi's form.
+
+    One odd node never stops what else is said: `read_choices` reads the result without an error.
+    """
+    if not isinstance(consents, dict):
+        return {}
+    kept = _readable(consents)
+    vendors = consents.get("vendors")
+    if isinstance(vendors, dict):
+        kept["vendors"] = {
+            part: found for part, found in vendors.items() if isinstance(found, list)
+        }
+    return kept
+
+
+def _readable(node: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {
+        name: node[name] for name in ("enabled", "enabled_li") if isinstance(node.get(name), bool)
+    }
+    for name in (*_NODES, "values"):
+        below = node.get(name)
+        if isinstance(below, list):
+            kept[name] = [
+                {**_readable(element), "id": element["id"]}
+                for element in below
+                if isinstance(element, dict) and isinstance(element.get("id"), str)
+            ]
+    if isinstance(node.get("values"), dict):
+        kept["values"] = node["values"]
+    return kept
+
+
 def _walk(node: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, bool | Answer]]:
     for name in ("enabled", "enabled_li"):
         choice = node.get(name)

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from actito_didomi.consent.config import LedgerSettings
     from actito_didomi.consent.conflicts import Side
     from actito_didomi.consent.entries import Entry
+    from actito_didomi.consent.identity import Matching
     from actito_didomi.consent.rows import Row
     from actito_didomi.consent.schema import Prepared
     from actito_didomi.consent.store import Locks, Store, Transaction
@@ -294,6 +295,31 @@ class Ledger(RejectTable, FileTable):
                 )
             self._event_text = str(row[0])
         return self._event_text
+
+    def matching(self, own: Matching | None = None) -> Matching:
+        """Return how keys of people are compared; the plugins of Actito record it.
+
+        Args:
+            own: What a plugin of Actito compares them by; None for one of Didomi.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        if own is not None:
+            with self._store.write() as transaction:
+                transaction.execute(
+                    "UPDATE ledger_scopes SET matching = ? WHERE number = ? AND "
+                    "(matching IS NULL OR matching <> ?)",
+                    own,
+                    self._scope,
+                    own,
+                )
+            return own
+        with self._store.read() as transaction:
+            row = transaction.one(
+                "SELECT matching FROM ledger_scopes WHERE number = ?", self._scope
+            )
+        return "folded" if row is not None and row[0] == "folded" else "exact"
 
     # People
 

@@ -48,6 +48,7 @@ sa.Table(
     sa.Column("entity", sa.Text, nullable=False),
     sa.Column("table_name", sa.Text, nullable=False),
     sa.Column("event_text", sa.Text),
+    sa.Column("matching", sa.Text),
     sa.Column("imports", sa.BigInteger, nullable=False),
     sa.Column("found", sa.BigInteger, nullable=False),
     sa.Column("runs", sa.BigInteger, nullable=False),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from actito_didomi import codes
 from actito_didomi.didomi.lists import pages, read_page
-from actito_didomi.errors import ApiError, BadInputError, RequestRejectedError
+from actito_didomi.errors import ApiError, RequestRejectedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -63,12 +63,15 @@ class ConsentApi:
         """
         return self._list(_EVENTS, person)
 
-    def post(self, events: list[dict[str, Any]]) -> None:
+    def post(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Store events, without triggering the organisation's integrations.
 
         Args:
             events: 1 to 100 events, each with its `id`. Whether Didomi stores some of an array
                 that it refuses isn't documented.
+
+        Returns:
+            The events that the response holds, as Didomi stored them.
 
         Raises:
             RequestRejectedError: Didomi refuses one of them.
@@ -76,7 +79,7 @@ class ConsentApi:
         """
         body = [{**self._own, **event} for event in events]
         try:
-            self._session.request(
+            response = self._session.request(
                 "POST",
                 _EVENTS,
                 params={**self._own, "$disable_integrations": "true"},
@@ -86,6 +89,27 @@ class ConsentApi:
             if error.status == _FORBIDDEN or not error.is_record_level:
                 raise _access_refused(error) from None
             raise
+        return _stored(response.body)
+
+    def event(self, event_id: str, person: str) -> dict[str, Any] | None:
+        """Return an event of a person by its id; None if there is none.
+
+        Raises:
+            ApiError: It can't be read.
+        """
+        try:
+            body = self._session.request(
+                "GET",
+                _EVENT,
+                {"event": event_id},
+                params={**self._own, "organization_user_id": person},
+            ).body
+        except RequestRejectedError as error:
+            if error.status in {_NOT_FOUND, _BAD_REQUEST}:
+                return None
+            raise _access_refused(error) from None
+        found = _stored(body)
+        return next((event for event in found if event.get("id") == event_id), None)
 
     def exists(self, event_id: str, person: str) -> bool:
         """Return whether a person has an event with this id.
@@ -141,17 +165,36 @@ class ConsentApi:
             "regulation": self._regulation,
         }
         try:
-            found = [item for page in pages(self._session, path, params) for item in page.items]
+            pages_found = pages(self._session, path, params)
+            found: list[Any] = [item for page in pages_found for item in page.items]
         except RequestRejectedError as error:
             if error.status == _NOT_FOUND:
                 return []
             raise _access_refused(error) from None
-        if not all(isinstance(item, dict) for item in found):
-            raise BadInputError(
+        objects = [item for item in found if isinstance(item, dict)]
+        if len(objects) < len(found):
+            logger.warning(
+                "%s: Didomi's response to %s holds something other than objects; it is passed "
+                "over.",
                 codes.UNEXPECTED_RESPONSE,
-                f"The response of Didomi to {path} holds something other than objects.",
+                path,
             )
-        return found
+        return objects
+
+
+def _stored(body: Any) -> list[dict[str, Any]]:
+    """Return the events of a response: an event, or a list of them; the latter's form is inferred.
+
+    An element that is no event, such as the refusal of one of an array, is left out.
+    """
+    if isinstance(body, dict):
+        body = body["data"] if isinstance(body.get("data"), list) else [body]
+    items = body if isinstance(body, list) else []
+    return [
+        item
+        for item in items
+        if isinstance(item, dict) and isinstance(item.get("id"), str) and "created_at" in item
+    ]
 
 
 def says_it_exists(error: RequestRejectedError) -> bool:

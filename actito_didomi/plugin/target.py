@@ -330,7 +330,8 @@ class ConsentTarget(BasePlugin, Target):
             raise OptOutsOwedError(
                 f"{opt_outs} opt-out(s) could not be written to {self.system}, and are owed. "
                 "Everything else is written. See them with `actito-didomi rejects list "
-                "--opt-outs`, and resolve them before the next campaign; each run attempts them again."
+                "--opt-outs`, and resolve them before the next campaign. Each run attempts them "
+                "again."
             )
         if deferred:
             raise ChangesDeferredError(

@@ -1,0 +1,618 @@
+"""From the ledger to Didomi: learn what Actito's people chose, and post what is owed.
+
+For each person: read their users and events, learn them, decide on what the ledger holds then,
+post, and learn what was posted. Ids of events derive from what they say and replace, so that one
+whose response was lost is found at the next look.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Protocol
+
+from actito_didomi import codes
+from actito_didomi.consent.choices import ConsentChoices, Path, read_choices, readable, to_consents
+from actito_didomi.consent.conflicts import (
+    DIDOMI,
+    Micros,
+    to_datetime,
+    to_micros,
+)
+from actito_didomi.consent.entries import learn, learn_event, learn_status, winner
+from actito_didomi.consent.event_ids import is_ours, make_event_id
+from actito_didomi.consent.identity import match_key
+from actito_didomi.consent.owing import due_users, flag_didomi
+from actito_didomi.consent.person import Owed, Person
+from actito_didomi.consent.places import is_user, user_key, user_place
+from actito_didomi.consent.records import CONFIRMED, DEFAULT_REGULATION, PENDING, parse_timestamp
+from actito_didomi.consent.retries import next_retry
+from actito_didomi.didomi.consents import MAX_EVENTS
+from actito_didomi.errors import (
+    BadInputError,
+    RequestRejectedError,
+)
+from actito_didomi.plugin.parallel import run_parallel
+from target_didomi.answers import HeldStatus, merge
+from target_didomi.events import IncomingEvent, to_event
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from datetime import datetime
+
+    from actito_didomi.consent.conflicts import Act
+    from actito_didomi.consent.ledgers import Ledger
+    from actito_didomi.didomi.consents import ConsentApi
+    from actito_didomi.http import ApiSession
+    from actito_didomi.plugin.shutdown import Shutdown
+    from actito_didomi.runtime import Runtime
+    from target_didomi.config import Settings
+
+logger = logging.getLogger("target-didomi")
+
+_PEOPLE_AT_ONCE = 25
+"""People whose events go together: enough for arrays, few enough for concurrent requests."""
+_READ_AT_ONCE = 1_000
+_LEARN_AT_ONCE = 5_000
+_HOUR = 3_600_000_000
+_STEP = 1_000
+"""The precision of Didomi's timestamps, in microseconds."""
+
+
+@dataclass
+class Posting:
+    """An event to post for one user of a person, and what came of it.
+
+    Attributes:
+        key: The person's key.
+        person: `organization_user_id`.
+        user_id: Id of the Didomi user; None to have one created.
+        choices: The choices that it states.
+        event: The event.
+        say: Returns the consents that state some of the choices.
+        pending: Whether it waits for approval.
+        parts: What was posted instead, choice by choice, after a refusal.
+        stored: The event as Didomi stored it; None if it isn't known to be there.
+        error: Why it was refused; None if it wasn't.
+    """
+
+    key: str
+    person: str
+    user_id: str | None
+    choices: dict[Path, bool]
+    event: dict[str, Any]
+    say: Callable[[Mapping[Path, bool]], dict[str, Any]]
+    pending: bool = False
+    parts: list[Posting] = field(default_factory=list)
+    stored: dict[str, Any] | None = None
+    error: RequestRejectedError | None = None
+
+    @property
+    def opt_out(self) -> bool:
+        """Whether it states an opt-out."""
+        return not all(self.choices.values())
+
+
+@dataclass
+class PersonResult:
+    """What became of one person.
+
+    Attributes:
+        key: The person's key.
+        postings: What was posted, or refused.
+        unmatched: Whether Didomi doesn't know the person, and nothing was created.
+        created: Whether a user was created.
+        present: Choices that Didomi showed already.
+        newer: Choices not posted since another one in Didomi counts.
+    """
+
+    key: str
+    postings: list[Posting] = field(default_factory=list)
+    unmatched: bool = False
+    created: bool = False
+    present: int = 0
+    newer: int = 0
+
+
+class DeliveryEvents(Protocol):
+    """Counts what became of people."""
+
+    def on_results(self, results: list[PersonResult]) -> None:
+        """Count what became of some people."""
+
+
+@dataclass(frozen=True)
+class _Sight:
+    """What Didomi holds of a person.
+
+    Attributes:
+        users: The users, by their places.
+        events: The confirmed events, by their users' places.
+    """
+
+    users: Mapping[str, dict[str, Any]]
+    events: Mapping[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class _Aim:
+    """A Didomi user to whom something is posted.
+
+    Attributes:
+        key: The person's key.
+        person: `organization_user_id`.
+        user_id: Id of the user; None to have one created.
+        acts: Ids of the acts that are to be shown, by path.
+        user: The user as Didomi holds it.
+        events: The user's events.
+    """
+
+    key: str
+    person: str
+    user_id: str | None
+    acts: Mapping[Path, str]
+    user: Mapping[str, Any]
+    events: Sequence[Mapping[str, Any]]
+
+
+class Delivery:
+    """Learns choices made in Actito, and posts what Didomi is owed.
+
+    Args:
+        ledger: The ledger.
+        api: The organisation's consents.
+        session: The session of `api`: its clock.
+        settings: Settings of target-didomi.
+        events: Counts what became of people.
+        shutdown: Checked between requests.
+        runtime: Clock and threads.
+    """
+
+    def __init__(
+        self,
+        *,
+        ledger: Ledger,
+        api: ConsentApi,
+        session: ApiSession,
+        settings: Settings,
+        events: DeliveryEvents,
+        shutdown: Shutdown,
+        runtime: Runtime,
+    ) -> None:
+        self._ledger = ledger
+        self._api = api
+        self._session = session
+        self._settings = settings
+        self._events = events
+        self._shutdown = shutdown
+        self._runtime = runtime
+        self._regulation = settings.didomi.regulation
+        self._matching = ledger.matching()
+        self._scope_text = ""
+        self._incoming: dict[str, IncomingEvent] = {}
+        self._seen: dict[str, set[Path]] = {}
+
+    # Learning
+
+    def learn(self, people: Mapping[str, Sequence[IncomingEvent]]) -> None:
+        """Learn the choices of people in Actito; once this returns, nothing of it can be lost."""
+        items = iter(people.items())
+        while part := dict(islice(items, _LEARN_AT_ONCE)):
+            self._shutdown.check()
+            keys = {person: match_key(person, self._matching) for person in part}
+            with self._ledger.change(sorted(set(keys.values()))) as change:
+                for person, incoming in part.items():
+                    row = change.people[keys[person]]
+                    for event in incoming:
+                        self._learn_incoming(row, event)
+                        self._incoming[keys[person]] = event
+                        paths = self._seen.setdefault(keys[person], set())
+                        paths.update(event.choices.single)
+                    if row.spelling is None:
+                        row.spelling = person
+                    flag_didomi(row, self._ledger.rules)
+
+    def _learn_incoming(self, person: Person, event: IncomingEvent) -> None:
+        """Learn the choices of one event as acts of the person in Actito."""
+        for path, choice in event.choices.single.items():
+            learn(person.entry(path), event.act(choice))
+        for path, answer in event.choices.answers.items():
+            values = {known[-1] for known in person.entries if known[:-1] == path}
+            for value in values | set(answer):
+                learn(person.entry((*path, value)), event.act(value in answer))
+
+    # Posting
+
+    def deliver(self) -> None:
+        """Post what is owed to Didomi, opt-outs first.
+
+        Raises:
+            StoppedError: The process is to stop.
+            ActitoDidomiError: Writing can't go on.
+        """
+        self._scope_text = self._ledger.scope_text
+        tried: set[str] = set()
+        for opt_outs_only in (True, False):
+            run_parallel(
+                self._groups(tried, opt_outs_only=opt_outs_only),
+                self._deliver,
+                self._events.on_results,
+                workers=self._settings.max_concurrency,
+                shutdown=self._shutdown,
+                runtime=self._runtime,
+                on_progress=lambda: logger.info("Progress: people tried: %d.", len(tried)),
+            )
+        self._incoming.clear()
+        self._seen.clear()
+
+    def _groups(self, tried: set[str], *, opt_outs_only: bool) -> Iterator[list[str]]:
+        """Yield the keys of people to whom something is owed now, in groups."""
+        now = to_micros(self._runtime.now())
+        after: str | None = None
+        group: list[str] = []
+        while rows := self._ledger.owed(
+            Owed.DIDOMI, after=after, limit=_READ_AT_ONCE, opt_outs_only=opt_outs_only, due_at=now
+        ):
+            after = rows[-1][0]
+            for key, person in rows:
+                retry = person.retries.get(DIDOMI)
+                if key in tried or (retry is not None and retry.next_at > now):
+                    continue
+                tried.add(key)
+                group.append(key)
+                if len(group) == _PEOPLE_AT_ONCE:
+                    yield group
+                    group = []
+        if group:
+            yield group
+
+    def _deliver(self, keys: list[str]) -> list[PersonResult]:
+        """Bring some people up to date in Didomi."""
+        results = [self._prepare(key) for key in keys]
+        postings = [posting for result in results for posting in result.postings]
+        postings.sort(key=lambda posting: not posting.opt_out)
+        for start in range(0, len(postings), MAX_EVENTS):
+            self._post(postings[start : start + MAX_EVENTS])
+        for result in results:
+            self._settle(result)
+        return results
+
+    # One person: look and decide
+
+    def _prepare(self, key: str) -> PersonResult:
+        """Read what Didomi holds of a person, learn it, and decide what is posted."""
+        result = PersonResult(key)
+        known = self._ledger.read([key]).get(key)
+        if known is None:
+            return result
+        spelling = known.spelling or key
+        sight = self._look(spelling)
+        with self._ledger.change([key]) as change:
+            person = change.people[key]
+            self._learn_sight(person, sight)
+            flag_didomi(person, self._ledger.rules)
+            due = due_users(person, self._ledger.rules)
+            self._count(result, person, due)
+            if not sight.users and not self._settings.create_users:
+                if due:
+                    person.owed |= Owed.NO_USER
+                    self._note_retry(person, codes.UNMATCHED.name, wait=24 * _HOUR)
+                result.unmatched = bool(due)
+                return result
+            result.created = bool(due) and not sight.users
+            acts = {path: winner(person.entries[path], self._ledger.rules) for path in due}
+        names = {path: act.id for path, act in acts.items() if act is not None}
+        for user_id, choices in _wanted(due, acts, sight).items():
+            place = user_place(user_key(user_id or ""))
+            aim = _Aim(
+                key,
+                spelling,
+                user_id,
+                names,
+                sight.users.get(place, {}) if user_id else {},
+                sight.events.get(place, ()) if user_id else (),
+            )
+            result.postings += self._make(aim, choices)
+        return result
+
+    def _count(self, result: PersonResult, person: Person, due: Mapping[Path, list[str]]) -> None:
+        """Count the choices of this run's records that need not be posted."""
+        for path in self._seen.get(result.key, ()):
+            if path in due or path not in person.entries:
+                continue
+            best = winner(person.entries[path], self._ledger.rules)
+            if best is not None and best.side == DIDOMI:
+                result.newer += 1
+            else:
+                result.present += 1
+
+    def _look(self, person: str) -> _Sight:
+        """Read the users and events of a person."""
+        users = {
+            user_place(user_key(str(user.get("id") or ""))): user
+            for user in self._api.users(person)
+            if self._is_of_regulation(user)
+        }
+        events: dict[str, list[dict[str, Any]]] = {place: [] for place in users}
+        if users:
+            for event in self._api.events(person):
+                owner = event.get("user")
+                place = user_place(user_key(str((owner or {}).get("id") or "")))
+                if self._counts(event):
+                    events.setdefault(place, []).append(event)
+        return _Sight(users, events)
+
+    def _is_of_regulation(self, record: Mapping[str, Any]) -> bool:
+        regulation = record.get("regulation") or DEFAULT_REGULATION
+        return str(regulation).casefold() == self._regulation.casefold()
+
+    def _counts(self, event: Mapping[str, Any]) -> bool:
+        status = event.get("status") or CONFIRMED
+        return str(status).casefold() == CONFIRMED and self._is_of_regulation(event)
+
+    def _learn_sight(self, person: Person, sight: _Sight) -> None:
+        """Learn what Didomi holds of the choices that are known of a person."""
+        arrival = to_micros(self._runtime.now())
+        _forget_users(person, sight.events)
+        for place, events in sight.events.items():
+            for event in events:
+                self._learn_event(person, place, event, arrival)
+        for place, user in sight.users.items():
+            self._learn_status(person, place, user, arrival)
+            if not sight.events[place]:
+                # A user who has said nothing is a user as well.
+                for path in [path for path in person.entries if path[0] == "consents"]:
+                    person.entries[path].place(place)
+
+    def _learn_event(
+        self, person: Person, place: str, event: Mapping[str, Any], arrival: Micros
+    ) -> None:
+        created = _timestamp(event)
+        if created is None:
+            return
+        ours = is_ours(self._scope_text, event.get("id"))
+        for path, choice in _choices(person, event.get("consents")).items():
+            learn_event(
+                person.entry(path),
+                place,
+                choice,
+                created,
+                ours=ours,
+                arrival=max(arrival, created) if ours else arrival,
+                rules=self._ledger.rules,
+            )
+
+    def _learn_status(
+        self, person: Person, place: str, user: Mapping[str, Any], arrival: Micros
+    ) -> None:
+        updated = _timestamp(user)
+        for path, choice in _choices(person, user.get("consents")).items():
+            learn_status(
+                person.entry(path),
+                place,
+                choice,
+                arrival if updated is None else updated,
+                arrival=arrival,
+                rules=self._ledger.rules,
+            )
+
+    # What is posted
+
+    def _make(self, aim: _Aim, choices: dict[Path, bool]) -> list[Posting]:
+        """Return what is posted for one user: opt-ins apart where they wait for approval."""
+        parts = [(False, choices)]
+        if self._settings.respect_approval:
+            parts = [
+                (choice, {path: c for path, c in choices.items() if c is choice})
+                for choice in (False, True)
+            ]
+        return [self._posting(aim, part, pending=pending) for pending, part in parts if part]
+
+    def _posting(self, aim: _Aim, choices: dict[Path, bool], *, pending: bool) -> Posting:
+        status = HeldStatus(read_choices(readable(aim.user.get("consents"))), None)
+        has_values = any("values" in path for path in choices)
+        single = self._api.single_choice() if has_values else frozenset()
+
+        def say(some: Mapping[Path, bool]) -> dict[str, Any]:
+            said = merge(some, status, single)
+            return to_consents(said.single.items(), said.answers.items())
+
+        newest = max((t for event in aim.events if (t := _timestamp(event)) is not None), default=0)
+        timestamp = max(to_micros(self._session.now()), newest + _STEP)
+        event = to_event(
+            self._incoming.get(aim.key) or _nothing(aim.person, self._settings.delegate),
+            say(choices),
+            timestamp=to_datetime(timestamp),
+            regulation=self._regulation,
+            user_id=aim.user_id,
+            event_id=self._event_id(aim, choices, pending=pending),
+            person=aim.person,
+            pending=pending,
+        )
+        return Posting(aim.key, aim.person, aim.user_id, choices, event, say, pending=pending)
+
+    def _event_id(self, aim: _Aim, choices: Mapping[Path, bool], *, pending: bool) -> str:
+        """Return the id: of the acts, the user, and the events that are replaced."""
+        names = [f"{aim.acts[path]} {'/'.join(path)}={choice}" for path, choice in choices.items()]
+        if pending:
+            names.append(PENDING)
+        replaces = _replaced(choices, aim.events)
+        return make_event_id(self._scope_text, names, aim.user_id or "", replaces)
+
+    def _post(self, postings: list[Posting]) -> None:
+        """Post events in one request; one by one if Didomi refuses them together."""
+        try:
+            stored = self._api.post([posting.event for posting in postings])
+        except RequestRejectedError as error:
+            if len(postings) > 1:
+                logger.info(
+                    "Didomi refuses an array of %d events (status %s); posting them one by one.",
+                    len(postings),
+                    error.status,
+                )
+                for posting in postings:
+                    self._post([posting])
+                return
+            self._read_back(postings[0])
+            if postings[0].stored is None:
+                self._post_choice_by_choice(postings[0], error)
+            return
+        found = {event["id"]: event for event in stored}
+        for posting in postings:
+            posting.stored = found.get(posting.event["id"])
+            if posting.stored is None:  # every id must come back
+                self._read_back(posting)
+                if posting.stored is None:
+                    posting.error = RequestRejectedError(
+                        "Didomi accepted an array, but one of its events is not there.",
+                        status=None,
+                        body="",
+                    )
+
+    def _read_back(self, posting: Posting) -> None:
+        """Find out whether Didomi holds an event."""
+        posting.stored = self._api.event(posting.event["id"], posting.person)
+
+    def _post_choice_by_choice(self, posting: Posting, error: RequestRejectedError) -> None:
+        """Post each choice of a refused event by itself, so that one never stops another."""
+        posting.error = error
+        if len(posting.choices) == 1:
+            return
+        for path, choice in sorted(posting.choices.items(), key=lambda item: item[1]):
+            event = {
+                **posting.event,
+                "id": make_event_id(
+                    self._scope_text, [posting.event["id"], "/".join(path)], "", ""
+                ),
+                "consents": posting.say({path: choice}),
+            }
+            single = Posting(
+                posting.key,
+                posting.person,
+                posting.user_id,
+                {path: choice},
+                event,
+                posting.say,
+                pending=posting.pending,
+            )
+            self._post([single])
+            posting.parts.append(single)
+
+    # What came of it
+
+    def _settle(self, result: PersonResult) -> None:
+        """Learn what was posted, and note what was refused: one transaction."""
+        result.postings = [
+            part for posting in result.postings for part in (posting.parts or [posting])
+        ]
+        if not result.postings:
+            return
+        rules, arrival = self._ledger.rules, to_micros(self._runtime.now())
+        with self._ledger.change([result.key]) as change:
+            person = change.people[result.key]
+            refused = None
+            for posting in result.postings:
+                if posting.stored is None:
+                    refused = posting.error
+                    continue
+                user = posting.stored.get("user")
+                user_id = posting.user_id or str((user or {}).get("id") or "")
+                created = _timestamp(posting.stored) or arrival
+                for path, choice in posting.choices.items():
+                    learn_event(
+                        person.entry(path),
+                        user_place(user_key(user_id)) if user_id else user_place(0),
+                        choice,
+                        created,
+                        ours=True,
+                        arrival=max(arrival, created),
+                        rules=rules,
+                    )
+            flag_didomi(person, rules)
+            if refused is not None:
+                self._note_retry(person, f"{codes.EVENT_REFUSED.name}:{refused.status}")
+            else:
+                person.retries.pop(DIDOMI, None)
+
+    def _note_retry(self, person: Person, code: str, wait: int = 0) -> None:
+        now = to_micros(self._runtime.now())
+        person.retries[DIDOMI] = next_retry(person.retries.get(DIDOMI), code, now, wait=wait)
+
+
+def _forget_users(person: Person, places: Collection[str]) -> None:
+    """Forget the Didomi users who are gone: nothing is owed to them."""
+    for entry in person.entries.values():
+        for name in [name for name in entry.places if is_user(name)]:
+            if name not in places and name != user_place(0):
+                del entry.places[name]
+
+
+def _wanted(
+    due: Mapping[Path, list[str]], acts: Mapping[Path, Act | None], sight: _Sight
+) -> dict[str | None, dict[Path, bool]]:
+    """Return the choices to post, by the id of the Didomi user; None for one to be created."""
+    wanted: dict[str | None, dict[Path, bool]] = {}
+    for path, places in due.items():
+        act = acts[path]
+        if act is None:
+            continue
+        if not sight.users:
+            wanted.setdefault(None, {})[path] = act.value
+            continue
+        for place in places:
+            user = sight.users.get(place)
+            if user is not None:
+                wanted.setdefault(str(user.get("id")), {})[path] = act.value
+    return wanted
+
+
+def _timestamp(record: Mapping[str, Any]) -> Micros | None:
+    """Return the timestamp of an event or user of Didomi's response; None if it has none.
+
+    What Didomi has updated since counts from then.
+    """
+    found: list[datetime] = []
+    for name in ("created_at", "updated_at"):
+        try:
+            if record.get(name) is not None:
+                found.append(parse_timestamp(record[name], name))
+        except BadInputError:
+            continue
+    return to_micros(max(found)) if found else None
+
+
+def _choices(person: Person, consents: Any) -> dict[Path, bool]:
+    """Return what consents say of the choices that are known of a person."""
+    said = read_choices(readable(consents))
+    return {
+        path: choice for path in list(person.entries) if (choice := said.says(path)) is not None
+    }
+
+
+def _replaced(choices: Mapping[Path, bool], events: Sequence[Mapping[str, Any]]) -> str:
+    """Return the ids of the events that set a user's present choices at some paths."""
+    newest: dict[Path, tuple[Micros, str]] = {}
+    for event in events:
+        said = read_choices(readable(event.get("consents")))
+        created = _timestamp(event) or 0
+        for path in choices:
+            if said.says(path) is not None:
+                newest[path] = max(newest.get(path, (0, "")), (created, str(event.get("id"))))
+    return " ".join(sorted({event_id for _, event_id in newest.values()}))
+
+
+def _nothing(person: str, delegate: str) -> IncomingEvent:
+    """Return an event that says nothing, for what earlier runs left owed."""
+    epoch = to_datetime(0)
+    return IncomingEvent(
+        number=0,
+        id="",
+        person=person,
+        earliest=epoch,
+        latest=epoch,
+        choices=ConsentChoices(),
+        extra={"delegate": {"id": delegate}},
+        user={},
+        record={},
+    )
