@@ -60,6 +60,7 @@ class Write:
     process: Process
     side: str
     looks: dict[str, float]
+    values: dict[tuple[str, int], bool]
     late: bool = False
 
 
@@ -203,7 +204,16 @@ class Oracle:
 
     def written(self, write: Write) -> None:
         """Check what a request has changed."""
-        for cell, setter in self._changes():
+        setters = dict(self.setter)
+        changes = self._changes()
+        for (person, choice), value in write.values.items():
+            act = setters.get((person, choice, "actito"))
+            since = write.looks.get(f"actito {person}", 0.0)
+            if act is not None and act.value is value and act.at >= since:
+                if not self._is_known((person, choice, "actito"), act):
+                    self._excuse(act, "the same act as ours, between look and write")
+                self.setter[person, choice, "actito"] = None
+        for cell, setter in changes:
             looked = write.looks.get(f"{write.side} {cell[0]}")
             self.history[cell][-1].kind = "late" if write.late else "write"
             if write.late:

@@ -78,6 +78,7 @@ class Setup:
         faults: How often a request fails.
         slow: How often a request is slow.
         calm: Number of first jobs during which nothing happens.
+        directions: Of the jobs that bring all to rest.
         jobs: The jobs; those that bring all to rest follow.
     """
 
@@ -99,6 +100,7 @@ class Setup:
     faults: float = 0.0
     slow: float = 0.0
     calm: int = 0
+    directions: tuple[Direction, ...] = ("reverse", "forward")
     jobs: tuple[JobPlan, ...] = ()
 
 
