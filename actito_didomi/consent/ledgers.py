@@ -20,7 +20,7 @@ from msgspec import structs
 from actito_didomi import codes
 from actito_didomi.consent.choices import Path
 from actito_didomi.consent.codec import Codec
-from actito_didomi.consent.conflicts import Micros, Rules, to_micros
+from actito_didomi.consent.conflicts import Micros, Rules, to_datetime, to_micros
 from actito_didomi.consent.entries import drop_intent, end_import, give_up_import
 from actito_didomi.consent.limits import SharedLimits
 from actito_didomi.consent.person import Owed, Person
@@ -35,8 +35,8 @@ from actito_didomi.consent.rows import (
     select_people,
     write_people,
 )
-from actito_didomi.consent.schema import LedgerScope, missing_ledger, prepare
-from actito_didomi.consent.store import connect, is_worth_repeating, sqlite_path
+from actito_didomi.consent.schema import LedgerScope, find_pair, open_database
+from actito_didomi.consent.store import is_worth_repeating
 from actito_didomi.errors import DirectionInUseError, SettingsError
 
 if TYPE_CHECKING:
@@ -215,12 +215,9 @@ class Ledger(RejectTable, FileTable):
             SettingsError: It can't be used, is of a newer version, is missing although it is
                 required, or belongs to another pair.
         """
-        path = sqlite_path(settings.ledger_url)
-        if settings.require_ledger and path is not None and not path.exists():
-            raise missing_ledger()
-        store = connect(settings.ledger_url, runtime)
+        store, key = open_database(settings, runtime)
         try:
-            ready = prepare(store, settings, scope, runtime)
+            ready = find_pair(store, settings, scope, key)
         except BaseException:
             store.close()
             raise
@@ -320,6 +317,47 @@ class Ledger(RejectTable, FileTable):
                 "SELECT matching FROM ledger_scopes WHERE number = ?", self._scope
             )
         return "folded" if row is not None and row[0] == "folded" else "exact"
+
+    # What it holds
+
+    def describe_database(self) -> dict[str, Any]:
+        """Return `id`, `version` of the tables, and when it was `created`.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.read() as transaction:
+            ledger_id, created = transaction.one("SELECT id, created FROM ledger_info")
+            version = transaction.one("SELECT version_num FROM ledger_version")[0]
+        return {
+            "id": ledger_id,
+            "version": version,
+            "created": to_datetime(created).isoformat(timespec="seconds"),
+        }
+
+    def describe_pair(self) -> dict[str, str]:
+        """Return the parts of the pair by their names; those that no plugin knew yet are empty.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        names = ("organization", "regulation", "entity", "table_name")
+        with self._store.read() as transaction:
+            row = transaction.one(
+                f"SELECT {', '.join(names)} FROM ledger_scopes WHERE number = ?",  # noqa: S608
+                self._scope,
+            )
+        return dict(zip(names, row, strict=True))
+
+    def count_people(self) -> int:
+        """Return the number of people whom the ledger knows.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.read() as transaction:
+            row = transaction.one("SELECT count(*) FROM ledger_people WHERE scope = ?", self._scope)
+        return int(row[0])
 
     # People
 
@@ -888,6 +926,23 @@ class Ledger(RejectTable, FileTable):
                 to_micros(self._runtime.now()),
             )
         return str(number)
+
+    def last_runs(self) -> list[dict[str, Any]]:
+        """Return the last run of each plugin; timestamps are microseconds since 1970.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        names = ("number", "plugin", "direction", "process", "began", "ended", "outcome")
+        with self._store.read() as transaction:
+            rows = transaction.all(
+                f"SELECT {', '.join(names)} FROM ledger_runs WHERE scope = ? AND number IN "  # noqa: S608
+                "(SELECT max(number) FROM ledger_runs WHERE scope = ? GROUP BY plugin) "
+                "ORDER BY number",
+                self._scope,
+                self._scope,
+            )
+        return [dict(zip(names, row, strict=True)) for row in rows]
 
     def end_run(self, run: str, outcome: str) -> None:
         """Record the end of a run, in words such as `exit 0`.

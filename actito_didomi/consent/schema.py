@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from actito_didomi import codes, privacy
 from actito_didomi.consent.conflicts import to_micros
 from actito_didomi.consent.git import find_unignored
-from actito_didomi.consent.store import close_to_others
+from actito_didomi.consent.store import close_to_others, connect, sqlite_path
 from actito_didomi.consent.tables import METADATA, VERSIONS
 from actito_didomi.errors import SettingsError
 
@@ -81,15 +81,28 @@ class Prepared:
     is_new: bool
 
 
-def prepare(
-    store: Store, settings: LedgerSettings, scope: LedgerScope, runtime: Runtime
-) -> Prepared:
-    """Make the ledger, or bring it to the newest version; find the pair.
+def open_database(settings: LedgerSettings, runtime: Runtime) -> tuple[Store, str]:
+    """Open the database of a ledger, which is made or brought to the newest version if needed.
+
+    Returns:
+        The database, and the key of the hashes.
 
     Raises:
-        SettingsError: It is of a newer version, is missing although it is required, has no key, or
-            the pair can't be told.
+        SettingsError: It can't be used, is of a newer version, is missing although it is required,
+            or has no key.
     """
+    path = sqlite_path(settings.ledger_url)
+    if settings.require_ledger and path is not None and not path.exists():
+        raise _missing_ledger()
+    store = connect(settings.ledger_url, runtime)
+    try:
+        return store, _prepare(store, settings, runtime)
+    except BaseException:
+        store.close()
+        raise
+
+
+def _prepare(store: Store, settings: LedgerSettings, runtime: Runtime) -> str:
     if store.path is None and not settings.ledger_key:
         raise SettingsError(
             codes.INVALID_SETTING,
@@ -98,7 +111,7 @@ def prepare(
         )
     version = _version(store)
     if version is None and settings.require_ledger:
-        raise missing_ledger()
+        raise _missing_ledger()
     key = _read_key(store, settings, runtime)
     privacy.protect([key])
     if store.path is not None:
@@ -113,6 +126,15 @@ def prepare(
         _create(store, key, runtime)
     elif version != VERSIONS[-1]:
         _upgrade(store, version)
+    return key
+
+
+def find_pair(store: Store, settings: LedgerSettings, scope: LedgerScope, key: str) -> Prepared:
+    """Return the pair that is meant, which is added or completed if needed.
+
+    Raises:
+        SettingsError: The pair can't be told.
+    """
     with store.write() as transaction:
         ledger_id, key_check = transaction.one("SELECT id, key_check FROM ledger_info")
         number = _find_scope(transaction, settings.ledger_scope, scope)
@@ -130,7 +152,7 @@ def prepare(
     return Prepared(named, number, key, is_new)
 
 
-def missing_ledger() -> SettingsError:
+def _missing_ledger() -> SettingsError:
     """Return the error that a ledger which is required doesn't exist."""
     return SettingsError(
         codes.LEDGER_MISSING,
@@ -194,30 +216,52 @@ def _read_key(store: Store, settings: LedgerSettings, runtime: Runtime) -> str:
     """Return the key of the hashes; next to a SQLite ledger it is made if it is missing."""
     if settings.ledger_key or store.path is None:
         return settings.ledger_key
-    path = key_path(store.path)
+    with suppress(FileNotFoundError):
+        if text := _read_key_file(key_path(store.path)):
+            return text
+    return keep_key(store.path, runtime.token(32), runtime)
+
+
+def _read_key_file(path: Path) -> str:
     try:
-        with suppress(FileNotFoundError):
-            close_to_others(path)
-            if text := path.read_text(encoding="utf-8").strip():
-                return text
-        # Whole at once, since two processes may do this at the same time.
-        draft = path.with_name(f"{path.name}.{runtime.token(8)}")
+        close_to_others(path)
+        return path.read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        raise
+    except (OSError, UnicodeDecodeError) as error:
+        raise _unusable_key(path, error) from None
+
+
+def keep_key(database: Path, key: str, runtime: Runtime) -> str:
+    """Store a key next to a SQLite ledger, unless there is one; return the one that is there.
+
+    Raises:
+        SettingsError: The file can't be written.
+    """
+    path = key_path(database)
+    # Whole at once, since two processes may do this at the same time.
+    draft = path.with_name(f"{path.name}.{runtime.token(8)}")
+    try:
         handle = os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         try:
-            os.write(handle, runtime.token(32).encode() + b"\n")
+            os.write(handle, key.encode() + b"\n")
             os.fsync(handle)
         finally:
             os.close(handle)
         with suppress(FileExistsError):
             os.link(draft, path)
         draft.unlink()
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(
-            codes.UNUSABLE_PATH,
-            f"ledger_key: {path} can't be used ({type(error).__name__}). Check its rights, or set "
-            "ledger_key.",
-        ) from None
+    except OSError as error:
+        raise _unusable_key(path, error) from None
+    return _read_key_file(path)
+
+
+def _unusable_key(path: Path, error: Exception) -> SettingsError:
+    return SettingsError(
+        codes.UNUSABLE_PATH,
+        f"ledger_key: {path} can't be used ({type(error).__name__}). Check its rights, or set "
+        "ledger_key.",
+    )
 
 
 def key_path(path: Path) -> Path:

@@ -1,0 +1,110 @@
+"""Options and output that commands on the ledger have in common."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+import msgspec
+
+from actito_didomi.consent.config import LedgerSettings
+from actito_didomi.errors import ActitoDidomiError, InvalidSettingsError
+from actito_didomi.plugin.config import (
+    normalise,
+    read_config_files,
+    read_environment,
+    schema_of,
+)
+from actito_didomi.privacy import describe_exception, install, protect
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+Command = TypeVar("Command", bound="Callable[..., Any]")
+
+_PREFIXES = ("TARGET_ACTITO_", "TARGET_DIDOMI_", "TAP_ACTITO_", "TAP_DIDOMI_")
+"""What the environment variables of the plugins begin with."""
+_ENVIRONMENT = "ENV"
+
+config_option = click.option(
+    "--config",
+    "configs",
+    multiple=True,
+    metavar="FILE|ENV",
+    help="Settings of a plugin: a JSON file, or ENV for the environment variables of all four "
+    "plugins and `.env`. May be repeated.  [default: ENV]",
+)
+output_option = click.option(
+    "--output",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Form of the output.",
+)
+
+
+def read_ledger_settings(configs: tuple[str, ...]) -> LedgerSettings:
+    """Return the settings on the ledger, as the plugins have them.
+
+    Args:
+        configs: Files, or `ENV` for the environment; the environment if there is none.
+
+    Raises:
+        InvalidSettingsError: They can't be read, contradict each other, or there is no ledger.
+    """
+    schema = schema_of(LedgerSettings)
+    config = read_config_files(name for name in configs if name != _ENVIRONMENT)
+    if not configs or _ENVIRONMENT in configs:
+        config = _of_environment(schema) | config
+    known = {name: value for name, value in config.items() if name in schema["properties"]}
+    try:
+        settings = msgspec.convert(normalise(known, schema), LedgerSettings)
+    except msgspec.ValidationError as error:
+        raise InvalidSettingsError([str(error)]) from None
+    protect([settings.ledger_key])
+    if not settings.has_ledger:
+        raise InvalidSettingsError(["ledger_url is `none`: there is no ledger."])
+    return settings
+
+
+def _of_environment(schema: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    named: dict[str, str] = {}
+    for prefix in _PREFIXES:
+        for name, value in read_environment(schema, prefix).items():
+            if name not in schema["properties"]:
+                continue
+            if name in found and found[name] != value:
+                problem = (
+                    f"{name}: {named[name]} and {prefix}{name.upper()} differ. Set the same for "
+                    "all plugins, or name the settings of one with --config."
+                )
+                raise InvalidSettingsError([problem])
+            found[name] = value
+            named[name] = f"{prefix}{name.upper()}"
+    return found
+
+
+def ends_well(command: Command) -> Command:
+    """Make a command end with one line for an error of this project, and exit status 1."""
+
+    @functools.wraps(command)
+    def run(*arguments: Any, **options: Any) -> Any:
+        logging.basicConfig(format="%(levelname)s %(message)s")
+        install()
+        try:
+            return command(*arguments, **options)
+        except InvalidSettingsError as error:
+            raise click.UsageError("\n".join(error.errors)) from None
+        except ActitoDidomiError as error:
+            raise click.ClickException(describe_exception(error)) from None
+
+    return run  # type: ignore[return-value]
+
+
+def show_json(value: Any) -> None:
+    """Print a value as JSON."""
+    click.echo(json.dumps(msgspec.to_builtins(value), indent=2, ensure_ascii=False))
