@@ -335,6 +335,8 @@ class Oracle:
 
     def _has_rival(self, person: str, choice: int, newest: TrueAct) -> bool:
         """Return whether an opt-out may be later than an opt-in, by what can be known."""
+        if self.world.ledger.has_baseline(person, choice):
+            return True
         earliest, _ = self._window(person, choice, newest)
         slack = 2 * TOLERANCE + abs(self.world.setup.skew_actito - self.world.setup.skew_didomi)
         for act in self.acts[person, choice]:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from actito_didomi.consent.conflicts import Rules, to_micros
 from actito_didomi.consent.entries import Entry, Held, is_deferred
 from actito_didomi.consent.ledgers import Ledger
-from actito_didomi.consent.person import Person
+from actito_didomi.consent.person import Owed, Person
 from actito_didomi.consent.places import field_place, user_key, user_place
 from actito_didomi.consent.schema import Prepared
 from actito_didomi.consent.store import Store
@@ -80,6 +80,21 @@ class LedgerView:
         skew = setup.skew_actito if act.side == "actito" else setup.skew_didomi
         at = to_micros(to_datetime(act.at + skew))
         return known.earliest - _SLACK <= at <= known.latest + _SLACK
+
+    def owes(self) -> list[str]:
+        """Return what is owed to whom without a reason to wait."""
+        waits = Owed.NO_PROFILE | Owed.NO_USER
+        return [
+            f"{person}: {found.owed!r}"
+            for person, found in self.people().items()
+            if found.owed & (Owed.ACTITO | Owed.DIDOMI | Owed.IN_IMPORT) and not found.owed & waits
+        ]
+
+    def has_baseline(self, person: str, choice: int) -> bool:
+        """Return whether an opt-out of unknown age is known, which the first look found."""
+        entry = self.entry(person, choice)
+        found = None if entry is None else entry.acts.get("actito")
+        return found is not None and found.source == "baseline"
 
     def is_deferred(self, person: str, choice: int) -> bool:
         """Return whether a choice waits for a baseline."""

@@ -55,6 +55,8 @@ LATE_BOUND = 3600.0
 """Seconds within which a late request is carried out, if it ever is."""
 DEFERRED = 4
 """Exit status of a target where opt-ins wait for the setting `baseline`."""
+OWED = 3
+"""Exit status of a target where an opt-out could not be written."""
 ROUNDS = 6
 """Rounds of both directions within which everything must come to rest."""
 _WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
@@ -640,24 +642,35 @@ class World:
         self.hub.pass_time(2 * LATE_BOUND)
         number = 100
         for _ in range(ROUNDS):
-            before = self.writing_calls
+            before, failures = self.writing_calls, list[str]()
             for direction in self.setup.directions:
                 self.hub.pass_time(86_400.0 if self.setup.didomi == "exports" else 600.0)
                 job = self.start(JobPlan(number, direction))
                 self.hub.run(lambda job=job: job.done)  # type: ignore[misc]
                 number += 1
-                for process in (job.tap, job.target):
-                    deferred = process.exit_code == DEFERRED and self.setup.baseline is None
-                    if process.exit_code and not deferred:
-                        tail = "\n".join(process.log[-5:])
-                        raise Violation(
-                            f"at rest, {process.name} ends with {process.exit_code}: {tail}"
-                        )
-            if self.writing_calls == before:
+                failures += self._failures_at_rest(job)
+            if self.writing_calls == before and not self.ledger.owes():
                 break
         else:
-            raise Violation(f"after {ROUNDS} rounds both directions still write")
+            if self.writing_calls != before:
+                raise Violation(f"after {ROUNDS} rounds both directions still write")
+            raise Violation(f"at rest, something is owed without a reason: {self.ledger.owes()}")
+        if failures:
+            raise Violation(f"at rest, {failures[0]}")
         self.oracle.check_rest()
+
+    def _failures_at_rest(self, job: Job) -> list[str]:
+        """Return what went wrong in a job during which nothing was to go wrong."""
+        failures = []
+        for process in (job.tap, job.target):
+            deferred = process.exit_code == DEFERRED and self.setup.baseline is None
+            if process.exit_code and not deferred:
+                tail = "\n".join(process.log[-5:])
+                line = f"{process.name} ends with {process.exit_code}: {tail}"
+                if process.exit_code != OWED:
+                    raise Violation(line)
+                failures.append(line)
+        return failures
 
     def close(self) -> None:
         """Put everything away."""
