@@ -231,6 +231,8 @@ class CheckedWriter:
                 self._learner.flag(person)
                 return Written.POSTPONED
             now = to_micros(self._runtime.now())
+            if look.sight is None and not look.missing:
+                self._learner.note_unseen(person, due, now)
             self._learner.begin(person, due, now=now, run=self._run)
             return due
 

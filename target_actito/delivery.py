@@ -106,6 +106,7 @@ class Delivery:
         self._bulk: BulkWriter | None = None
         self._records: ImportRecords | None = None
         self._looked_at: float | None = None
+        self._has_decided = False
         self._lookups_left = settings.lookup_calls
 
     def import_records(
@@ -158,6 +159,7 @@ class Delivery:
             ActitoDidomiError: Writing can't go on.
         """
         most = self._settings.target.max_buffered_people
+        self._decide_deferred()
         if self._records is not None and self._records.settle_earlier():
             # What an import under way may yet overwrite is written now, and again after its end.
             self._pass(most, set(), opt_outs_only=True)
@@ -172,6 +174,19 @@ class Delivery:
                 "lost: the next run waits for it, and writes again what it may have overwritten. "
                 "Look it up in Actito, and stop it there if it hangs.",
             )
+
+    def _decide_deferred(self) -> None:
+        """Decide again what waited for the setting `baseline`; once per run."""
+        if self._has_decided or self._ledger.rules.baseline is None:
+            return
+        self._has_decided = True
+        after: str | None = None
+        while rows := self._ledger.owed(Owed.DEFERRED, after=after, limit=_READ_AT_ONCE):
+            after = rows[-1][0]
+            keys = [key for key, _ in rows]
+            with self._ledger.change(keys) as change:
+                for key in keys:
+                    self._learner.flag(change.people[key])
 
     def _pass(
         self, most: int, tried: set[str], *, opt_outs_only: bool, if_many: bool = False
@@ -229,7 +244,7 @@ class Delivery:
         """Write one batch of people."""
         last = self._ledger.last_look()
         is_first = not self._looks.covers(last)
-        if is_first or (self._looked_at is None and len(batch) > self._pages(last)):
+        if self._looked_at is None and (is_first or len(batch) > self._pages(last)):
             self.look_at_table(batch)
         changes = self._still_due(batch)
         if not changes:
@@ -292,14 +307,16 @@ class Delivery:
         """
         last = self._ledger.last_look()
         missing = set(wanted)
-        began, profiles = to_micros(self._runtime.now()), 0
+        began, profiles, unknown = to_micros(self._runtime.now()), 0, 0
         ended = began
         for page in list_profiles(self._session, self._structure, _PAGE_SIZE, self._runtime):
             self._shutdown.check()
             missing.difference_update(self._looks.learn_page(page, last))
             profiles += len(page.profiles)
+            unknown += page.unknown
             ended = to_micros(page.read_at)
-        self._ledger.record_look(began, ended, self._looks.look_names, profiles)
+        if not unknown:  # else the look has not shown all: it is no complete one
+            self._ledger.record_look(began, ended, self._looks.look_names, profiles)
         self._looked_at = self._runtime.monotonic()
         logger.info("Looked at the table: %d profiles.", profiles)
         if not self._settings.upsert_mode:

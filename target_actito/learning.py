@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from actito_didomi.consent.coalesce import HELD, OURS, STATUS, Field, ProfileChange, Value
-from actito_didomi.consent.conflicts import ACTITO, to_datetime
+from actito_didomi.consent.conflicts import ACTITO, OPT_OUT, to_datetime
 from actito_didomi.consent.entries import (
     Entry,
     Intent,
@@ -21,6 +21,7 @@ from actito_didomi.consent.entries import (
     end_write,
     give_up_intent,
     learn_event,
+    learn_opt_out_of_unknown_age,
     learn_status,
 )
 from actito_didomi.consent.owing import find_due, flag_actito, flag_didomi
@@ -158,6 +159,12 @@ class Learner:
             tuple(values.values()),
             any(value.opt_out for value in values.values()),
         )
+
+    def note_unseen(self, person: Person, change: ProfileChange, now: int) -> None:
+        """Record that opt-outs are written without a look, which may hide the person's own."""
+        for field, choice in self._choices(change):
+            if choice is OPT_OUT:
+                learn_opt_out_of_unknown_age(person.entries[field.path], field.place, now)
 
     def begin(
         self,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from actito_didomi.consent.coalesce import ProfileChange
     from actito_didomi.consent.ledgers import Ledger
     from actito_didomi.consent.records import ConsentRecord
-    from actito_didomi.http import ApiSession
+    from actito_didomi.http import ApiSession, RequestLimits
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.plugin.sink import ConsentSink
     from actito_didomi.runtime import Runtime
@@ -85,6 +86,7 @@ class Pipeline:
             max_concurrency=settings.max_concurrency,
             stop=shutdown.requested,
             runtime=runtime,
+            limits=None if ledger is None else self._share_limits(ledger),
         )
         actito = settings.actito
         structure = read_table(
@@ -122,6 +124,15 @@ class Pipeline:
             writer = self._connect_ledger(ledger, structure)
         if settings.bulk.write_mode != "single" or ledger is not None:
             self._use_imports(structure, writer)
+
+    def _share_limits(self, ledger: Ledger) -> RequestLimits:
+        """Return Actito's limits, which all processes with this ledger share."""
+        actito = self._settings.actito
+        return ledger.share_limits(
+            f"{actito.base_url} {actito.entity_id}",
+            calls_per_minute=actito.calls_per_minute,
+            max_concurrency=self._settings.max_concurrency,
+        )
 
     def _is_ours(self, event_id: str) -> bool:
         """Return whether an event was posted by target-didomi for the same table."""
@@ -329,6 +340,9 @@ class Pipeline:
 
     def _update(self) -> bool:
         """Use what is known by now of mappings and streams; return whether lines are read again."""
+        if self.ledger is not None:
+            tolerance = timedelta(microseconds=self.ledger.rules.clock_tolerance)
+            self.collector.latest = self._runtime.now() + tolerance
         self._gatherer.refresh()
         if self._decoder.update():
             self._gatherer.update(self._decoder)

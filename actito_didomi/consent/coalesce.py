@@ -34,6 +34,8 @@ STATUS: Final = 2
 """Flag of a whole status, whose choices are of unknown age."""
 HELD: Final = 4
 """Flag of what is not to be written, nor anything older over it: what a delegate did."""
+FUTURE: Final = 8
+"""Flag of what is dated later than it can have been made: it says nothing of the order."""
 Origin = str | tuple[str, int]
 """Where choices come from: the id of the Didomi user, empty if there is none, and the kind; the id
 alone for an `EVENT`."""
@@ -116,6 +118,11 @@ class ProfileChange(msgspec.Struct, frozen=True, gc=False):
 
 def _parts_of(origin: Origin) -> tuple[str, int]:
     return (origin, EVENT) if isinstance(origin, str) else origin
+
+
+def _in_future(origin: Origin) -> Origin:
+    user_id, kind = _parts_of(origin)
+    return user_id, kind | FUTURE
 
 
 class MappedField(NamedTuple):
@@ -285,6 +292,7 @@ class Collector:
     # attributes.
 
     def __init__(self, masks: Masks, attributes: Attributes, *, for_ledger: bool = False) -> None:
+        self.latest: datetime | None = None
         self._for_ledger = for_ledger
         self._people_taken = 0
         self._masks = masks
@@ -405,6 +413,8 @@ class Collector:
         found = entry[1:]
         if len(found) > 1:
             found.sort(key=_timestamp, reverse=True)
+        if self.latest is not None and found[0][0] > self.latest:
+            return self._layers_by_origin(person, entry)
         origin = found[0][3]
         user_id, kind = _parts_of(origin)
         user = user_key(user_id)
@@ -470,7 +480,9 @@ class Collector:
             said: dict[Origin, int] = {}
             metadata: list[bytes] = []
             values: dict[int, Any] = {}
-            for _, mask, more, origin in group:
+            is_future = self.latest is not None and timestamp > self.latest
+            for _, mask, more, given in group:
+                origin = _in_future(given) if is_future else given
                 said[origin] = said.get(origin, 0) | mask
                 raw = more
                 if more.__class__ is Extra:

@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from actito_didomi.actito import ConversionError, ValueType, convert
-from actito_didomi.consent.conflicts import ACTITO, OPT_OUT, Act, to_micros
-from actito_didomi.consent.entries import Entry, Place, learn, learn_look, orphan
+from actito_didomi.consent.conflicts import ACTITO, DIDOMI, OPT_IN, OPT_OUT, Act, to_micros
+from actito_didomi.consent.entries import (
+    Entry,
+    Place,
+    learn,
+    learn_look,
+    newest_act,
+    orphan,
+)
 from actito_didomi.consent.identity import is_placeholder, keyless_row, match_key, profile_of
 from actito_didomi.consent.ledgers import FoundChange
 from actito_didomi.consent.moves import ProfilePart, attach_profile, detach_profile
@@ -346,6 +353,8 @@ class LookLearner:
             self._prepare(entry, field, place, last)
         elif last is not None and field.look_name in last.places:
             absent_at = last.began if was_known or self._is_new(sight, last) else None
+            if not was_known and choice is OPT_IN and _waits_for_profile(entry):
+                absent_at = None
         is_act = learn_look(
             entry,
             field.place,
@@ -386,6 +395,16 @@ class LookLearner:
             return
         if intent.writer != self._run:
             orphan(entry, field.place)
+
+
+def _waits_for_profile(entry: Entry) -> bool:
+    """Return whether an opt-out of Didomi waited for the profile: it is written once that is there.
+
+    That a new profile begins as subscribed may be the person's choice, or a default. Which one it
+    is can't be known, so the opt-out counts.
+    """
+    act = newest_act(entry, DIDOMI)
+    return act is not None and act.value is OPT_OUT
 
 
 def refresh_held(place: Place, field: ChoiceField, last: Look | None) -> None:

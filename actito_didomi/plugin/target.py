@@ -20,7 +20,9 @@ from singer_sdk.singerlib.exceptions import SingerError
 
 from actito_didomi import codes, privacy
 from actito_didomi.consent import records
+from actito_didomi.consent.conflicts import END, to_micros
 from actito_didomi.consent.ledgers import Ledger, LedgerScope
+from actito_didomi.consent.rejects import RejectDetails
 from actito_didomi.errors import (
     BadInputError,
     ChangesDeferredError,
@@ -95,7 +97,6 @@ class ConsentTarget(BasePlugin, Target):
         self._waiting_since: float | None = None
         self._skipped_streams: set[str] = set()
         self._unmatched_examples: list[str] = []
-        self._unreadable_opt_outs = 0
         self._concluded = False
         self._pauses_gc = False
 
@@ -315,7 +316,9 @@ class ConsentTarget(BasePlugin, Target):
             ChangesDeferredError: Opt-ins wait for a decision.
         """
         owed = ledger.count_owed()
-        opt_outs = owed.opt_outs(self.direction) + self._unreadable_opt_outs
+        unreadable = ledger.count_rejects()
+        opt_outs = owed.opt_outs(self.direction)
+        opt_outs += sum(n for (_, is_opt_out), n in unreadable.items() if is_opt_out)
         deferred = owed.deferred if self.direction == "forward" else 0
         code = codes.OPT_OUTS_OWED if opt_outs else None
         if deferred and not opt_outs:
@@ -393,8 +396,9 @@ class ConsentTarget(BasePlugin, Target):
             TooManyRejectsError: There are more than `max_rejects`.
         """
         store = self.connect()
-        self._unreadable_opt_outs += reject.opt_out and reject.record is not None
         try:
+            if self.ledger is not None and reject.record is not None:
+                self._keep_unreadable(self.ledger, reject)
             store.add(reject)
         finally:
             self.summary.rejected = store.count
@@ -407,6 +411,17 @@ class ConsentTarget(BasePlugin, Target):
             reject.code,
             reject.reason,
         )
+
+    def _keep_unreadable(self, ledger: Ledger, reject: Reject) -> None:
+        """Store in the ledger what could not be read; what was refused stands with its person."""
+        now = to_micros(self.runtime.now())
+        details = RejectDetails(
+            reason=reject.reason,
+            first_at=now,
+            response=reject.response or "",
+            raw=msgspec.json.encode(reject.record, enc_hook=str),
+        )
+        ledger.add_reject(reject.code.name, reject.person, details, opt_out=reject.opt_out, due=END)
 
     def note_unmatched(self, person: str) -> None:
         """Count a person whom the other side doesn't know."""

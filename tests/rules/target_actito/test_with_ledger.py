@@ -1,0 +1,166 @@
+"""target-actito with a ledger: it looks before it writes, and what is owed is written later."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from support import (
+    Actito,
+    Run,
+    event,
+    rejects,
+    report,
+    run_target,
+    stream_of,
+    with_ledger,
+)
+
+
+@pytest.fixture
+def config(config: dict[str, Any], tmp_path) -> dict[str, Any]:
+    """Settings of target-actito with a ledger."""
+    return {**config, **with_ledger(tmp_path), "lookup_hours": 0}
+
+
+def sync(config: dict[str, Any], tmp_path, *events: dict[str, Any]) -> Run:
+    """Run target-actito over events."""
+    return run_target(config, tmp_path, stream_of(*events))
+
+
+def on(person: str, when: str = "2026-10-01T10:00:00Z", **more: Any) -> dict[str, Any]:
+    """An opt-in to mail."""
+    return event(person, when, channels={"email": True}, **more)
+
+
+def off(person: str, when: str = "2026-10-01T10:00:00Z", **more: Any) -> dict[str, Any]:
+    """An opt-out of mail."""
+    return event(person, when, channels={"email": False}, **more)
+
+
+def test_a4_an_unsubscribe_in_actito_is_not_overwritten(config, actito: Actito, tmp_path) -> None:
+    """Both on; the person turns it on again in Didomi, then unsubscribes in Actito."""
+    actito.create("ann", Newsletter=True)
+    assert sync(config, tmp_path, on("ann")).exit_code == 0
+    actito.change("ann", Newsletter=False)
+    run = sync(config, tmp_path, on("ann", "2026-10-02T10:00:00Z"))
+    assert run.exit_code == 0, run.err
+    assert actito.subscriptions("ann")["Newsletter"] is False
+
+
+def test_a5_a_first_run_defers_what_nobody_can_know(config, actito, tmp_path) -> None:
+    """Off in Actito, nobody knows since when: exit 4 until `baseline` decides."""
+    actito.create("ann", Newsletter=False)
+    actito.create("bob", Newsletter=True)
+    unset = {name: value for name, value in config.items() if name != "baseline"}
+    run = sync(unset, tmp_path, on("ann"), off("bob"))
+    assert run.exit_code == 4, run.err
+    assert "AD708 changes_deferred" in run.err
+    assert run.states == [{"read": 2}]
+    assert actito.subscriptions("ann")["Newsletter"] is False
+    assert actito.subscriptions("bob")["Newsletter"] is False
+    again = sync({**config, "baseline": "didomi"}, tmp_path)
+    assert again.exit_code == 0, again.err
+    assert actito.subscriptions("ann")["Newsletter"] is True
+
+
+def test_a12_an_opt_in_dated_2099_blocks_no_opt_out(config, actito, tmp_path) -> None:
+    """In one run, in either order, and in a later run."""
+    for person in ("ann", "bob", "cy"):
+        actito.create(person, Newsletter=True)
+    future = "2099-01-01T00:00:00Z"
+    today = "2026-11-20T10:00:00Z"
+    run = sync(config, tmp_path, on("ann", future), off("ann", today), off("bob", today),
+               on("bob", future), on("cy", future))  # fmt: skip
+    assert run.exit_code == 0, run.err
+    assert sync(config, tmp_path, off("cy", today)).exit_code == 0
+    for person in ("ann", "bob", "cy"):
+        assert actito.subscriptions(person)["Newsletter"] is False, person
+
+
+def test_a14_a_late_opt_in_does_not_replace_a_newer_opt_out(config, actito, tmp_path) -> None:
+    """The later run reads the earlier event."""
+    actito.create("ann", Newsletter=True)
+    sync(config, tmp_path, off("ann", "2026-10-02T10:00:00Z"))
+    run = sync(config, tmp_path, on("ann", "2026-10-01T10:00:00Z"))
+    assert run.exit_code == 0, run.err
+    assert actito.subscriptions("ann")["Newsletter"] is False
+
+
+def test_a15_one_person_in_two_spellings(config, actito, tmp_path) -> None:
+    """Keys are folded where they are e-mail addresses."""
+    actito.create("c1", Newsletter=True, attributes={"emailAddress": "ann@ex.com"})
+    folded = {**config, "user_unique_key": "emailAddress"}
+    run = sync(
+        folded,
+        tmp_path,
+        on("ann@ex.com", "2026-10-01T10:00:00Z"),
+        off(" Ann@Ex.com", "2026-10-02T10:00:00Z"),
+    )
+    assert run.exit_code == 0, run.err
+    assert actito.subscriptions("c1")["Newsletter"] is False
+
+
+def test_b4_an_opt_out_waits_for_its_profile(config, actito, tmp_path) -> None:
+    """Quietly; it is written by a run that brings nothing new."""
+    run = sync(config, tmp_path, off("ann"))
+    assert run.exit_code == 0, run.err
+    assert report(config)["unmatched"] == 1
+    actito.create("ann", Newsletter=True)
+    again = sync(config, tmp_path)
+    assert again.exit_code == 0, again.err
+    assert actito.subscriptions("ann")["Newsletter"] is False
+
+
+def test_b7_a_refused_opt_out_is_owed_until_it_is_written(config, actito, tmp_path) -> None:
+    """Exit 3 each time; the reject heals by itself."""
+    actito.create("ann", Newsletter=True)
+    fault = {"side": "actito", "action": "status", "route": "patch_profile", "status": 422}
+    actito.steer("faults", {**fault, "count": 1})
+    run = sync(config, tmp_path, off("ann"))
+    assert run.exit_code == 3, run.err
+    assert "AD707 opt_outs_owed" in run.err
+    assert len(rejects(config)) == 1
+    assert run.states == [{"read": 1}]
+    again = sync(config, tmp_path)
+    assert again.exit_code == 0, again.err
+    assert actito.subscriptions("ann")["Newsletter"] is False
+
+
+def test_a_second_run_writes_nothing(config, actito, tmp_path) -> None:
+    """The same records again are harmless and cost no write."""
+    actito.create("ann", Newsletter=True)
+    sync(config, tmp_path, off("ann"))
+    actito.steer("reset", {})
+    run = sync(config, tmp_path, off("ann"))
+    assert run.exit_code == 0, run.err
+    assert actito.calls("patch_profile") == 0
+
+
+def test_an_invalid_attribute_never_blocks_a_choice(config, actito, tmp_path) -> None:
+    """Refused together, the choice is written alone, and the attribute alone is rejected."""
+    actito.create("ann", Newsletter=True)
+    bad = off("ann", metadata={"emailAddress": "not an address"})
+    run = sync(config, tmp_path, bad)
+    assert actito.subscriptions("ann")["Newsletter"] is False, run.err
+
+
+def test_an_event_of_ours_is_no_choice(config, actito, tmp_path) -> None:
+    """A1, A2: what target-didomi posted comes back, and is no newer choice of the person."""
+    from actito_didomi.consent.config import LedgerSettings
+    from actito_didomi.consent.event_ids import make_event_id
+    from actito_didomi.consent.ledgers import Ledger, LedgerScope
+    from actito_didomi.runtime import Runtime
+
+    actito.create("ann", Newsletter=True)
+    assert sync(config, tmp_path, off("ann", "2026-10-02T10:00:00Z")).exit_code == 0
+    settings = LedgerSettings(ledger_url=config["ledger_url"])
+    ledger = Ledger.open(
+        settings, LedgerScope(regulation="gdpr", entity="demo", table="Profiles"), Runtime()
+    )
+    scope = ledger.scope_text
+    ledger.close()
+    ours = {**on("ann", "2026-10-05T10:00:00Z"), "id": make_event_id(scope, ["a"], "u", "")}
+    run = sync(config, tmp_path, ours)
+    assert run.exit_code == 0, run.err
+    assert actito.subscriptions("ann")["Newsletter"] is False
