@@ -360,8 +360,8 @@ class Delivery:
                 self._learn_event(person, place, event, arrival)
         for place, user in sight.users.items():
             self._learn_status(person, place, user, arrival)
-            if not sight.events[place]:
-                # A user who has said nothing is a user as well.
+            # A user who has said nothing of these choices is a user as well.
+            if not any(place in entry.places for entry in person.entries.values()):
                 for path in [path for path in person.entries if path[0] == "consents"]:
                     person.entries[path].place(place)
 
