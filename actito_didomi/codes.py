@@ -369,14 +369,6 @@ DIRECTION_IN_USE = Code(706, "direction_in_use", "error")
 Wait until it has ended, or set `lease_wait`; schedule one job per direction.
 """
 
-TABLE: tuple[Code, ...] = tuple(
-    sorted(
-        (value for value in list(globals().values()) if isinstance(value, Code)),
-        key=lambda code: code.number,
-    )
-)
-"""All codes, by number."""
-
 OPT_OUTS_OWED = Code(707, "opt_outs_owed", "error")
 """Opt-outs are owed: the ledger holds them, and they could not be written yet.
 
@@ -394,3 +386,11 @@ NO_LEDGER = Code(709, "no_ledger", "error")
 
 Use a ledger, unless losing these promises is what you want.
 """
+
+TABLE: tuple[Code, ...] = tuple(
+    sorted(
+        (value for value in list(globals().values()) if isinstance(value, Code)),
+        key=lambda code: code.number,
+    )
+)
+"""All codes, by number."""
