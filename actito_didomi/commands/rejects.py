@@ -268,7 +268,7 @@ def dismiss(reject_id: str, because: str, configs: tuple[str, ...]) -> None:
     if len(reject_id) == _HASH_DIGITS or not reject_id.isdecimal():
         raise click.UsageError(
             "Only rejects, whose ids are short numbers, can be dismissed: what is owed to a person "
-            "ends when it is written, or when the person chooses anew."
+            "ends when it is written, or when the person makes another choice."
         )
     with _each_pair(configs, one=True) as (pair,):
         is_done = pair.set_reject_state(int(reject_id), "dismissed", because=because)

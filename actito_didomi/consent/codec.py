@@ -371,7 +371,7 @@ def _read_times(values: Sequence[int]) -> list[Micros]:
 
 
 class _Family:
-    """Places of one person that bits tell apart: the fields in Actito, or one user in Didomi."""
+    """Places of one person, each with a bit: the fields in Actito, or one user in Didomi."""
 
     __slots__ = ("held", "intents", "late", "writes")
 

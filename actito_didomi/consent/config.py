@@ -105,7 +105,7 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
         setting(
             "Late days",
             "For this many days late, repeated or grown files of exports are read, and writes "
-            "are kept to tell them from choices.",
+            "are kept, since rows of exports repeat them.",
             advanced=True,
             ge=1,
         ),

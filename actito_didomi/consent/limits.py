@@ -98,7 +98,7 @@ class SharedLimits:
         return self._turns > 0
 
     def _take_turns(self, now: Micros) -> tuple[int, Micros]:
-        """Take as many turns as are used in a second; return them, and when there may be more."""
+        """Record as many turns as are used in a second; return them, and when there may be more."""
         with self._store.write() as transaction:
             rows = transaction.all(
                 "SELECT at, count FROM ledger_requests WHERE account = ? AND at > ? AND at <= ?",

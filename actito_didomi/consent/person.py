@@ -67,7 +67,7 @@ class Person(msgspec.Struct):
         attributes: The newest value of each attribute, by its name.
         spelling: The key as the profile spells it; None if no look found the profile.
         profile_id: Id of the profile; None if no look found it.
-        owed: What is owed; set by whoever changes the person.
+        owed: What is owed; set by the code that changes the person.
         retries: Why the last attempt to write to a side failed; absent if it didn't.
     """
 

@@ -55,7 +55,7 @@ class StoredReject(msgspec.Struct, frozen=True):
 
     Attributes:
         number: Its id.
-        state: `open` while somebody or something has to see to it.
+        state: `open` while it is to be settled.
         code: Name of its code.
         person: Key of the person; None if it isn't known.
         opt_out: Whether it holds an opt-out, or may hold one.

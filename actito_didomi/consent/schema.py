@@ -133,7 +133,7 @@ def find_pair(store: Store, settings: LedgerSettings, scope: LedgerScope, key: s
     """Return the pair that is meant, which is added or completed if needed.
 
     Raises:
-        SettingsError: The pair can't be told.
+        SettingsError: It isn't clear which pair is meant.
     """
     with store.write() as transaction:
         ledger_id, key_check = transaction.one("SELECT id, key_check FROM ledger_info")

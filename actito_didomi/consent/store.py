@@ -326,7 +326,7 @@ def is_worth_repeating(error: sa.exc.DBAPIError) -> bool:
 
 
 def close_to_others(path: Path) -> None:
-    """Take all rights on a file from everybody but its owner, if it is there.
+    """Close a file to everybody but its owner, if it is there.
 
     Raises:
         OSError: It belongs to somebody else, and others can read it.
