@@ -517,11 +517,11 @@ class ApiSession:
         if warn:
             seconds = self._clock.skew
             logger.warning(
-                "%s: our clock is %.0f s %s that of %s. Its clock counts; synchronise the clock of "
-                "this machine.",
+                "%s: our clock shows a time %.0f s %s that of %s. Its clock counts; "
+                "synchronise the clock of this machine.",
                 codes.CLOCK_SKEW,
                 abs(seconds),
-                "behind" if seconds > 0 else "ahead of",
+                "earlier than" if seconds > 0 else "later than",
                 self.api,
             )
 

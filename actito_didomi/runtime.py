@@ -52,10 +52,10 @@ class ProcessLock(Protocol):
     """A lock among processes; it ends with the process that holds it, however that ends."""
 
     def acquire(self) -> bool:
-        """Take the lock if it is free; return whether it is held now."""
+        """Acquire the lock if it is free; return whether it is held now."""
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
 
 
 class FileProcessLock:
@@ -74,7 +74,7 @@ class FileProcessLock:
         )
 
     def acquire(self) -> bool:
-        """Take the lock if it is free; return whether it is held now."""
+        """Acquire the lock if it is free; return whether it is held now."""
         from filelock import Timeout  # noqa: PLC0415
 
         try:
@@ -84,7 +84,7 @@ class FileProcessLock:
         return True
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         self._lock.release()
 
 

@@ -407,8 +407,8 @@ class _Since:
     def is_passed_by(self, record: Mapping[str, Any]) -> bool:
         """Return whether a record changed since.
 
-        Only Didomi's own `updated_at` says so: whoever posts an event sets its `created_at`, which
-        may lie long ago. A record without it may have changed.
+        Only Didomi's own `updated_at` says so: the program that posts an event sets its
+        `created_at`, which may lie long ago. A record without it may have changed.
         """
         updated = _timestamp(record.get("updated_at"))
         if updated is None:

@@ -478,7 +478,7 @@ def read_batch(
                 if block is not None:
                     yield number, block
                     number += count_lines(block)
-            if number == 1 and raw.tell() == 0:
+            if number == 1 and raw.tell() == 0:  # words: allow
                 raise BadInputError(
                     codes.UNREADABLE_BATCH,
                     f"{url}: the file is empty (0 bytes). Have the file made again.",

@@ -36,7 +36,8 @@ class ChoiceField(NamedTuple):
     def look_name(self) -> str:
         """What a look at this field is called, in `Look.places`.
 
-        It names the choice as well: once a field stands for another choice, nothing is known of it.
+        It names the choice as well: of a field that stands for another choice now, nothing is
+        known.
         """
         return f"{self.place} {json.dumps(self.path)}"
 

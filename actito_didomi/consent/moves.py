@@ -36,9 +36,9 @@ class ProfilePart:
 
 
 def detach_profile(person: Person, now: Micros, rules: Rules) -> ProfilePart:
-    """Take out of a person what belongs to the profile, which has this key no longer.
+    """Remove from a person what belongs to the profile, which has this key no longer.
 
-    A write that is open may still be carried out; whoever made it can't end it any more.
+    A write that is open may still be carried out; the run that made it can't end it any more.
 
     Args:
         person: The person, changed here.

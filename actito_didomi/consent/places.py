@@ -18,7 +18,7 @@ _INVERTED = "!"
 def field_place(kind: Kind, name: str, *, inverted: bool) -> str:
     """Return the place of a field in Actito.
 
-    Inverted and not inverted are two places: what was seen under one meaning of the field tells
+    Inverted and not inverted are two places: what was seen under one meaning of the field shows
     nothing under the other.
 
     Args:

@@ -185,7 +185,7 @@ class ConsentApi:
 def _stored(body: Any) -> list[dict[str, Any]]:
     """Return the events of a response: an event, or a list of them; the latter's form is inferred.
 
-    An element that is no event, such as the refusal of one of an array, is left out.
+    An element without an id, such as the refusal of one of an array, is left out.
     """
     if isinstance(body, dict):
         body = body["data"] if isinstance(body.get("data"), list) else [body]

@@ -160,7 +160,7 @@ class ExportFolder:
                 for number, line in enumerate(lines, start=1):
                     if line.strip():
                         yield number, line
-                if number == 0 and raw.tell() == 0:
+                if number == 0 and raw.tell() == 0:  # words: allow
                     yield 1, Line(file, 1, None, f"{file}: the file is empty (0 bytes).")
         except BROKEN:
             problem = (

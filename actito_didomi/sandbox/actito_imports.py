@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi.sandbox import actito_tables as tables
-from actito_didomi.sandbox.actito_profiles import Profiles, RefusedError, to_moment
+from actito_didomi.sandbox.actito_profiles import Profiles, RefusedError, to_local_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -137,7 +137,7 @@ class Imports:
             rows=rows,
             failure=failure,
             requested_at=self._runtime.monotonic(),
-            started=to_moment(self._runtime.now()),
+            started=to_local_text(self._runtime.now()),
             read=len(rows),
         )
         self._executions[execution.id] = execution
@@ -238,7 +238,7 @@ class Imports:
         if passed < 0:
             return False
         if execution.failure:
-            execution.status, execution.ended = "FAILURE", to_moment(self._runtime.now())
+            execution.status, execution.ended = "FAILURE", to_local_text(self._runtime.now())
             return False
         due = min(len(execution.rows), int(passed * speed) + 1)
         stop = min(due, execution.at + _SLICE)
@@ -252,7 +252,7 @@ class Imports:
         if execution.at == len(execution.rows):
             execution.rows = []
             execution.status = "WITH_ERROR" if execution.errors else "SUCCESS"
-            execution.ended = to_moment(self._runtime.now())
+            execution.ended = to_local_text(self._runtime.now())
             return False
         return stop < due
 

@@ -114,7 +114,7 @@ class Profiles:
         if missing := tables.missing_attributes(table, attributes):
             raise RefusedError(400, f"Mandatory attributes are missing: {', '.join(missing)}")
         self._check_unique(table, attributes, None)
-        now = to_moment(self._runtime.now())
+        now = to_local_text(self._runtime.now())
         profile_id = self._db.run(
             "INSERT INTO profile (table_id, attributes, subscriptions) VALUES (?, ?, ?)",
             table["id"],
@@ -160,7 +160,7 @@ class Profiles:
             self._options.subscription_moves_update_moment
             and {**subscribed, **subscriptions} != subscribed
         ):
-            after["updateMoment"] = to_moment(self._runtime.now())
+            after["updateMoment"] = to_local_text(self._runtime.now())
         self._store(table, profile_id, after, {**subscribed, **subscriptions})
 
     def delete(self, profile_id: int) -> None:
@@ -241,6 +241,6 @@ def _to_response(profile_id: int, attributes: str, subscriptions: str) -> dict[s
     }
 
 
-def to_moment(timestamp: datetime) -> str:
+def to_local_text(timestamp: datetime) -> str:
     """Return a time in Actito's form."""
     return timestamp.strftime("%Y-%m-%d %H:%M:%S")

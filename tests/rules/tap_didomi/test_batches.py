@@ -107,7 +107,7 @@ def test_state_does_not_pass_a_batch_that_can_not_be_read(exports, tmp_path, con
 
 @pytest.mark.parametrize("compression", ["gzip", "none"])
 def test_b13_state_does_not_pass_an_empty_batch_file(tmp_path, config, compression) -> None:
-    """0 bytes are no file without lines: something is missing."""
+    """A file of 0 bytes is not one without lines: something is missing."""
     empty = tmp_path / "empty.jsonl"
     empty.touch()
     batch = {

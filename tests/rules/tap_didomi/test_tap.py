@@ -543,7 +543,7 @@ def test_a13_the_bookmark_stays_before_the_scan(url: str, tmp_path: Path) -> Non
 
 
 def test_an_event_that_is_dated_long_ago_is_read_when_it_comes(url: str, tmp_path: Path) -> None:
-    """Whoever posts it sets its date; when it came Didomi says."""
+    """The program that posts it sets its date; Didomi says when it came."""
     didomi = Didomi(url)
     for person in ("ann", "bob"):
         didomi.say(event(person, channels={"email": True}))

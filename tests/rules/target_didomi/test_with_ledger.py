@@ -1,4 +1,4 @@
-"""target-didomi with a ledger: every user is told, our own events are no choices, all is owed."""
+"""target-didomi with a ledger: every user gets the opt-out, and what is refused is owed."""
 
 from __future__ import annotations
 
