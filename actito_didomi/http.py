@@ -10,7 +10,7 @@ import abc
 import enum
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
 from urllib.parse import quote
 
 import msgspec
@@ -230,6 +230,17 @@ def fill_route(route: str, values: Mapping[str, str]) -> str:
     return route.format_map({name: quote(value, safe="") for name, value in values.items()})
 
 
+class _ServerRuntime:
+    """A runtime with another clock."""
+
+    def __init__(self, runtime: Runtime, now: Callable[[], datetime]) -> None:
+        self._runtime = runtime
+        self.now = now
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._runtime, name)
+
+
 class ApiSession:
     """Requests to one API, from any number of threads.
 
@@ -291,6 +302,15 @@ class ApiSession:
     def now(self) -> datetime:
         """Return the present time by the API's clock; aware of its zone."""
         return to_server_time(self._runtime.now(), self.skew)
+
+    @property
+    def runtime(self) -> Runtime:
+        """The runtime with the API's clock, for all timestamps that are compared with the API's.
+
+        Use it once some requests have shown what that clock is; times by two clocks must not be
+        mixed.
+        """
+        return cast("Runtime", _ServerRuntime(self._runtime, self.now))
 
     def request(
         self,

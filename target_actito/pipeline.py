@@ -92,6 +92,8 @@ class Pipeline:
         structure = read_table(
             self.session, actito.entity_id, actito.table_name, actito.user_unique_key
         )
+        # All timestamps from here on are compared with Actito's.
+        runtime = self._runtime = self.session.runtime
         self.translator = Translator(
             structure, actito.user_unique_key, settings.mappings, actito.zone
         )

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import io
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support import tap_config
+from support import Actito, event, lines, stream_of, tap_config, with_ledger
 
 from actito_didomi.clocks import ServerClock, to_server_time
+from actito_didomi.consent.records import format_timestamp
 from actito_didomi.didomi.session import open_session
 from actito_didomi.runtime import Runtime
 from tap_didomi.config import Settings
 from tap_didomi.tap import TapDidomi
+from target_actito.target import TargetActito
 
 NOON = datetime(2026, 11, 25, 12, tzinfo=timezone.utc)
 
@@ -97,3 +102,24 @@ def test_a13_a_session_knows_the_apis_clock(url: str, caplog: pytest.LogCaptureF
     assert len(warnings) == 1
     warning = warnings[0].replace("7199", "7200")
     assert "our clock shows a time 7200 s later than that of Didomi" in warning
+
+
+def test_a13_a_clock_that_is_ahead_makes_no_opt_in_newer(
+    actito: Actito, config: dict[str, Any], tmp_path: Path
+) -> None:
+    """What a look found before the opt-out isn't taken for a choice of two hours later."""
+
+    class Wrong(TargetActito):
+        runtime = TwoHoursAhead()
+
+    def write(*events: dict[str, Any]) -> None:
+        settings = {**config, **with_ledger(tmp_path)}
+        Wrong(config=settings).listen(io.StringIO(lines(stream_of(*events))))
+
+    actito.create("ann", Newsletter=True)
+    write(event("ann", "2026-10-01T10:00:00Z", channels={"email": False}))
+    assert actito.subscriptions("ann")["Newsletter"] is False
+    actito.change("ann", Newsletter=True)
+    write(event("ann", format_timestamp(Runtime().now()), channels={"email": True}))  # it looks
+    write(event("ann", format_timestamp(Runtime().now()), channels={"email": False}))
+    assert actito.subscriptions("ann")["Newsletter"] is False
