@@ -127,6 +127,14 @@ class ChangeFolder:
         file: IO[bytes] = self._fs.open(f"{self._root}/{name}", "rb")
         return file
 
+    def modified(self, name: str) -> datetime | None:
+        """Return when a file last changed; None where the file system doesn't say."""
+        try:
+            found: datetime = self._fs.modified(f"{self._root}/{name}")
+        except NotImplementedError:
+            return None
+        return found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
+
     def is_stable(self, name: str, seconds: float, now: datetime, stop: Event) -> bool:
         """Return whether a file is complete, judged by its age.
 
@@ -140,16 +148,13 @@ class ChangeFolder:
         path = f"{self._root}/{name}"
         if not seconds:
             return True
-        try:
-            modified = self._fs.modified(path)
-        except NotImplementedError:
+        modified = self.modified(name)
+        if modified is None:
             size = self._fs.size(path)
             if stop.wait(seconds):
                 return False
             self._fs.invalidate_cache()
             return bool(size == self._fs.size(path))
-        if modified.tzinfo is None:
-            modified = modified.replace(tzinfo=timezone.utc)
         return bool(now - modified >= timedelta(seconds=seconds))
 
 

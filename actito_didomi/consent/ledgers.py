@@ -120,6 +120,7 @@ class FoundChange(msgspec.Struct, frozen=True, array_like=True):
         latest: It was made at this timestamp or earlier.
         seen_value: The raw value of the field.
         found_at: When it was found.
+        source: How it became known: `look` or `row`.
     """
 
     person: str
@@ -132,6 +133,7 @@ class FoundChange(msgspec.Struct, frozen=True, array_like=True):
     latest: Micros
     seen_value: Any = None
     found_at: Micros = 0
+    source: str = "look"
 
 
 class OwedCounts:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 _PEOPLE_AT_ONCE = 5_000
 _MOST_SEARCHES = 20
 """How often the whole ledger is searched for profiles that have another key now; per run."""
+_ZONES = 26 * 3600 * 1_000_000
+"""How far times of different zones are apart at most: that of `creationMoment` isn't documented."""
 _IN_IMPORT = Owed.IN_IMPORT
 
 
@@ -214,13 +216,15 @@ class LookLearner:
         """Return whether a profile may have had another key, or isn't the only one with its key."""
         if sight.profile_id is None or person.profile_id == sight.profile_id:
             return False
-        return person.profile_id is not None or not self._is_new(sight, last)
+        if person.profile_id is not None:
+            return True
+        return last is not None and sight.created is not None and sight.created < last.began
 
     def _is_new(self, sight: Sight, last: Look | None) -> bool:
         """Return whether a profile that isn't known needn't have existed at the last look."""
         if last is None or sight.created is None:
             return True
-        return sight.created >= last.began - self._ledger.rules.clock_tolerance
+        return sight.created >= last.began - _ZONES
 
     def _learn_unclear(self, sights: Sequence[Sight], last: Look | None) -> None:
         """Learn looks at profiles under their keys of now, with what is known of them."""
@@ -238,7 +242,7 @@ class LookLearner:
                 old = before.get(profile_id)
                 if old is not None and old != row and people[old].profile_id == profile_id:
                     parts[profile_id] = detach_profile(people[old], now, rules)
-                    self._flag(old, people[old])
+                    self.flag(old, people[old])
             for sight in sights:
                 profile_id = sight.profile_id or ""
                 row = rows[profile_id]
@@ -246,8 +250,8 @@ class LookLearner:
                     change.add_found(item)
                 if row != self._row(sight):
                     self._pass_on(people[row], people[self._row(sight)])
-                    self._flag(self._row(sight), people[self._row(sight)])
-                self._flag(row, people[row])
+                    self.flag(self._row(sight), people[self._row(sight)])
+                self.flag(row, people[row])
 
     def _find_rows(self, profile_ids: set[str]) -> dict[str, str]:
         """Return the keys of the rows in which profiles stand, by their ids."""
@@ -285,7 +289,7 @@ class LookLearner:
             if act is not None and act.value is OPT_OUT:
                 learn(person.entry(path), act)
 
-    def _flag(self, key: str, person: Person) -> None:
+    def flag(self, key: str, person: Person) -> None:
         """Set the flags of what is owed; a profile without a key is owed nothing yet."""
         if profile_of(key) is not None:
             person.owed = Owed.NONE
@@ -331,8 +335,10 @@ class LookLearner:
                 found.append(_found(sight, field, act))
             elif place is not None and not whole:
                 self._note_uncounted(place, sight)
+        if not whole and len(sight.choices) < len(self._reader.fields):
+            self._note_not_shown(person, sight)
         if learned:
-            self._flag(self._row(sight), person)
+            self.flag(self._row(sight), person)
         return found
 
     def _learn_field(
@@ -352,7 +358,9 @@ class LookLearner:
         if place is not None:
             self._prepare(entry, field, place, last)
         elif last is not None and field.look_name in last.places:
-            absent_at = last.began if was_known or self._is_new(sight, last) else None
+            # A subscription of a known profile is always there, so it wasn't shown by mistake.
+            was_absent = field.kind == "attribute" if was_known else self._is_new(sight, last)
+            absent_at = last.began if was_absent else None
             if not was_known and choice is OPT_IN and _waits_for_profile(entry):
                 absent_at = None
         is_act = learn_look(
@@ -383,6 +391,15 @@ class LookLearner:
         self.uncounted += 1
         if held is not None:
             place.held = structs.replace(held, ended=max(held.ended, sight.ended + 1))
+
+    def _note_not_shown(self, person: Person, sight: Sight) -> None:
+        """Record which subscriptions a response lacks, though the look at the table is complete."""
+        for field in self._reader.fields:
+            if field.kind == "subscription" and field not in sight.choices:
+                entry = person.entries.get(field.path)
+                place = None if entry is None else entry.places.get(field.place)
+                if place is not None:
+                    self._note_uncounted(place, sight)
 
     def _prepare(self, entry: Entry, field: ChoiceField, place: Place, last: Look | None) -> None:
         """Bring what is held up to date before something else is learned.
@@ -448,4 +465,5 @@ def _found(sight: Sight, field: ChoiceField, act: Act) -> FoundChange:
         latest=act.latest,
         seen_value=field.value(act.value),
         found_at=sight.ended,
+        source=act.source,
     )
