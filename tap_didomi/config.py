@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 
+from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.didomi.config import (
     REQUIRED,
     DidomiSettings,
@@ -55,6 +56,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = False
     on_bad_line: OnBadLine = "fail"
     client: ClientSettings
+    ledger: LedgerSettings
 
 
 def find_problems(settings: Settings, batch_config: Mapping[str, Any] | None) -> list[str]:

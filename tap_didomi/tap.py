@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities
 
+from actito_didomi.consent.ledgers import LedgerScope
 from actito_didomi.didomi.exports import ExportFolder
 from actito_didomi.didomi.session import open_session
 from actito_didomi.plugin.tap import BaseTap
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     from actito_didomi.http import ApiSession
     from tap_didomi.sources import ConsentSource
     from tap_didomi.streams import DidomiTap
-
-
-_LATE_DAYS = 14
 
 
 class TapDidomi(BaseTap):
@@ -61,6 +59,11 @@ class TapDidomi(BaseTap):
                 "unsubscribe can be turned back. Select consent_events only."
             )
 
+    def ledger_scope(self) -> LedgerScope:
+        """Return the pair as far as it is known here: the organisation in Didomi."""
+        didomi = self.settings.didomi
+        return LedgerScope(organization=didomi.organization_id, regulation=didomi.regulation)
+
     @cached_property
     def source(self) -> ConsentSource:
         """Where consents come from."""
@@ -83,7 +86,7 @@ class TapDidomi(BaseTap):
             ExportFolder(self.settings.export_root or "", self.settings.storage_options),
             export_ids=self.settings.export_ids or None,
             start_date=(self.settings.start_date or "")[:10],
-            late_days=_LATE_DAYS,
+            late_days=self.settings.ledger.late_days,
             broken_lines=self.broken_lines,
             shutdown=self.shutdown,
             runtime=self.runtime,

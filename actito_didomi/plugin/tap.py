@@ -16,9 +16,11 @@ from singer_sdk.helpers.conform import TypeConformanceLevel
 from singer_sdk.singerlib.catalog import REPLICATION_FULL_TABLE, REPLICATION_INCREMENTAL
 
 from actito_didomi import codes
-from actito_didomi.errors import BadInputError, StoppedError
+from actito_didomi.consent.ledgers import Ledger, LedgerScope
+from actito_didomi.errors import BadInputError, SettingsError, StoppedError
 from actito_didomi.plugin.base import BasePlugin, run_safely
 from actito_didomi.plugin.source import BrokenLines
+from actito_didomi.plugin.state import LEDGER
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable, Iterator, Mapping
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from singer_sdk.plugin_base import _ConfigInput
     from singer_sdk.singerlib import RecordMessage
 
+    from actito_didomi.consent.config import LedgerSettings
     from actito_didomi.plugin.source import Batch
 
 _GRACE = 10.0
@@ -55,6 +58,7 @@ class BaseTap(BasePlugin, Tap):
     ]
 
     def __init__(self, **kwargs: Any) -> None:
+        self.ledger: Ledger | None = None
         super().__init__(**kwargs)
         self.shutdown.grace = _GRACE
 
@@ -73,22 +77,35 @@ class BaseTap(BasePlugin, Tap):
             parse_env_config=given.parse_env,
         )
         tap.shutdown.watch()
-        tap.check_catalog()
-        tap.prepare()
         try:
-            tap.sync_all()
-            tap.shutdown.check()
+            tap.read()
+        finally:
+            if tap.ledger is not None:
+                tap.ledger.close()
+
+    def read(self) -> None:
+        """Emit all that is new.
+
+        Raises:
+            ActitoDidomiError: Reading can't go on, or something is missing.
+        """
+        self.check_catalog()
+        self.prepare()
+        self.open_ledger()
+        try:
+            self.sync_all()
+            self.shutdown.check()
         except StoppedError:
-            cls.logger.warning("Stopped by %s.", tap.shutdown.signal_name)
-            tap.shutdown.finish()
-        if skipped := tap.broken_lines.skipped:
-            cls.logger.error(
+            self.logger.warning("Stopped by %s.", self.shutdown.signal_name)
+            self.shutdown.finish()
+        if skipped := self.broken_lines.skipped:
+            self.logger.error(
                 "%d broken line(s) or file(s) were skipped (on_bad_line: skip); their content is "
                 "missing.",
                 skipped,
             )
-        tap.conclude()
-        tap.broken_lines.check()
+        self.conclude()
+        self.broken_lines.check()
 
     def check_catalog(self) -> None:
         """Check that a catalog, if there is one, selects streams that this tap has.
@@ -122,6 +139,67 @@ class BaseTap(BasePlugin, Tap):
     def conclude(self) -> None:
         """Log at the end what was noticed. Override to log more."""
 
+    # The ledger
+
+    def ledger_scope(self) -> LedgerScope:
+        """Return the pair of organisation and table, as far as the settings name it."""
+        return LedgerScope()
+
+    @property
+    def own_ledger(self) -> Ledger:
+        """The ledger, where there must be one."""
+        if self.ledger is None:
+            raise RuntimeError("the ledger is used only once it is open")
+        return self.ledger
+
+    def open_ledger(self) -> None:
+        """Open the ledger if a selected stream uses it, and compare it with STATE; once.
+
+        Bookmarks of a STATE that names no ledger are not used: what was read before, the ledger may
+        not know. Reading it again is harmless.
+
+        Raises:
+            SettingsError: The ledger can't be used, or STATE names another one.
+        """
+        settings: LedgerSettings = self.settings.ledger
+        users = {
+            name: stream
+            for name, stream in self.streams.items()
+            if stream.selected and getattr(stream, "uses_ledger", False)
+        }
+        if not users or self.ledger is not None:
+            return
+        if settings.has_ledger:
+            self.ledger = Ledger.open(settings, self.ledger_scope(), self.runtime)
+        ignored = []
+        for name, state in self.state.get("bookmarks", {}).items():
+            known = state.get(LEDGER)
+            known = known if isinstance(known, str) else None
+            if not state or (name not in users and known is None) or self._belongs(known):
+                continue
+            state.clear()
+            ignored.append(name)
+        if ignored:
+            self.logger.warning(
+                "The bookmarks of %s in STATE are not used, since they don't belong to the ledger: "
+                "everything is read again.",
+                ", ".join(sorted(ignored)),
+            )
+
+    def _belongs(self, ledger_id: str | None) -> bool:
+        """Return whether bookmarks may be used that belong to a ledger, or to none."""
+        on_lost = self.settings.ledger.on_lost_ledger
+        if self.ledger is not None:
+            return self.ledger.check_state(ledger_id, on_lost=on_lost) and ledger_id is not None
+        if ledger_id is not None and on_lost == "fail":
+            raise SettingsError(
+                codes.LEDGER_MISSING,
+                "ledger_url is `none`, but STATE belongs to a ledger: what is owed, and who chose "
+                "what, stands there. Set ledger_url to it. To work without it from now on, set "
+                "`on_lost_ledger: baseline` for one run: then everything is read again.",
+            )
+        return ledger_id is None
+
     @classmethod
     def cb_discover(cls, ctx: click.Context, param: click.Option, value: bool) -> None:
         """Run discovery; an error shows no values."""
@@ -140,6 +218,8 @@ class CheckpointStream(Stream):
     source says where reading can resume, and STATE is written there only.
     """
 
+    uses_ledger = True
+    """Whether its bookmark has a meaning only together with the ledger."""
     TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
     STATE_MSG_FREQUENCY = sys.maxsize
 
@@ -193,6 +273,9 @@ class CheckpointStream(Stream):
     def checkpoint(self, state: Mapping[str, Any]) -> None:
         """Set keys of the stream's state (None removes one), and write STATE."""
         own = self.stream_state
+        ledger = cast("BaseTap", self._tap).ledger
+        if self.uses_ledger and ledger is not None:
+            own[LEDGER] = ledger.id
         for key, value in state.items():
             if value is None:
                 own.pop(key, None)
@@ -228,6 +311,7 @@ class CheckpointStream(Stream):
 
         The SDK's own loop, for stream maps, deselected properties and tests, takes twice as long.
         """
+        cast("BaseTap", self._tap).open_ledger()  # where a program runs streams without `read`
         raw = getattr(self._runtime.stdout, "buffer", None)
         if raw is None or not write_messages or self._must_change_records():
             yield from super()._sync_records(context, write_messages=write_messages)
