@@ -51,7 +51,7 @@ class Code:
         return f"AD{self.number} {self.name}"
 
 
-# Group AD1xx, configuration
+# Group AD1xx, configuration; 117 is kept for `snapshot_in_use`, which is gone
 
 INVALID_SETTING = Code(101, "invalid_setting", "error")
 """A setting is missing, has the wrong type or value, or doesn't fit another setting.
@@ -134,11 +134,6 @@ NOTHING_SELECTED = Code(116, "nothing_selected", "error")
 """The catalog selects no stream that the tap has, so nothing would be read.
 
 Select one of the streams that the message lists, or run without a catalog.
-"""
-SNAPSHOT_IN_USE = Code(117, "snapshot_in_use", "error")
-"""Another run has moved the same snapshot at the same time.
-
-Nothing is lost: run again once it has ended, and run one job per snapshot at a time.
 """
 LEDGER_MISSING = Code(118, "ledger_missing", "error")
 """The ledger that STATE names, or that `require_ledger` demands, isn't at `ledger_url`.

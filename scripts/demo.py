@@ -294,7 +294,7 @@ def both_directions(sandbox: Sandbox, environment: dict[str, str]) -> None:
     """Opt two people out, one on each side, and sync both directions."""
     console.print(
         "[bold]4.[/] meltano run actito-to-didomi      (= tap-actito target-didomi), the first "
-        "run:\n   it takes a snapshot that later runs are compared with, and emits nothing ..."
+        "run:\n   it looks at all profiles, so that later looks have a baseline ..."
     )
     show_reverse(run_job("actito-to-didomi", 1, environment))
     in_actito, in_didomi = (
@@ -340,7 +340,6 @@ def main() -> None:
     DEMO.mkdir()
     port = free_port()
     actito, didomi = f"http://127.0.0.1:{port}/actito", f"http://127.0.0.1:{port}/didomi/v1"
-    snapshot = f"sqlite:///{DEMO / 'snapshot.db'}"
     environment = {k: v for k, v in os.environ.items() if not k.startswith(_SCRUB)}
     environment |= {
         "MELTANO_DATABASE_URI": f"sqlite:///{DEMO / 'meltano.db'}",
@@ -352,10 +351,8 @@ def main() -> None:
         "TARGET_ACTITO_BULK_EMPTY_CELLS": "unchanged",
         "TARGET_ACTITO_BULK_POLL_INTERVAL": "0.5",
         "TARGET_ACTITO_REJECTS_PATH": str(DEMO / "actito-rejects.jsonl"),
-        "TARGET_ACTITO_SNAPSHOT_URL": snapshot,
         "TAP_DIDOMI_EXPORT_ROOT": f"file://{DEMO / 'exports'}",
         "TAP_ACTITO_API_URL": actito,
-        "TAP_ACTITO_SNAPSHOT_URL": snapshot,
         "TARGET_DIDOMI_API_URL": didomi,
         "TARGET_DIDOMI_REJECTS_PATH": str(DEMO / "didomi-rejects.jsonl"),
         "NO_COLOR": "1",

@@ -13,6 +13,7 @@ from actito_didomi.actito.config import (
     find_account_problems,
     missing_settings,
 )
+from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.mapping import check_mappings
 from actito_didomi.consent.reverse_mapping import reverse_mappings
 from actito_didomi.errors import InvalidMappingError
@@ -21,7 +22,6 @@ from actito_didomi.plugin.config import (
     Connector,
     Mappings,
     OnBadLine,
-    SnapshotUrl,
     StorageOptions,
 )
 from actito_didomi.settings import setting
@@ -29,9 +29,12 @@ from actito_didomi.settings import setting
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-DEFAULT_SNAPSHOT = "sqlite:///actito-snapshot.db"
 GROUPS = [list(REQUIRED), ["connector"]]
 """Settings that are complete together."""
+NEEDS_LEDGER = (
+    "change_source: `api` compares the table with the ledger, and ledger_url is `none`. Set "
+    "ledger_url, or read exports (change_source: `exports`, with export_root)."
+)
 _COLUMN_NAMES = (*COLUMNS, "person")
 
 
@@ -46,7 +49,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         setting(
             "Source of changes",
             "Where changes of subscriptions come from: `exports` reads files of Actito's "
-            "profile-change export (incremental), `api` compares the table with a snapshot.",
+            "profile-change export (incremental), `api` looks at the whole table and compares it "
+            "with the ledger.",
         ),
     ] = "api"
     export_root: Annotated[
@@ -78,14 +82,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 60
     on_bad_line: OnBadLine = "fail"
-    snapshot_url: SnapshotUrl | None = None
-    emit_initial: Annotated[
-        bool,
-        setting(
-            "Emit initial snapshot",
-            "Emit initial snapshot: emit every subscription as a change on the first run.",
-        ),
-    ] = False
     trust_update_moment: Annotated[
         bool,
         setting(
@@ -99,6 +95,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, setting("Page size", "Profiles per request.", advanced=True, ge=1, le=10_000)
     ] = 1000
     client: ClientSettings
+    ledger: LedgerSettings
 
 
 def find_problems(settings: Settings) -> list[str]:

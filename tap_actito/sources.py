@@ -1,48 +1,45 @@
-"""Where changes of subscriptions come from: export files, or comparing the table with a snapshot.
+"""Where changes of subscriptions come from: export files, or looks at the table.
 
 A source gets plain data and yields batches. It emits nothing and writes no state: streams do.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from datetime import datetime, timedelta, timezone
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from actito_didomi.actito import ConversionError, ValueType, convert
-from actito_didomi.actito.changes import ChangeFile, SubscriptionChange
+from actito_didomi.actito.changes import ChangeFile
 from actito_didomi.actito.listing import list_profiles
-from actito_didomi.consent.ledger import Entry, PersonField
+from actito_didomi.consent.conflicts import to_micros
 from actito_didomi.errors import BadInputError
+from actito_didomi.files import add_marks, keep_marks, unread
 from actito_didomi.plugin.source import PROGRESS_INTERVAL, Batch
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping
     from zoneinfo import ZoneInfo
 
     from actito_didomi.actito import TableStructure
-    from actito_didomi.actito.changes import ChangeFolder
-    from actito_didomi.actito.listing import Profile, ProfilePage
-    from actito_didomi.consent.ledger import Ledger
-    from actito_didomi.consent.mapping import Mapping as ConsentMapping
-    from actito_didomi.consent.reverse_mapping import ReverseMapping
+    from actito_didomi.actito.changes import ChangeFolder, SubscriptionChange
+    from actito_didomi.actito.listing import ProfilePage
+    from actito_didomi.consent.ledgers import Ledger
+    from actito_didomi.files import ListedFile
     from actito_didomi.http import ApiSession
+    from actito_didomi.plugin.looks import LookLearner
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.plugin.source import BrokenLines
     from actito_didomi.runtime import Runtime
-    from tap_actito.snapshot import Numbered, Snapshot, SnapshotRow, States
+    from tap_actito.found import FoundChanges
+    from tap_actito.rows import RowLearner
 
 _UPDATE_OVERLAP = timedelta(minutes=5)
-_LEDGER_BATCH = 1000
-"""Changes whose ledger entries are read and written together."""
-_CLOCK_TOLERANCE = timedelta(minutes=1)
-"""By how much Actito's clock and ours may differ."""
-_LONG_AGO = datetime(1970, 1, 1, tzinfo=timezone.utc)
-"""When a profile may have changed that was never looked at before."""
-_ATTRIBUTE = "@"
-"""Marks attributes among states; no subscription begins so."""
+_LEARN_AT_ONCE = 1000
+"""Rows that are learned in one transaction."""
+_FILES = "files"
+_NEWEST_UPDATE = "newest_update"
 
 
 class ChangeSource(Protocol):
@@ -84,9 +81,10 @@ class TableAccess:
 
 @dataclass(frozen=True)
 class ExportSource:
-    """Reads each new file of Actito's export of profile changes once, in order of their names.
+    """Reads each new or grown file of Actito's export of profile changes once.
 
-    The state lists the names of the files that were read to the end.
+    The state holds a mark of each file that was read to the end. The order of the files has no
+    meaning: of each choice the newest counts, in whatever order they are read.
 
     Attributes:
         table: The table.
@@ -94,8 +92,7 @@ class ExportSource:
         columns: Names of columns that differ from the usual ones.
         min_age: Seconds since its last change after which a file counts as complete.
         broken_lines: What to do about them.
-        ledger: Where to record people's opt-outs; None where there is none.
-        reverse_mappings: What subscriptions stand for.
+        learner: Learns the rows into the ledger; None without one.
     """
 
     table: TableAccess
@@ -103,8 +100,7 @@ class ExportSource:
     columns: Mapping[str, str]
     min_age: float
     broken_lines: BrokenLines
-    ledger: Ledger | None
-    reverse_mappings: Mapping[tuple[str, str], ReverseMapping]
+    learner: RowLearner | None
 
     def read(self, state: Mapping[str, Any]) -> Iterator[Batch[SubscriptionChange]]:
         """Yield the changes of each file that is new; a batch is a file.
@@ -114,25 +110,23 @@ class ExportSource:
             BadInputError: A file or line is broken.
         """
         table = self.table
-        found = self.folder.names()
-        known = set(state.get("files") or [])
-        # Names of files that are gone need not be remembered.
-        done = [name for name in state.get("files") or [] if name in found]
-        new = [name for name in found if name not in known]
-        table.logger.info("Exports: %d file(s), %d of them new.", len(found), len(new))
-        # Where target-actito records nothing it reads nothing either.
-        ledger = self.ledger if self.ledger is not None and self.ledger.has("pipeline") else None
-        for name in new:
-            if not self._is_stable(name):
+        files = self.folder.files()
+        known = state.get(_FILES)
+        marks = keep_marks(known if isinstance(known, str) else "", files)
+        new = unread(files, marks)
+        table.logger.info("Exports: %d file(s), %d of them new or grown.", len(files), len(new))
+        for file in new:
+            if not self._is_stable(file.name):
                 table.logger.info(
-                    "Exports: %s may still be uploading; stopping here until the next run.", name
+                    "Exports: %s may still be uploading; stopping here until the next run.",
+                    file.name,
                 )
                 return
-            changes = self._read_file(name)
-            if ledger is not None:
-                changes = self._learn_opt_outs(ledger, changes)
-            done = [*done, name]
-            yield Batch(changes, {"files": done})
+            changes = self._read_file(file.name)
+            if self.learner is not None:
+                changes = self._learn(self.learner, file, changes)
+            marks = add_marks(marks, [file])
+            yield Batch(changes, {_FILES: marks})
 
     def _is_stable(self, name: str) -> bool:
         table = self.table
@@ -165,224 +159,95 @@ class ExportSource:
             file.other_lines,
         )
 
-    def _learn_opt_outs(
-        self, ledger: Ledger, changes: Iterator[SubscriptionChange]
+    def _learn(
+        self, learner: RowLearner, file: ListedFile, changes: Iterator[SubscriptionChange]
     ) -> Iterator[SubscriptionChange]:
-        """Record people's opt-outs before they are emitted."""
-        inverted = inverted_fields(found.mapping for found in self.reverse_mappings.values())
-        while part := list(islice(changes, _LEDGER_BATCH)):
-            opt_outs = list(read_opt_outs(part, self.reverse_mappings))
-            written = ledger.read("pipeline", {field.person for field, _ in opt_outs})
-            ledger.learn(
-                [(f, entry) for f, entry in opt_outs if not is_written(entry, written.get(f))],
-                inverted,
-            )
-            yield from part
+        """Learn the rows of a file before they are emitted."""
+        arrived_at = self.folder.modified(file.name) or self.table.runtime.now()
+        while part := list(islice(changes, _LEARN_AT_ONCE)):
+            yield from learner.learn(part, arrived_at)
 
 
-def inverted_fields(mappings: Iterable[ConsentMapping]) -> frozenset[tuple[str, str]]:
-    """Return kind and name of each field for which true in Actito is an opt-out."""
-    return frozenset((mapping.type, mapping.id) for mapping in mappings if mapping.invert)
+# Looks at the table
 
 
-def read_opt_outs(
-    changes: Iterable[SubscriptionChange],
-    reverse_mappings: Mapping[tuple[str, str], ReverseMapping],
-) -> Iterator[tuple[PersonField, Entry]]:
-    """Yield the opt-outs of known people in mapped fields, in the order of the changes."""
-    for change in changes:
-        mapping = reverse_mappings.get((change.kind, change.subscription))
-        if change.person is None or mapping is None or mapping.choice(change.subscribed):
-            continue
-        yield (
-            PersonField(change.person, change.kind, change.subscription),
-            Entry(change.subscribed, change.changed_after or change.changed_at, change.changed_at),
-        )
+class TableLook:
+    """A look at the table, learned into the ledger page by page; one per run.
 
-
-def is_written(found: Entry, written: Entry | None) -> bool:
-    """Return whether a change in an export is one that target-actito wrote.
-
-    Actito's timestamps are whole seconds of its own clock.
-    """
-    return (
-        written is not None
-        and written.value is found.value
-        and found.latest >= written.earliest - _CLOCK_TOLERANCE
-        and found.earliest <= written.latest + _CLOCK_TOLERANCE
-    )
-
-
-# The API
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What a page of profiles shows next to the snapshot.
-
-    Attributes:
-        states: The states now, one entry for each row of the snapshot.
-        changes: What changed since the last look.
-        own: What people changed themselves, for the ledger.
-    """
-
-    states: list[States] = field(default_factory=list)
-    changes: list[SubscriptionChange] = field(default_factory=list)
-    own: dict[PersonField, Entry] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SnapshotSource:
-    """Compares the whole table with a snapshot.
-
-    The state holds the id of the snapshot, and the number of the last change that was emitted.
-
-    Attributes:
+    Args:
         table: The table.
-        snapshot: What the table looked like when it was last read.
-        ledger: Holds what target-actito wrote; gets what people changed themselves.
-        inverted: Kind and name of each field for which true in Actito is an opt-out.
-        attributes: Boolean attributes that are compared as well.
+        ledger: Where it is learned.
+        learner: Learns pages.
         page_size: Profiles per request.
-        emit_initial: Whether the first read yields all subscriptions as changes.
-        trust_update_moment: Whether to request only profiles whose `updateMoment` moved.
+        is_mapped: Whether it looks at the fields of mappings, not only at the others.
     """
 
-    table: TableAccess
-    snapshot: Snapshot
-    ledger: Ledger
-    inverted: frozenset[tuple[str, str]]
-    attributes: Sequence[str]
-    page_size: int
-    emit_initial: bool
-    trust_update_moment: bool
+    def __init__(
+        self,
+        table: TableAccess,
+        ledger: Ledger,
+        learner: LookLearner,
+        page_size: int,
+        *,
+        is_mapped: bool,
+    ) -> None:
+        self._table = table
+        self._ledger = ledger
+        self._learner = learner
+        self._page_size = page_size
+        self._is_mapped = is_mapped
+        self.newest_update: str | None = None
+        """The newest `updateMoment` that was seen, once the look is complete, as Actito has it."""
+        self.is_done = False
 
-    def read(self, state: Mapping[str, Any]) -> Iterator[Batch[SubscriptionChange]]:
-        """Yield the changes between the snapshot and the table; a batch is a page of profiles.
+    @property
+    def has_baseline(self) -> bool:
+        """Whether a complete look has shown all fields before."""
+        return self._learner.covers(self._ledger.last_look())
 
-        First come those that were found before and that no STATE has passed.
+    def run(self, since: str | None = None) -> Iterator[None]:
+        """Look at each page and learn it, unless this was done in this run already.
+
+        Args:
+            since: Only profiles updated since, in Actito's form; None for all.
+
+        Yields:
+            Nothing, after each page: what it shows can be emitted.
+
+        Raises:
+            ActitoDidomiError: The look is not complete.
         """
-        snapshot, logger = self.snapshot, self.table.logger
-        clock = self.table.runtime.monotonic
-        emitted = int(state.get("emitted") or 0) if state.get("snapshot") == snapshot.id else 0
-        snapshot.forget(emitted)
-        while pending := snapshot.pending(emitted):
-            logger.info("Found before and not acknowledged: %d changes.", len(pending))
-            emitted = pending[-1][0]
-            yield self._batch(pending, emitted)
-        first = not snapshot.complete
-        emits_new = not first or self.emit_initial
-        since = snapshot.newest_update if self.trust_update_moment and not first else None
-        newest, read, last = since, 0, clock()
-        for page in self._pages(since):
-            self.table.shutdown.check()
-            if found := self._changes(page, first=first, emits_new=emits_new):
-                emitted = found[-1][0]
-                yield self._batch(found, emitted)
-            timestamps = [str(p.attributes.get("updateMoment") or "") for p in page.profiles]
-            newest = max([newest or "", *timestamps])
+        if self.is_done:
+            return
+        table, last = self._table, self._ledger.last_look()
+        clock = table.runtime.monotonic
+        began = ended = to_micros(table.runtime.now())
+        is_first = not self._learner.covers(last)
+        newest, read, logged = since or "", 0, clock()
+        for page in self._pages(None if is_first else since):
+            table.shutdown.check()
+            self._learner.learn_page(page, last)
+            yield
+            ended = to_micros(page.read_at)
+            newest = max(
+                [newest, *(str(p.attributes.get("updateMoment") or "") for p in page.profiles)]
+            )
             read += len(page.profiles)
-            if clock() - last > PROGRESS_INTERVAL:
-                last = clock()
-                logger.info("Changes: %d profiles compared.", read)
-        snapshot.finish(_earlier(newest) if newest else None)
-        if first and not emits_new:
-            logger.info(
-                "Changes: the snapshot of %d profiles is complete; the next run emits what "
-                "changed since.",
+            if clock() - logged > PROGRESS_INTERVAL:
+                logged = clock()
+                table.logger.info("Look at the table: %d profiles read.", read)
+        self.is_done = True
+        if not self._learner.uncounted:  # who is written to just now must be looked at again
+            self.newest_update = _earlier(newest) if newest else None
+        names = self._learner.look_names
+        if self._is_mapped or last is None or names >= last.places:
+            self._ledger.record_look(began, ended, names, read)
+        if is_first:
+            table.logger.info(
+                "Baseline: the first look at all %d profiles is complete; from now on changes are "
+                "emitted.",
                 read,
             )
-        yield self._batch([], emitted)
-
-    def _batch(self, found: list[Numbered], emitted: int) -> Batch[SubscriptionChange]:
-        changes = [change for _, change in found]
-        return Batch(changes, {"snapshot": self.snapshot.id, "emitted": emitted or None})
-
-    def _changes(self, page: ProfilePage, *, first: bool, emits_new: bool) -> list[Numbered]:
-        """Compare a page with the snapshot, record what was found, and move the snapshot.
-
-        The ledger comes first: if this is killed before the snapshot has moved, the next run finds
-        the same changes again.
-        """
-        rows = self.snapshot.rows(page.profiles)
-        people = {person for row in rows if (person := person_of(row.profile, self.table.key))}
-        since = min((row.last_look or _LONG_AGO for row in rows), default=_LONG_AGO)
-        written = self.ledger.read("pipeline", people, since=since)
-        found = self._compare(page, rows, written, first=first, emits_new=emits_new)
-        self.ledger.learn(found.own.items(), self.inverted)
-        return self.snapshot.store(rows, found.states, found.changes, page.asked_at)
-
-    def _compare(
-        self,
-        page: ProfilePage,
-        rows: Iterable[SnapshotRow],
-        written: Mapping[PersonField, Entry],
-        *,
-        first: bool,
-        emits_new: bool,
-    ) -> Comparison:
-        """Find what changed, and what of it people changed themselves.
-
-        What target-actito wrote since the last look is no change of the person's: it had happened
-        by the end of the writing. If something else holds now, the person changed it after that,
-        also where it is what held before.
-        """
-        found = Comparison()
-        for row in rows:
-            states, before = self._states(row), row.before
-            found.states.append(states)
-            if before is None and not emits_new:
-                continue
-            last_look = row.last_look or _LONG_AGO
-            person = person_of(row.profile, self.table.key)
-            for name, state in states.items():
-                where = PersonField(person or "", _kind(name), name.removeprefix(_ATTRIBUTE))
-                write = written.get(where)
-                if write is not None and write.latest < last_look:
-                    write = None
-                if before is None:
-                    changed = state or first
-                else:
-                    # A subscription that is new in the table begins as not subscribed.
-                    changed = before.get(name) is not state and (state or name in before)
-                window, source = (last_look, page.read_at), "api"
-                if write is not None and write.value is state:
-                    window, source = (last_look, min(write.latest, page.read_at)), "target-actito"
-                elif write is not None and write.latest <= page.asked_at:
-                    changed, window = True, (write.earliest, page.read_at)
-                if changed:
-                    change = SubscriptionChange(
-                        row.profile.id,
-                        person,
-                        where.name,
-                        state,
-                        changed_at=window[1],
-                        changed_after=window[0],
-                        source=source,
-                        kind=_kind(name),
-                    )
-                    found.changes.append(change)
-                    if person is not None and source == "api":
-                        found.own[where] = Entry(state, *window)
-        return found
-
-    def _states(self, row: SnapshotRow) -> States:
-        """Return the subscriptions of a profile, and the attributes that are compared.
-
-        Where its subscriptions are unknown, they are as they were.
-        """
-        profile = row.profile
-        known = profile.subscriptions
-        states: States = dict(row.before or {}) if known is None else dict(known)
-        for name in self.attributes:
-            value = profile.attributes.get(name)
-            if value is not None:
-                try:
-                    found = convert(value, ValueType.BOOLEAN, self.table.zone)
-                except ConversionError:
-                    continue
-                states[_ATTRIBUTE + name] = bool(found)
-        return states
 
     def _pages(self, since: str | None) -> Iterator[ProfilePage]:
         """Yield the profiles updated since, or all of them.
@@ -390,11 +255,11 @@ class SnapshotSource:
         The filter is inferred. The newest profile of the last run must pass it; where nothing does,
         Actito doesn't understand it.
         """
-        table = self.table
+        table = self._table
         if since is not None:
             empty = True
             for page in list_profiles(
-                table.session, table.structure, self.page_size, table.runtime, since
+                table.session, table.structure, self._page_size, table.runtime, since
             ):
                 empty = False
                 yield page
@@ -404,17 +269,67 @@ class SnapshotSource:
                 "trust_update_moment: Actito doesn't seem to understand the filter on "
                 "updateMoment; reading the whole table instead."
             )
-        yield from list_profiles(table.session, table.structure, self.page_size, table.runtime)
+        yield from list_profiles(table.session, table.structure, self._page_size, table.runtime)
 
 
-def person_of(profile: Profile, key: str) -> str | None:
-    """Return the value of a profile's key attribute; None where it is absent or empty."""
-    person = profile.attributes.get(key)
-    return None if person is None or person == "" else str(person)
+@dataclass(frozen=True)
+class LookSource:
+    """Looks at the whole table, and yields what people changed since the last look.
+
+    The first look is the baseline: it yields nothing.
+
+    Attributes:
+        found: The changes that the ledger has numbered.
+        look: The look of this run.
+        trust_update_moment: Whether to request only profiles whose `updateMoment` moved.
+    """
+
+    found: FoundChanges
+    look: TableLook
+    trust_update_moment: bool
+
+    def read(self, state: Mapping[str, Any]) -> Iterator[Batch[SubscriptionChange]]:
+        """Yield the changes; first those that were found before and that no STATE has passed."""
+        yield from self.found.batches()
+        since = state.get(_NEWEST_UPDATE) if self.trust_update_moment else None
+        for _ in self.look.run(since if isinstance(since, str) else None):
+            yield from self.found.batches()
+        yield from self.found.batches()
+        newest = self.look.newest_update or since
+        yield Batch([], {**self.found.state, _NEWEST_UPDATE: newest if since or newest else None})
 
 
-def _kind(name: str) -> Literal["subscription", "attribute"]:
-    return "attribute" if name.startswith(_ATTRIBUTE) else "subscription"
+@dataclass(frozen=True)
+class LearnedExportSource:
+    """Reads exports into the ledger, and yields what people changed, without our own writes.
+
+    Attributes:
+        exports: The exports; they learn what they read.
+        found: The changes that the ledger has numbered.
+        look: A look at the table, for the baseline.
+        learner: Learns rows.
+    """
+
+    exports: ExportSource
+    found: FoundChanges
+    look: TableLook
+    learner: RowLearner
+
+    def read(self, state: Mapping[str, Any]) -> Iterator[Batch[SubscriptionChange]]:
+        """Yield the changes; first those that were found before and that no STATE has passed."""
+        yield from self.found.batches()
+        if not self.look.has_baseline:
+            for _ in self.look.run():
+                yield from self.found.batches()
+        self.learner.move_keyless()
+        for batch in self.exports.read(state):
+            rows = iter(batch.items)
+            while list(islice(rows, _LEARN_AT_ONCE)):
+                yield from self.found.batches()
+            yield from self.found.batches()
+            yield Batch([], {**(batch.state or {}), **self.found.state})
+        yield from self.found.batches()
+        yield Batch([], self.found.state)
 
 
 def _earlier(timestamp: str) -> str:

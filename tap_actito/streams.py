@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter, OrderedDict
-from contextlib import ExitStack, closing
 from datetime import datetime, timedelta
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, cast
 
 from singer_sdk import typing as th
 from singer_sdk.helpers.types import Context  # noqa: TC002 - the SDK reads annotations
 
+from actito_didomi import codes
 from actito_didomi.actito import ValueType
-from actito_didomi.actito.changes import ChangeFolder
 from actito_didomi.actito.listing import list_profiles
 from actito_didomi.consent.choices import to_consents
 from actito_didomi.consent.conflicts import resolve_tie
-from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.records import format_timestamp
 from actito_didomi.errors import SettingsError
 from actito_didomi.plugin.source import PROGRESS_INTERVAL
 from actito_didomi.plugin.tap import CheckpointStream
-from tap_actito.config import DEFAULT_SNAPSHOT, missing_for_sync
-from tap_actito.snapshot import Snapshot
-from tap_actito.sources import ExportSource, SnapshotSource, TableAccess, inverted_fields
+from tap_actito.config import NEEDS_LEDGER, missing_for_sync
+from tap_actito.found import FoundChanges
+from tap_actito.sources import LearnedExportSource, LookSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -33,13 +31,14 @@ if TYPE_CHECKING:
     from actito_didomi.actito import Attribute, TableStructure
     from actito_didomi.actito.changes import SubscriptionChange
     from actito_didomi.actito.listing import Profile
+    from actito_didomi.consent.ledgers import Ledger
     from actito_didomi.consent.reverse_mapping import ReverseMapping
     from actito_didomi.http import ApiSession
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.plugin.source import BrokenLines
     from actito_didomi.runtime import Runtime
     from tap_actito.config import Settings
-    from tap_actito.sources import ChangeSource
+    from tap_actito.sources import ChangeSource, ExportSource, TableLook
 
 _NAMESPACE = uuid.UUID("6f0c2b1e-7d0a-5d53-9a55-0f5c2f0f6b1d")
 """Of the ids of consent events; it never changes, or events would be posted twice."""
@@ -88,6 +87,18 @@ class ActitoTap(Protocol):
         """What distinguishes this table from all others."""
 
     @property
+    def ledger(self) -> Ledger | None:
+        """The ledger; None without one."""
+
+    @property
+    def exports(self) -> ExportSource:
+        """The exports of profile changes."""
+
+    @property
+    def table_look(self) -> TableLook:
+        """The look at the table of this run."""
+
+    @property
     def reverse_mappings(self) -> Mapping[tuple[str, str], ReverseMapping]:
         """The reverse mappings, checked against the table."""
 
@@ -109,6 +120,7 @@ class Profiles(ActitoStream):
     """
 
     name = "profiles"
+    uses_ledger = False
     primary_keys = ("profileId",)
     replication_key = "updateMoment"
 
@@ -203,6 +215,9 @@ def schema_of(structure: TableStructure) -> dict[str, Any]:
 class ChangeStream(ActitoStream):
     """Changes of subscriptions, from either source; subclasses say what a record is."""
 
+    emits_acts: ClassVar[bool] = False
+    """Whether only what people changed is emitted of exports, without our own writes."""
+
     @property
     def compared_attributes(self) -> Sequence[str]:
         """Boolean attributes whose changes count as well."""
@@ -210,55 +225,44 @@ class ChangeStream(ActitoStream):
 
     def batches(self) -> Iterator[Iterable[SubscriptionChange]]:
         """Yield the changes in batches, and write STATE after each."""
-        with ExitStack() as resources:
-            yield from self.follow(self._open_source(resources).read(self.resume_state))
+        yield from self.follow(self.source(self.resume_state).read(self.resume_state))
 
-    def _open_source(self, resources: ExitStack) -> ChangeSource:
-        actito, settings = self.actito, self.actito.settings
-        table = TableAccess(
-            session=actito.session,
-            structure=actito.structure,
-            key=settings.actito.user_unique_key,
-            zone=actito.zone,
-            shutdown=actito.shutdown,
-            runtime=actito.runtime,
-            logger=self.logger,
-        )
-        url = settings.snapshot_url
-        if settings.change_source == "exports":
-            if self.compared_attributes:
-                self.logger.info(
-                    "Exports of profile changes hold no changes of attributes (%s); use "
-                    "change_source api for these.",
-                    ", ".join(self.compared_attributes),
-                )
-            return ExportSource(
-                table,
-                ChangeFolder(settings.export_root or "", settings.storage_options),
-                columns={k: v for k, v in settings.export_columns.items() if v},
-                min_age=settings.export_grace,
-                broken_lines=actito.broken_lines,
-                ledger=self._open_ledger(url, resources) if url else None,
-                reverse_mappings=actito.reverse_mappings,
+    def source(self, state: Mapping[str, Any]) -> ChangeSource:
+        """Return where the changes come from.
+
+        Args:
+            state: State of the stream, as the last run left it.
+        """
+        actito, ledger = self.actito, self.actito.ledger
+        if actito.settings.change_source == "api":
+            return self._looks(state)
+        if self.compared_attributes:
+            self.logger.info(
+                "Exports of profile changes hold no changes of attributes (%s); use "
+                "change_source api for these.",
+                ", ".join(self.compared_attributes),
             )
-        url = url or DEFAULT_SNAPSHOT
-        scope = "/".join([*actito.account, self.name])
-        snapshot = resources.enter_context(closing(Snapshot(url, scope, actito.runtime)))
-        return SnapshotSource(
-            table,
-            snapshot,
-            self._open_ledger(url, resources),
-            inverted=inverted_fields(settings.mappings),
-            attributes=self.compared_attributes,
-            page_size=settings.page_size,
-            emit_initial=settings.emit_initial,
-            trust_update_moment=settings.trust_update_moment,
+        exports = actito.exports
+        if ledger is None or not self.emits_acts:
+            return exports
+        found = self._found(ledger, state)
+        learner = exports.learner
+        if learner is None:
+            return exports
+        return LearnedExportSource(exports, found, actito.table_look, learner)
+
+    def _looks(self, state: Mapping[str, Any]) -> LookSource:
+        actito, ledger = self.actito, self.actito.ledger
+        if ledger is None:
+            raise SettingsError(codes.INVALID_SETTING, NEEDS_LEDGER)
+        return LookSource(
+            self._found(ledger, state), actito.table_look, actito.settings.trust_update_moment
         )
 
-    def _open_ledger(self, url: str, resources: ExitStack) -> Ledger:
-        return resources.enter_context(
-            closing(Ledger(url, self.actito.account, self.actito.runtime))
-        )
+    def _found(self, ledger: Ledger, state: Mapping[str, Any]) -> FoundChanges:
+        found = FoundChanges(ledger, state)
+        found.check(self.actito.settings.ledger.late_days)
+        return found
 
 
 class SubscriptionChanges(ChangeStream):
@@ -281,6 +285,8 @@ class SubscriptionChanges(ChangeStream):
         del context
         for batch in self.batches():
             for change in batch:
+                if change.kind != "subscription":
+                    continue
                 yield {
                     "profileId": change.profile_id,
                     "key": change.person,
@@ -312,6 +318,7 @@ class ConsentEvents(ChangeStream):
     """
 
     name = "consent_events"
+    emits_acts = True
     primary_keys = ("id",)
     schema = th.PropertiesList(
         th.Property("id", th.StringType),
@@ -376,9 +383,10 @@ class ConsentEvents(ChangeStream):
         self, change: SubscriptionChange, choices: dict[tuple[str, ...], bool]
     ) -> dict[str, Any]:
         said, consents = _say(tuple(choices.items()))
-        window = "after" if change.changed_after else "at"
-        timestamp = format_timestamp(change.changed_after or change.changed_at)
-        name = "\n".join([*self._account, change.person or "", window, timestamp, said])
+        after = format_timestamp(change.changed_after) if change.changed_after else ""
+        name = "\n".join(
+            [*self._account, change.person or "", after, format_timestamp(change.changed_at), said]
+        )
         event: dict[str, Any] = {
             "id": str(uuid.uuid5(_NAMESPACE, name)),
             "created_at": format_timestamp(change.changed_at),

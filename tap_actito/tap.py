@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi import codes
-from actito_didomi.actito import TableStructure, ValueType, open_session, read_table
+from actito_didomi.actito import (
+    ProfileTable,
+    TableStructure,
+    ValueType,
+    open_session,
+    read_table,
+)
+from actito_didomi.actito.changes import ChangeFolder
 from actito_didomi.actito.table import find_only_table
+from actito_didomi.consent.conflicts import to_micros
+from actito_didomi.consent.identity import matching_of
+from actito_didomi.consent.ledgers import LedgerScope
 from actito_didomi.consent.reverse_mapping import ReverseMapping, reverse_mappings
 from actito_didomi.errors import SettingsError
 from actito_didomi.plugin.connector import unfold_connector
+from actito_didomi.plugin.looks import LookLearner, ProfileReader
 from actito_didomi.plugin.tap import BaseTap
-from tap_actito.config import Settings, find_problems, missing_for_sync
+from tap_actito.config import NEEDS_LEDGER, Settings, find_problems, missing_for_sync
+from tap_actito.fields import find_fields
+from tap_actito.found import prune_found
+from tap_actito.rows import RowLearner
+from tap_actito.sources import ExportSource, TableAccess, TableLook
 from tap_actito.streams import ConsentEvents, Profiles, SubscriptionChanges
 
 if TYPE_CHECKING:
@@ -20,7 +36,10 @@ if TYPE_CHECKING:
 
     from singer_sdk import Stream
 
+    from actito_didomi.consent.identity import Matching
+    from actito_didomi.consent.ledgers import Ledger
     from actito_didomi.http import ApiSession
+    from tap_actito.fields import Fields
     from tap_actito.streams import ActitoTap
 
 
@@ -75,6 +94,85 @@ class TapActito(BaseTap):
             )
         return read_table(self.session, actito.entity_id, actito.table_name, actito.user_unique_key)
 
+    def ledger_scope(self) -> LedgerScope:
+        """Return the pair as far as it is known here: the table in Actito."""
+        actito = self.settings.actito
+        return LedgerScope(entity=actito.entity_id, table=actito.table_name)
+
+    @cached_property
+    def fields(self) -> Fields:
+        """The fields that looks and rows are about."""
+        return find_fields(self.structure, self.reverse_mappings.values())
+
+    @cached_property
+    def table(self) -> TableAccess:
+        """The table, and what it takes to read it."""
+        return TableAccess(
+            session=self.session,
+            structure=self.structure,
+            key=self.settings.actito.user_unique_key,
+            zone=self.zone,
+            shutdown=self.shutdown,
+            runtime=self.runtime,
+            logger=self.logger,
+        )
+
+    @cached_property
+    def matching(self) -> Matching:
+        """How keys of people are compared."""
+        return matching_of(self.settings.ledger.key_matching, self.settings.actito.user_unique_key)
+
+    @cached_property
+    def look_learner(self) -> LookLearner:
+        """Learns looks into the ledger."""
+        return LookLearner(self.own_ledger, self._reader, "", self.fields.mapped)
+
+    @cached_property
+    def _reader(self) -> ProfileReader:
+        return ProfileReader(
+            self.structure, self.table.key, self.matching, self.zone, self.fields.all
+        )
+
+    @cached_property
+    def table_look(self) -> TableLook:
+        """The look at the table of this run."""
+        return TableLook(
+            self.table,
+            self.own_ledger,
+            self.look_learner,
+            self.settings.page_size,
+            is_mapped=bool(self.fields.mapped),
+        )
+
+    @cached_property
+    def exports(self) -> ExportSource:
+        """The exports of profile changes."""
+        settings = self.settings
+        return ExportSource(
+            self.table,
+            ChangeFolder(settings.export_root or "", settings.storage_options),
+            columns={k: v for k, v in settings.export_columns.items() if v},
+            min_age=settings.export_grace,
+            broken_lines=self.broken_lines,
+            learner=None if self.ledger is None else self._row_learner(self.ledger),
+        )
+
+    def _row_learner(self, ledger: Ledger) -> RowLearner:
+        by_id = ProfileTable(self.session, self.structure, "profileId")
+
+        def find_key(profile_id: str) -> str | None:
+            shown = by_id.look(profile_id)
+            return None if shown is None else self._reader.spelling(shown.attributes)
+
+        return RowLearner(
+            ledger=ledger,
+            fields=self.fields.subscriptions,
+            matching=self.matching,
+            looks=self.look_learner,
+            find_key=find_key,
+            runtime=self.runtime,
+        )
+
     @property
     def account(self) -> list[str]:
         """What distinguishes this table from all others."""
@@ -128,6 +226,17 @@ class TapActito(BaseTap):
                 codes.INVALID_SETTING,
                 f"{', '.join(missing)} missing: optional for discovery, required for reading.",
             )
+        reads_changes = any(
+            self.streams[name].selected for name in ("subscription_changes", "consent_events")
+        )
+        if not self.settings.ledger.has_ledger and reads_changes:
+            if self.settings.change_source == "api":
+                raise SettingsError(codes.INVALID_SETTING, NEEDS_LEDGER)
+            self.logger.warning(
+                "ledger_url is `none`: exports are read file by file. What target-actito wrote "
+                "comes back as a change, so a newer choice in Didomi may be overwritten; and what "
+                "can't be synced yet is not tried again."
+            )
         if not self.streams["consent_events"].selected:
             return
         if not self.settings.mappings:
@@ -139,7 +248,10 @@ class TapActito(BaseTap):
         _ = self.reverse_mappings
 
     def conclude(self) -> None:
-        """Log which subscriptions no mapping names."""
+        """Log which subscriptions no mapping names; forget what was found long ago."""
+        if self.ledger is not None:
+            bound = self.runtime.now() - timedelta(days=self.settings.ledger.late_days)
+            prune_found(self.ledger, to_micros(bound))
         events = self.streams["consent_events"]
         if isinstance(events, ConsentEvents):
             if names := sorted(events.unmapped):

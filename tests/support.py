@@ -135,6 +135,7 @@ def tap_config(url: str, **changes: Any) -> dict[str, Any]:
         "api_secret": DIDOMI_SECRET,
         "organization_id": ORGANIZATION,
         "api_url": f"{url}/didomi/v1",
+        "ledger_url": "none",
         "retry_tries": 3,
         "retry_seconds": 0,
         "retry_max_wait": 0.05,
@@ -148,7 +149,6 @@ def post_config(url: str, folder: Path, **changes: Any) -> dict[str, Any]:
         url,
         rejects_path=str(folder / "didomi-rejects.jsonl"),
         report_path=str(folder / "didomi-report.json"),
-        ledger_url=changes.pop("ledger_url", "none"),
         **changes,
     )
 
@@ -166,7 +166,7 @@ def back_config(url: str, folder: Path, **changes: Any) -> dict[str, Any]:
         "retry_tries": 3,
         "retry_seconds": 0,
         "retry_max_wait": 0.05,
-        "snapshot_url": f"sqlite:///{folder / 'snapshot.db'}",
+        "ledger_url": f"sqlite:///{folder / 'ledger.db'}",
         **changes,
     }
 
@@ -206,6 +206,15 @@ class Actito:
         requests.patch(
             f"{self._profiles()}/customerId={person}",
             json={"subscriptions": subscriptions},
+            headers=self._headers(),
+            timeout=30,
+        ).raise_for_status()
+
+    def patch(self, person: str, attributes: dict[str, Any]) -> None:
+        """Change attributes past our pipelines, the key among them."""
+        requests.patch(
+            f"{self._profiles()}/customerId={person}",
+            json={"attributes": attributes},
             headers=self._headers(),
             timeout=30,
         ).raise_for_status()

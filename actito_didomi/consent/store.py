@@ -24,32 +24,6 @@ _PATIENCE = 60
 """Seconds to wait while another process writes to a SQLite file."""
 
 
-def open_store(url: str, tables: sa.MetaData, setting: str, runtime: Runtime) -> sa.Engine:
-    """Open a database, and create the tables that it lacks.
-
-    A SQLite file is created with mode 0600, since it holds personal data.
-
-    Args:
-        url: URL of the database.
-        tables: Tables that it must have.
-        setting: Name of the setting that holds the URL, for messages.
-        runtime: Makes the engine.
-
-    Raises:
-        SettingsError: The database can't be used.
-    """
-    try:
-        parsed = make_url(url)
-        is_file = parsed.drivername.startswith("sqlite")
-        if is_file and parsed.database not in (None, ":memory:"):
-            _make_private(str(parsed.database))
-        engine = runtime.engine(parsed, {"timeout": _PATIENCE} if is_file else {})
-        tables.create_all(engine)
-    except (sa.exc.SQLAlchemyError, ImportError, OSError) as error:
-        raise _unusable(setting, error) from None
-    return engine
-
-
 def _make_private(path: str) -> None:
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with suppress(FileExistsError):

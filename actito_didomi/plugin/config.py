@@ -69,18 +69,6 @@ OnBadLine = Annotated[
         advanced=True,
     ),
 ]
-SnapshotUrl = Annotated[
-    str,
-    setting(
-        "Snapshot",
-        "Database where tap-actito keeps its snapshot, as a URL of SQLAlchemy such as "
-        "`postgresql+psycopg://...`. With `change_source: api`, tap-actito uses "
-        "`sqlite:///actito-snapshot.db` if it is not set. Set the same address in target-actito: "
-        "both record there what they wrote or found, so that neither overwrites a newer choice of "
-        "the other side. One snapshot per pipeline.",
-        secret=True,
-    ),
-]
 RejectsPath = Annotated[
     str,
     setting(

@@ -149,7 +149,10 @@ def meltano_environment(url: str, exports: Path, tmp_path: Path) -> dict[str, st
         TARGET_ACTITO_CALLS_PER_MINUTE="1000000",
         TARGET_ACTITO_REJECTS_PATH=config["rejects_path"],
         TARGET_ACTITO_REPORT_PATH=config["report_path"],
-        TARGET_ACTITO_SNAPSHOT_URL=f"sqlite:///{tmp_path / 'snapshot.db'}",
+        TAP_DIDOMI_LEDGER_URL=(ledger := f"sqlite:///{tmp_path / 'ledger.db'}"),
+        TARGET_ACTITO_LEDGER_URL=ledger,
+        TAP_ACTITO_LEDGER_URL=ledger,
+        TARGET_DIDOMI_LEDGER_URL=ledger,
         TARGET_ACTITO_RETRY_TRIES="2",
         TARGET_ACTITO_RETRY_SECONDS="0",
         TARGET_ACTITO_RETRY_MAX_WAIT="0.1",
@@ -221,7 +224,6 @@ def test_meltano_runs_the_way_back(
     environment = {
         **meltano_environment,
         "TAP_ACTITO_API_URL": f"{url}/actito",
-        "TAP_ACTITO_SNAPSHOT_URL": meltano_environment["TARGET_ACTITO_SNAPSHOT_URL"],
         "TAP_ACTITO_CALLS_PER_MINUTE": "1000000",
         "TARGET_DIDOMI_API_URL": f"{url}/didomi/v1",
     }

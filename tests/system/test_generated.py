@@ -76,7 +76,14 @@ def test_definitions_are_what_meltano_takes(definitions: dict[str, dict[str, Any
         assert plugin["namespace"]
         assert "schema-flattening" not in plugin["capabilities"]
         settings = {s["name"]: s for s in plugin["settings"]}
-        secrets = {"api_key", "api_secret", "connector", "storage_options", "snapshot_url"}
+        secrets = {
+            "api_key",
+            "api_secret",
+            "connector",
+            "storage_options",
+            "ledger_url",
+            "ledger_key",
+        }
         for name in secrets & set(settings):
             assert settings[name]["sensitive"] is True
         assert not any(name.startswith("flattening_") for name in settings)

@@ -22,6 +22,7 @@ from support import (
     run_plugin,
     tap_config,
     target_config,
+    with_ledger,
 )
 
 from actito_didomi.consent.records import format_timestamp
@@ -56,17 +57,13 @@ class World:
 
     def __post_init__(self) -> None:
         self.actito, self.didomi = Actito(self.url), Didomi(self.url)
-        snapshot = f"sqlite:///{self.folder / 'snapshot.db'}"
+        ledger = with_ledger(self.folder)
         (self.folder / "back").mkdir()
         self.configs = {
-            "tap-didomi": tap_config(self.url),
-            "target-actito": target_config(
-                self.url, self.folder, mappings=MAPPINGS[:3], snapshot_url=snapshot
-            ),
-            "tap-actito": back_config(
-                self.url, self.folder, mappings=MAPPINGS[:3], snapshot_url=snapshot
-            ),
-            "target-didomi": post_config(self.url, self.folder / "back"),
+            "tap-didomi": tap_config(self.url, **ledger),
+            "target-actito": target_config(self.url, self.folder, mappings=MAPPINGS[:3], **ledger),
+            "tap-actito": back_config(self.url, self.folder, mappings=MAPPINGS[:3], **ledger),
+            "target-didomi": post_config(self.url, self.folder / "back", **ledger),
         }
 
     def pipe(self, tap: str, target: str) -> None:

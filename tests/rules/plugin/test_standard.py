@@ -22,6 +22,7 @@ from support import (
     Actito,
     back_config,
     post_config,
+    run_plugin,
     select_all,
     tap_config,
     target_config,
@@ -88,15 +89,18 @@ TestTapDidomiExports = suite(
     TapDidomi, {"export_root": f"file://{_folder.name}", "read_users": True}, 50
 )
 
-TestTapActitoApi = suite(
-    TapActito, back_config(_sandbox.url, Path(_folder.name), emit_initial=True), 150
-)
+_back = back_config(_sandbox.url, Path(_folder.name))
+run_plugin("tap-actito", _back, Path(_folder.name))  # the baseline, after which there are changes
+Actito(_sandbox.url).change("whole", Newsletter=True)
+
+TestTapActitoApi = suite(TapActito, _back, 150)
 
 TestTapActitoExports = suite(
     TapActito,
     back_config(
         _sandbox.url,
         Path(_folder.name),
+        ledger_url=f"sqlite:///{_folder.name}/exports.db",
         change_source="exports",
         export_root=f"file://{_changes}",
         export_grace=0,

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import getpass
 import gzip
 import io
 import json
 import os
-import pwd
-import shutil
-import socket
 import subprocess
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from ledger_databases import postgres
 from support import BIN, MAPPINGS, Run, back_config, clean_environment, run_plugin
 
 from benchmarks.data import write_changes
@@ -63,7 +59,7 @@ def exports(url: str, tmp_path: Path, root: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def api(url: str, tmp_path: Path) -> dict[str, Any]:
-    """Settings for comparing with a snapshot."""
+    """Settings for looks at the table."""
     return back_config(url, tmp_path)
 
 
@@ -108,11 +104,16 @@ def test_profiles_hold_attributes_and_subscriptions(api, actito, tmp_path) -> No
 
 
 def test_one_stream_costs_no_calls_for_the_others(exports, actito, root, tmp_path) -> None:
-    """Reading exports lists no profiles."""
+    """Reading exports lists no profiles, but for the baseline at the very first run."""
     write(root / "a.csv", row("ann", "Newsletter", "N", "2026-10-01 10:00:00"))
-    run, _ = read(exports, tmp_path)
+    run, _ = read({**exports, "ledger_url": "none"}, tmp_path)
     assert run.exit_code == 0, run.err
     assert actito.calls("list_profiles") == 0
+    _, state = read(exports, tmp_path)
+    once = actito.calls("list_profiles")
+    assert once > 0
+    read(exports, tmp_path, state=state)
+    assert actito.calls("list_profiles") == once
 
 
 def test_discovery_needs_the_key_only(url, tmp_path) -> None:
@@ -247,7 +248,9 @@ def test_a_broken_file_ends_the_run_with_file_line_and_what_to_do(
     assert expected in run.err
     assert "x.csv" in run.err
     assert "Traceback" not in run.err
-    assert state["bookmarks"]["consent_events"]["files"] == ["a.csv"]
+    (root / "x.csv").unlink()
+    later, _ = read(exports, tmp_path, state=state)
+    assert "1 file(s), 0 of them new" in later.err
 
 
 @pytest.mark.parametrize("name", ["x.csv.gz", "x.zip"])
@@ -330,18 +333,8 @@ def test_a16_profiles_without_subscriptions_are_no_change(api, actito, tmp_path,
     assert len(fourth.records("consent_events")) == 1
 
 
-def test_emit_initial_gives_the_first_look(api, actito, tmp_path) -> None:
-    """All subscriptions, on or off."""
-    actito.create("ann", Newsletter=True)
-    run, _ = read({**api, "emit_initial": True}, tmp_path, "subscription_changes")
-    found = {r["subscription"]: r["subscribed"] for r in run.records("subscription_changes")}
-    assert found["Newsletter"] is True
-    assert found["SmsAlerts"] is False
-    assert len(found) == 7
-
-
 def test_a_change_that_no_state_has_passed_comes_again(api, actito, tmp_path) -> None:
-    """As it was, with the same id, though the snapshot has moved on: the target may have died."""
+    """As it was, with the same id, though the ledger has moved on: the target may have died."""
     actito.create("ann", Newsletter=True)
     _, state = read(api, tmp_path)
     actito.change("ann", Newsletter=False)
@@ -359,11 +352,9 @@ def test_marketing_consent_is_read_back(api, actito, tmp_path) -> None:
     """A boolean attribute that a mapping names is compared as well."""
     api["mappings"] = [{"id": "marketingConsent", "type": "attribute", "invert": True,
                         "value": "consents_purposes_marketing_enabled"}]  # fmt: skip
-    actito.create("ann", attributes={"marketingConsent": True})
-    _, state = read({**api, "emit_initial": True}, tmp_path)
-    ann = actito.all()["ann"]["profileId"]
-    actito.delete(ann)
-    actito.create("ann", attributes={"marketingConsent": True})
+    actito.create("ann", attributes={"marketingConsent": False})
+    _, state = read(api, tmp_path)
+    actito.patch("ann", {"marketingConsent": True})
     run, _ = read(api, tmp_path, state=state)
     (event,) = run.records("consent_events")
     assert event["consents"] == {"purposes": [{"id": "marketing", "enabled": False}]}
@@ -434,20 +425,17 @@ def test_a_mapping_without_one_path_is_an_error_at_start(api, tmp_path, mappings
     assert run.records("consent_events") == []
 
 
-def test_a_wrong_snapshot_url_shows_no_password(api, tmp_path) -> None:
+def test_a_wrong_ledger_url_shows_no_password(api, tmp_path) -> None:
     """Nor does a driver's text."""
-    config = {**api, "snapshot_url": "postgresql+psycopg://u:hunter22@127.0.0.1:1/none"}
+    config = {
+        **api,
+        "ledger_url": "postgresql+psycopg://u:hunter22@127.0.0.1:1/none",
+        "ledger_key": "key",
+    }
     run = run_plugin("tap-actito", config, tmp_path)
     assert run.exit_code == 1
-    assert "snapshot_url" in run.err
+    assert "ledger_url" in run.err
     assert "hunter22" not in run.err
-
-
-def test_the_snapshot_is_its_owners_only(api, actito, tmp_path) -> None:
-    """It contains personal data."""
-    actito.create("ann")
-    read(api, tmp_path)
-    assert (tmp_path / "snapshot.db").stat().st_mode & 0o077 == 0
 
 
 # A target that isn't ours
@@ -460,8 +448,12 @@ def test_a_public_target_stores_profiles_and_changes(api, actito, tmp_path) -> N
         pytest.skip("target-jsonl is not installed; `make test` installs it")
     actito.create("ann", Newsletter=True, attributes={"loyaltyPoints": 5})
     actito.create("bob", attributes={"firstName": "Zoé"})
-    config = {k: v for k, v in api.items() if k != "mappings"} | {"emit_initial": True}
-    run = run_plugin("tap-actito", config, tmp_path)
+    config = {k: v for k, v in api.items() if k != "mappings"}
+    first = run_plugin("tap-actito", config, tmp_path)
+    actito.change("ann", Newsletter=False)
+    actito.change("bob", Surveys=True, SmsAlerts=True)
+    (tmp_path / "state.json").write_text(json.dumps(first.messages[-1]["value"]))
+    run = run_plugin("tap-actito", config, tmp_path, "--state", str(tmp_path / "state.json"))
     assert run.exit_code == 0, run.err
     (tmp_path / "jsonl.json").write_text(
         json.dumps({"destination_path": str(tmp_path), "do_timestamp_file": False})
@@ -486,72 +478,18 @@ def test_a_public_target_stores_profiles_and_changes(api, actito, tmp_path) -> N
             assert profile.get(name) == own["attributes"].get(name)
     changes = {(r["key"], r["subscription"]): r["subscribed"] for r in rows("subscription_changes")}
     assert changes == {
-        (person, name): state
-        for person, own in stored.items()
-        for name, state in own["subscriptions"].items()
+        ("ann", "Newsletter"): False,
+        ("bob", "Surveys"): True,
+        ("bob", "SmsAlerts"): True,
     }
 
 
 # PostgreSQL
 
 
-def _programs() -> Path | None:
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"))
-    if found:
-        return found[-1].parent
-    path = shutil.which("initdb")
-    return Path(path).parent if path else None
-
-
-@pytest.fixture
-def postgres(tmp_path: Path) -> Iterator[str]:
-    """A PostgreSQL server of the test's own."""
-    programs = _programs()
-    if programs is None:
-        pytest.skip("PostgreSQL's programs (initdb, postgres) are not on this machine")
-    user = "nobody" if os.geteuid() == 0 else getpass.getuser()
-    owner = pwd.getpwnam(user)
-    import tempfile
-
-    with tempfile.TemporaryDirectory(dir="/tmp", prefix="pg") as name:
-        folder = Path(name)
-        os.chown(folder, owner.pw_uid, owner.pw_gid)
-        as_user: dict[str, Any] = (
-            {"user": owner.pw_uid, "group": owner.pw_gid} if os.geteuid() == 0 else {}
-        )
-        environment = {**os.environ, "HOME": name}
-        subprocess.run(
-            [programs / "initdb", "-D", folder / "data", "-A", "trust", "-U", "tap"],
-            check=True, capture_output=True, env=environment, cwd=name, **as_user,
-        )  # fmt: skip
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        server = subprocess.Popen(
-            [programs / "postgres", "-D", folder / "data", "-p", str(port), "-k", name,
-             "-h", "127.0.0.1"],
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            env=environment, cwd=name, **as_user,
-        )  # fmt: skip
-        try:
-            import psycopg
-
-            url = f"postgresql://tap@127.0.0.1:{port}/postgres"
-            for _ in range(200):
-                try:
-                    psycopg.connect(url).close()
-                    break
-                except psycopg.OperationalError:
-                    time.sleep(0.05)
-            yield url.replace("postgresql:", "postgresql+psycopg:")
-        finally:
-            server.terminate()
-            server.wait(30)
-
-
-def test_the_snapshot_can_be_in_postgresql(api, actito, tmp_path, postgres) -> None:
+def test_the_ledger_can_be_in_postgresql(api, actito, tmp_path) -> None:
     """The same as in SQLite."""
-    config = {**api, "snapshot_url": postgres}
+    config = {**api, "ledger_url": postgres(tmp_path).ledger_url, "ledger_key": "key"}
     actito.create("ann", Newsletter=True)
     _, state = read(config, tmp_path)
     actito.change("ann", Newsletter=False)
