@@ -164,6 +164,7 @@ class Plan:
         given: The decisions, by place; None to draw them.
         made: The decisions that were found on the way.
         rest: Whether nothing happens any more.
+        met: The places that were come to before that, and what they are.
     """
 
     seed: int
@@ -171,6 +172,7 @@ class Plan:
     given: Mapping[Place, tuple[Decision, ...]] | None = None
     made: dict[Place, tuple[Decision, ...]] = field(default_factory=dict)
     rest: bool = False
+    met: list[tuple[Place, Kind]] = field(default_factory=list)
 
     @classmethod
     def drawn(cls, seed: int) -> Plan:
@@ -181,6 +183,7 @@ class Plan:
         """Return what happens at a place."""
         if self.rest:
             return ()
+        self.met.append((place, kind))
         if self.given is not None:
             found = self.given.get(place, ())
         elif place[0] < self.setup.calm:
