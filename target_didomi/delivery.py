@@ -23,7 +23,7 @@ from actito_didomi.consent.conflicts import (
 from actito_didomi.consent.entries import learn, learn_event, learn_status, winner
 from actito_didomi.consent.event_ids import is_ours, make_event_id
 from actito_didomi.consent.identity import match_key
-from actito_didomi.consent.owing import due_users, flag_didomi
+from actito_didomi.consent.owing import due_users, flag_didomi, flag_fields
 from actito_didomi.consent.person import Owed, Person
 from actito_didomi.consent.places import is_user, user_key, user_place
 from actito_didomi.consent.records import CONFIRMED, DEFAULT_REGULATION, PENDING, parse_timestamp
@@ -211,6 +211,7 @@ class Delivery:
                         paths.update(event.choices.single)
                     if row.spelling is None:
                         row.spelling = person
+                    flag_fields(row, self._ledger.rules)
                     flag_didomi(row, self._ledger.rules)
 
     def _learn_incoming(self, person: Person, event: IncomingEvent) -> None:
@@ -291,6 +292,7 @@ class Delivery:
         with self._ledger.change([key]) as change:
             person = change.people[key]
             self._learn_sight(person, sight)
+            flag_fields(person, self._ledger.rules)
             flag_didomi(person, self._ledger.rules)
             due = due_users(person, self._ledger.rules)
             self._count(result, person, due)

@@ -9,7 +9,7 @@ import msgspec
 from actito_didomi.consent.conflicts import ACTITO, OPT_OUT
 from actito_didomi.consent.entries import due_actito, due_didomi, is_deferred, winner
 from actito_didomi.consent.person import Owed
-from actito_didomi.consent.places import users_of
+from actito_didomi.consent.places import is_user, users_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,6 +84,20 @@ def flag_actito(person: Person, fields: Iterable[ChoiceField], rules: Rules) -> 
     if owed & Owed.ACTITO:
         owed |= person.owed & Owed.NO_PROFILE
     person.owed = owed
+
+
+def flag_fields(person: Person, rules: Rules) -> None:
+    """Set the flags of what is owed to Actito, for a plugin that knows no fields.
+
+    Flags that are set stay: only target-actito knows which fields it writes.
+    """
+    for path, entry in person.entries.items():
+        for name in entry.places if path[0] == "consents" else ():
+            act = None if is_user(name) else due_actito(entry, name, rules)
+            if act is not None:
+                person.owed |= Owed.ACTITO
+                if act.value is OPT_OUT:
+                    person.owed |= Owed.OPT_OUT_ACTITO
 
 
 def flag_didomi(person: Person, rules: Rules) -> None:

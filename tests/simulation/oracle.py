@@ -261,7 +261,7 @@ class Oracle:
             return  # it was overwritten before: what must hold at rest repairs it
         if looked is not None and side == "actito" and self._was_taken_back(cell, newest):
             self._excuse(newest, "changed and changed back between two looks")
-            return
+            return  # with exports, its row comes later
         what = "without a look" if looked is None else f"although looked at at {looked:.3f}"
         self.world.hub.fail(
             f"{person}: our request turns {place} on, {what}, over the newest act: {newest}"
