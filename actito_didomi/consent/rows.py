@@ -33,7 +33,7 @@ def select_people(transaction: Transaction, scope: int, keys: Sequence[str]) -> 
 
 
 def lock_people(transaction: Transaction, scope: int, keys: Sequence[str]) -> dict[str, Row]:
-    """Lock rows in PostgreSQL, in the order of their keys; people without a row get an empty one."""
+    """Lock rows in PostgreSQL, in the order of their keys; who has no row gets an empty one."""
     query = (
         "SELECT person, owed, due, data FROM ledger_people WHERE scope = ? AND person = ANY(?) "
         "ORDER BY person FOR UPDATE"

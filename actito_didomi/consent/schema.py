@@ -147,7 +147,7 @@ def find_pair(store: Store, settings: LedgerSettings, scope: LedgerScope, key: s
             "ledger_key isn't the one that the ledger was made with: hashes of people differ from "
             "those in earlier logs. Set the same key in all plugins."
         )
-    # Plugins of different pairs are told apart like those of different ledgers.
+    # Plugins of different pairs are distinguished like those of different ledgers.
     named = f"{ledger_id}/{settings.ledger_scope}" if settings.ledger_scope else ledger_id
     return Prepared(named, number, key, is_new)
 
