@@ -494,7 +494,7 @@ class Ledger(RejectTable, FileTable):
         with self._lock:
             self._names.transaction = transaction
             return {
-                key: self._codec.decode(data, owed, find_endings)
+                key: self._codec.decode(data, owed, find_endings, key)
                 for key, (owed, _, data) in rows.items()
                 if data
             }
@@ -539,7 +539,7 @@ class Ledger(RejectTable, FileTable):
             row = (
                 int(person.owed),
                 _due(person),
-                self._codec.encode(person),
+                self._codec.encode(person, key),
             )
             before = rows.get(key)
             if row == nobody:
