@@ -144,9 +144,11 @@ class Delivery:
         for start in range(0, len(people), _LEARN_AT_ONCE):
             self._shutdown.check()
             part = people[start : start + _LEARN_AT_ONCE]
-            keys = [self._writer.key_of(found.person) for found in part]
-            with self._ledger.change(sorted(set(keys))) as change:
-                for key, found in zip(keys, part, strict=True):
+            named = [(self._writer.key_of(found.person), found) for found in part]
+            left = self._ledger.learn_new(named, self._learner.paths, arrival, self._learner.digest)
+            with self._ledger.change({named[position][0] for position in left}) as change:
+                for position in left:
+                    key, found = named[position]
                     self._learner.learn(change.people[key], found, arrival)
 
     # Writing

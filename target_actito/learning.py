@@ -60,6 +60,11 @@ class Learner:
         """The fields that hold choices."""
         return [field for field in self.fields if field is not None]
 
+    @property
+    def paths(self) -> list[Path | None]:
+        """The choice of each mapped field; None for one that holds other values."""
+        return [None if field is None else field.path for field in self.fields]
+
     # Learning
 
     def learn(self, person: Person, found: PersonLayers, arrival: int) -> None:
@@ -112,12 +117,13 @@ class Learner:
         known = person.attributes.get(name)
         if known is not None and known.timestamp > timestamp:
             return
-        digest = self._digest(value)
+        digest = self.digest(value)
         if known is not None and known.timestamp == timestamp and known.digest == digest:
             return
         person.attributes[name] = AttributeState(timestamp, digest, value)
 
-    def _digest(self, value: Any) -> bytes:
+    def digest(self, value: Any) -> bytes:
+        """Return what stands for the value of an attribute."""
         text = msgspec.json.encode(value)
         return hashlib.blake2b(text, key=self.key, digest_size=_DIGEST_SIZE).digest()
 

@@ -69,7 +69,7 @@ _PARTS, _ACTITO, _PROFILE_ID = 9, 3, 7
 _WORD_BITS = 64
 _MOST_KEPT = 10_000
 _FIELD = "a:"
-_THE_KEY = True
+THE_KEY = True
 """What stands for a spelling that is the person's key."""
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -138,7 +138,7 @@ class Codec:
             flat_actito,
             flat_users,
             self._flatten_attributes(person.attributes) if person.attributes else None,
-            _THE_KEY if key and spelling == key else spelling,
+            THE_KEY if key and spelling == key else spelling,
             person.profile_id,
             {side: msgspec.structs.astuple(retry) for side, retry in person.retries.items()}
             if person.retries
@@ -217,7 +217,7 @@ class Codec:
         person = Person(
             {},
             self._read_attributes(attributes) if attributes else {},
-            key if spelling is _THE_KEY else spelling,
+            key if spelling is THE_KEY else spelling,
             profile_id,
             _flags.get(owed) or Owed(owed),
             {side: Retry(*retry) for side, retry in retries.items()} if retries else {},
@@ -245,6 +245,10 @@ class Codec:
         return {names[flat[at]][0]: AttributeState(*flat[at + 1]) for at in range(0, len(flat), 2)}
 
     # Numbers
+
+    def number(self, kind: str, name: Name) -> int:
+        """Return the number of a name, which gets one if it has none."""
+        return self._names.number(kind, name)
 
     def bit(self, path: Path) -> int:
         """Return the bit of a choice, which gets one if it has none."""

@@ -79,6 +79,31 @@ def write_people(
     )
 
 
+def insert_people(
+    transaction: Transaction, scope: int, rows: Sequence[tuple[str, int, int, bytes]]
+) -> bool:
+    """Insert rows of people who have none; return whether each had none.
+
+    Rows must be in the order of their keys, each key once. Rows that are there stay as they are.
+    """
+    if not rows:
+        return True
+    if transaction.is_sqlite:
+        result = transaction.connection.exec_driver_sql(
+            "INSERT INTO ledger_people (scope, person, owed, due, data) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT DO NOTHING",
+            [(scope, *row) for row in rows],
+        )
+    else:
+        result = transaction.execute(
+            "INSERT INTO ledger_people (scope, person, owed, due, data) SELECT ?, * FROM "
+            "unnest(?::text[], ?::int[], ?::bigint[], ?::bytea[]) ON CONFLICT DO NOTHING",
+            scope,
+            *(list(column) for column in zip(*rows, strict=True)),
+        )
+    return result.rowcount == len(rows)
+
+
 def delete_people(transaction: Transaction, scope: int, keys: Sequence[str]) -> None:
     """Delete the rows of these keys."""
     transaction.execute_many(
