@@ -511,7 +511,7 @@ class World:
                 {"id": name, "value": f"consents_channels_{channel}_enabled"}
                 for name, channel in zip(FIELDS, CHANNELS, strict=True)
             ][: setup.choices],
-            "timezone": "UTC",
+            "time_zone": "UTC",
         }
         didomi = {
             "api_key": DIDOMI_KEY,
