@@ -221,7 +221,7 @@ class TableLook:
             return
         table, last = self._table, self._ledger.last_look()
         clock = table.runtime.monotonic
-        began = ended = to_micros(table.runtime.now())
+        began = ended = to_micros(table.session.now())
         is_first = not self._learner.covers(last)
         newest, read, logged = since or "", 0, clock()
         for page in self._pages(None if is_first else since):
@@ -259,7 +259,7 @@ class TableLook:
         if since is not None:
             empty = True
             for page in list_profiles(
-                table.session, table.structure, self._page_size, table.runtime, since
+                table.session, table.structure, self._page_size, table.session.runtime, since
             ):
                 empty = False
                 yield page
@@ -269,7 +269,9 @@ class TableLook:
                 "trust_update_moment: Actito doesn't seem to understand the filter on "
                 "updateMoment; reading the whole table instead."
             )
-        yield from list_profiles(table.session, table.structure, self._page_size, table.runtime)
+        yield from list_profiles(
+            table.session, table.structure, self._page_size, table.session.runtime
+        )
 
 
 @dataclass(frozen=True)

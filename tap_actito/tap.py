@@ -170,7 +170,7 @@ class TapActito(BaseTap):
             matching=self.matching,
             looks=self.look_learner,
             find_key=find_key,
-            runtime=self.runtime,
+            runtime=self.session.runtime,
         )
 
     @property
