@@ -2,7 +2,7 @@
 
 It starts a local Actito and Didomi and runs `meltano run didomi-to-actito` over a batch export.
 Then one person opts out in Actito and another one in Didomi. Both opt-outs reach the other side,
-and one more run has nothing to write.
+and one more run has nothing to write. At last three things go wrong, and no opt-out is lost.
 """
 
 from __future__ import annotations
@@ -136,11 +136,11 @@ class Sandbox:
             timeout=30,
         ).raise_for_status()
 
-    def opt_out_in_didomi(self, person: str, exports: Path) -> None:
-        """Switch text messages off in the preference centre, and write the next batch export."""
+    def choose_in_didomi(self, person: str, channel: str, *, choice: bool) -> None:
+        """Switch a channel on or off in the preference centre."""
         event = {
             "user": {"organization_user_id": person},
-            "consents": {"channels": [{"id": "sms", "enabled": False}]},
+            "consents": {"channels": [{"id": channel, "enabled": choice}]},
         }
         self._http.post(
             self._events,
@@ -149,6 +149,29 @@ class Sandbox:
             headers=self._didomi,
             timeout=30,
         ).raise_for_status()
+
+    def create_profile(self, person: str) -> None:
+        """Create a profile that is subscribed to everything, as a shop does for a customer."""
+        names = self.subscriptions(next(iter(self.profiles())))
+        self._http.post(
+            self._profiles,
+            json={
+                "attributes": {"customerId": person, "lastName": "Doe"},
+                "subscriptions": dict.fromkeys(names, True),
+            },
+            headers=self._actito,
+            timeout=30,
+        ).raise_for_status()
+
+    def refuse_next_change(self) -> None:
+        """Have Actito refuse the next change of a profile, with status 422."""
+        fault = {"side": "actito", "action": "status", "route": "patch_profile", "status": 422}
+        self._http.post(
+            f"{self.url}/sandbox/faults", json={**fault, "count": 1}, timeout=30
+        ).raise_for_status()
+
+    def write_export(self, exports: Path) -> None:
+        """Write the next batch export."""
         self._http.post(
             f"{self.url}/sandbox/exports",
             json={"root": str(exports), "export_id": ORGANIZATION},
@@ -161,8 +184,17 @@ class Sandbox:
         return int(stats["actito"]["writes"]), int(stats["didomi"]["writes"])
 
 
-def meltano(arguments: list[str], environment: dict[str, str], log: Path) -> None:
-    """Run Meltano with its output in a file; print the end of the file if it fails."""
+def meltano(
+    arguments: list[str], environment: dict[str, str], log: Path, *, fails: bool = False
+) -> None:
+    """Run Meltano with its output in a file; print the end of the file if it fails.
+
+    Args:
+        arguments: Of Meltano.
+        environment: Its environment.
+        log: The file.
+        fails: Whether it is expected to fail.
+    """
     with log.open("wb") as file:
         done = subprocess.run(
             [str(MELTANO), *arguments],
@@ -173,17 +205,19 @@ def meltano(arguments: list[str], environment: dict[str, str], log: Path) -> Non
             stderr=subprocess.STDOUT,
             check=False,
         )
-    if done.returncode:
+    if bool(done.returncode) is not fails:
         tail = "\n".join(log.read_text(errors="replace").splitlines()[-40:])
         raise SystemExit(f"meltano {' '.join(arguments)} failed ({done.returncode}):\n{tail}")
 
 
-def run_job(job: str, number: int, environment: dict[str, str]) -> dict[str, Any]:
+def run_job(
+    job: str, number: int, environment: dict[str, str], *, fails: bool = False
+) -> dict[str, Any]:
     """Run a job once, and return the target's report."""
     report = DEMO / f"{job}-{number}.json"
     target = job.rsplit("-", 1)[1].upper()
     environment = {**environment, f"TARGET_{target}_REPORT_PATH": str(report)}
-    meltano(["run", job], environment, DEMO / f"{job}-{number}.log")
+    meltano(["run", job], environment, DEMO / f"{job}-{number}.log", fails=fails)
     result: dict[str, Any] = json.loads(report.read_text())
     return result
 
@@ -310,7 +344,8 @@ def both_directions(sandbox: Sandbox, environment: dict[str, str]) -> None:
         f"   {in_didomi} switches text messages off in the preference centre: Didomi knows."
     )
     sandbox.unsubscribe_in_actito(in_actito)
-    sandbox.opt_out_in_didomi(in_didomi, DEMO / "exports")
+    sandbox.choose_in_didomi(in_didomi, "sms", choice=False)
+    sandbox.write_export(DEMO / "exports")
     console.print("   meltano run actito-to-didomi, meltano run didomi-to-actito ...")
     show_reverse(run_job("actito-to-didomi", 2, environment))
     show_forward(run_job("didomi-to-actito", 2, environment))
@@ -333,6 +368,50 @@ def both_directions(sandbox: Sandbox, environment: dict[str, str]) -> None:
     )
 
 
+def three_troubles(sandbox: Sandbox, environment: dict[str, str]) -> None:
+    """Unsubscribe between look and write, have a change refused, opt out without a profile."""
+    profiles = sandbox.profiles()
+    between, refused = [
+        person
+        for person, profile in profiles.items()
+        if profile["subscriptions"]["Newsletter"] and sandbox.channels(person).get("email")
+    ][:2]
+    unknown = "cust-new"
+    console.print(
+        "[bold]7.[/] Three things that go wrong elsewhere:\n"
+        f"   {between} confirms the newsletter in Didomi, and then clicks its unsubscribe link in "
+        "Actito.\n"
+        f"   {refused} opts out in Didomi, and Actito refuses that change once.\n"
+        f"   {unknown} opts out in Didomi, and has no profile in Actito yet."
+    )
+    sandbox.choose_in_didomi(between, "email", choice=True)
+    sandbox.unsubscribe_in_actito(between)
+    sandbox.choose_in_didomi(refused, "email", choice=False)
+    sandbox.choose_in_didomi(unknown, "email", choice=False)
+    sandbox.write_export(DEMO / "exports")
+    sandbox.refuse_next_change()
+    console.print("   meltano run didomi-to-actito ...")
+    report = run_job("didomi-to-actito", 4, environment, fails=True)
+    show_forward(report)
+    console.print(
+        f"  The run ended with status 3 ({report['code']}): an opt-out is owed. The look before "
+        "the write\n"
+        f"  showed what {between} did in Actito: Newsletter is "
+        f"{'still on' if sandbox.subscriptions(between)['Newsletter'] else 'still off'}.\n"
+    )
+    console.print(
+        f"[bold]8.[/] A shop creates the profile of {unknown}, subscribed to everything. The next "
+        "run brings nothing new,\n   and writes what is owed: meltano run didomi-to-actito ..."
+    )
+    sandbox.create_profile(unknown)
+    show_forward(run_job("didomi-to-actito", 5, environment))
+    people = {between: "Actito", refused: "Didomi", unknown: "Didomi"}
+    show_both(sandbox, people)
+    if any(sandbox.subscriptions(person)["Newsletter"] for person in people):
+        raise SystemExit("An opt-out was lost.")
+    console.print("  No opt-out is lost, and nothing is owed any more.\n")
+
+
 def main() -> None:
     """Run the demo."""
     started = time.monotonic()
@@ -349,6 +428,7 @@ def main() -> None:
         "PIP_CONSTRAINT": str(ROOT / "constraints.txt"),
         "TARGET_ACTITO_API_URL": actito,
         "TARGET_ACTITO_BULK_EMPTY_CELLS": "unchanged",
+        "TARGET_ACTITO_LOOKUP_HOURS": "0",
         "TARGET_ACTITO_BULK_POLL_INTERVAL": "0.5",
         "TARGET_ACTITO_REJECTS_PATH": str(DEMO / "actito-rejects.jsonl"),
         "TAP_DIDOMI_EXPORT_ROOT": f"file://{DEMO / 'exports'}",
@@ -366,6 +446,7 @@ def main() -> None:
         sandbox = Sandbox(port)
         first_load(sandbox, environment)
         both_directions(sandbox, environment)
+        three_troubles(sandbox, environment)
     finally:
         process.send_signal(signal.SIGINT)
         try:
