@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,7 +25,7 @@ from actito_didomi.consent.entries import (
     learn_opt_out_of_unknown_age,
     learn_status,
 )
-from actito_didomi.consent.owing import find_due, flag_actito, flag_didomi
+from actito_didomi.consent.owing import find_due, flag
 from actito_didomi.consent.person import AttributeState
 from actito_didomi.consent.places import user_place
 
@@ -55,15 +56,19 @@ class Learner:
     rules: Rules
     key: bytes
 
-    @property
+    @cached_property
     def choice_fields(self) -> list[ChoiceField]:
         """The fields that hold choices."""
         return [field for field in self.fields if field is not None]
 
-    @property
+    @cached_property
     def paths(self) -> list[Path | None]:
         """The choice of each mapped field; None for one that holds other values."""
         return [None if field is None else field.path for field in self.fields]
+
+    @cached_property
+    def _by_name(self) -> dict[tuple[str, str], ChoiceField]:
+        return {(field.kind, field.name): field for field in self.choice_fields}
 
     # Learning
 
@@ -129,8 +134,7 @@ class Learner:
 
     def flag(self, person: Person) -> None:
         """Set the flags of what is owed."""
-        flag_actito(person, self.choice_fields, self.rules)
-        flag_didomi(person, self.rules)
+        flag(person, self.choice_fields, self.rules)
 
     # What is due
 
@@ -240,8 +244,8 @@ class Learner:
 
     def _choices(self, change: ProfileChange) -> Iterable[tuple[ChoiceField, bool]]:
         """Yield the fields of a change that hold choices, with the choices."""
-        known = {(field.kind, field.name): field for field in self.choice_fields}
+        known = self._by_name
         for field, value in zip(change.fields, change.values, strict=True):
-            own = known.get((field.kind, field.name))
+            own = known.get(field)
             if own is not None and value.choice is not None:
                 yield own, value.choice

@@ -459,7 +459,11 @@ def learn_row(
 
 def due_actito(entry: Entry, name: str, rules: Rules) -> Act | None:
     """Return the act that is to be written to a field; None where nothing is."""
-    best = winner(entry, rules)
+    return due_at_field(entry, name, winner(entry, rules))
+
+
+def due_at_field(entry: Entry, name: str, best: Act | None) -> Act | None:
+    """Return the winner of an entry if it is to be written to a field; else None."""
     if best is None:
         return None
     place = entry.places.get(name)
@@ -485,7 +489,11 @@ def due_didomi(entry: Entry, users: Sequence[str], rules: Rules) -> list[str]:
         users: Places of all users of the person; at least one.
         rules: Settings that decide.
     """
-    best = winner(entry, rules)
+    return due_at_users(entry, users, winner(entry, rules))
+
+
+def due_at_users(entry: Entry, users: Sequence[str], best: Act | None) -> list[str]:
+    """Return the Didomi users to whom the winner of an entry is to be posted; see `due_didomi`."""
     if best is None or not users:
         return []
     nothing = Held(None, BEGINNING, BEGINNING)

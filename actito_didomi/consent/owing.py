@@ -7,19 +7,25 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from actito_didomi.consent.conflicts import ACTITO, OPT_OUT
-from actito_didomi.consent.entries import due_actito, due_didomi, is_deferred, winner
+from actito_didomi.consent.entries import due_actito, due_at_field, due_at_users, winner
 from actito_didomi.consent.person import Owed
 from actito_didomi.consent.places import is_user, users_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from actito_didomi.consent.choices import Path
     from actito_didomi.consent.conflicts import Act, Rules
     from actito_didomi.consent.fields import ChoiceField
     from actito_didomi.consent.person import Person
 
-_ABOUT_ACTITO = Owed.ACTITO | Owed.OPT_OUT_ACTITO | Owed.NO_PROFILE | Owed.DEFERRED | Owed.IN_IMPORT
+# Numbers, since operations on flags are slow and this is done for each person.
+_ACTITO, _OPT_OUT_ACTITO = int(Owed.ACTITO), int(Owed.OPT_OUT_ACTITO)
+_DIDOMI, _OPT_OUT_DIDOMI = int(Owed.DIDOMI), int(Owed.OPT_OUT_DIDOMI)
+_NO_PROFILE, _NO_USER = int(Owed.NO_PROFILE), int(Owed.NO_USER)
+_DEFERRED, _IN_IMPORT = int(Owed.DEFERRED), int(Owed.IN_IMPORT)
+_ABOUT_DIDOMI = _DIDOMI | _OPT_OUT_DIDOMI | _NO_USER
+_ABOUT_EITHER = _ABOUT_DIDOMI | _ACTITO | _OPT_OUT_ACTITO | _NO_PROFILE | _DEFERRED | _IN_IMPORT
 
 
 def find_due(
@@ -44,46 +50,67 @@ def due_users(person: Person, rules: Rules) -> dict[Path, list[str]]:
 
     The list is empty for a choice of a person none of whose users is known.
     """
+    return _due_users(person, _winners(person, rules))
+
+
+def _winners(person: Person, rules: Rules) -> dict[Path, Act | None]:
+    """Return the act that all places should show, of each choice of a person."""
+    return {path: winner(entry, rules) for path, entry in person.entries.items()}
+
+
+def _due_users(person: Person, winners: Mapping[Path, Act | None]) -> dict[Path, list[str]]:
     users = known_users(person)
     due: dict[Path, list[str]] = {}
-    for path, entry in person.entries.items():
-        best = winner(entry, rules)
+    for path, best in winners.items():
         if best is None or path[0] != "consents":
             continue
         if users:
-            if found := due_didomi(entry, users, rules):
+            if found := due_at_users(person.entries[path], users, best):
                 due[path] = found
         elif best.side == ACTITO and best.source != "baseline":
             due[path] = []
     return due
 
 
-def flag_actito(person: Person, fields: Iterable[ChoiceField], rules: Rules) -> None:
-    """Set the flags of what is owed to Actito.
+def flag(person: Person, fields: Iterable[ChoiceField], rules: Rules) -> None:
+    """Set the flags of what is owed to either side.
 
-    That the person has no profile stays, as long as something is owed.
+    That the person has no profile, or no user, stays as long as something is owed there.
+
+    Args:
+        person: The person, changed here.
+        fields: The fields in Actito that may be owed something.
+        rules: Settings that decide.
     """
-    fields = list(fields)
-    owed = person.owed & ~_ABOUT_ACTITO
-    for _, act in find_due(person, fields, rules):
-        owed |= Owed.ACTITO
-        if act.value is OPT_OUT:
-            owed |= Owed.OPT_OUT_ACTITO
+    winners = _winners(person, rules)
+    about_actito = _flags_of_actito(person, fields, winners)
+    about_didomi = _flags_of_didomi(person, winners)
+    person.owed = Owed(int(person.owed) & ~_ABOUT_EITHER | about_actito | about_didomi)
+
+
+def _flags_of_actito(
+    person: Person, fields: Iterable[ChoiceField], winners: Mapping[Path, Act | None]
+) -> int:
+    owed = 0
     for state in person.attributes.values():
         if state.value is not msgspec.UNSET:
-            owed |= Owed.ACTITO
+            owed |= _ACTITO
     for field in fields:
         entry = person.entries.get(field.path)
         if entry is None:
             continue
-        if is_deferred(entry, rules):
-            owed |= Owed.DEFERRED
+        best = winners[field.path]
+        if best is None:
+            if entry.acts:
+                owed |= _DEFERRED
+        elif due_at_field(entry, field.place, best) is not None:
+            owed |= _ACTITO if best.value else _ACTITO | _OPT_OUT_ACTITO
         place = entry.places.get(field.place)
         if place and place.intent and place.intent.import_number is not None:
-            owed |= Owed.IN_IMPORT
-    if owed & Owed.ACTITO:
-        owed |= person.owed & Owed.NO_PROFILE
-    person.owed = owed
+            owed |= _IN_IMPORT
+    if owed & _ACTITO:
+        owed |= int(person.owed) & _NO_PROFILE
+    return owed
 
 
 def flag_fields(person: Person, rules: Rules) -> None:
@@ -105,12 +132,15 @@ def flag_didomi(person: Person, rules: Rules) -> None:
 
     That the person has no user stays, as long as something is owed.
     """
-    owed = person.owed & ~(Owed.DIDOMI | Owed.OPT_OUT_DIDOMI | Owed.NO_USER)
-    due = due_users(person, rules)
-    if due:
-        owed |= Owed.DIDOMI | (person.owed & Owed.NO_USER)
-    for path in due:
-        best = winner(person.entries[path], rules)
-        if best is not None and best.value is OPT_OUT:
-            owed |= Owed.OPT_OUT_DIDOMI
-    person.owed = owed
+    flags = _flags_of_didomi(person, _winners(person, rules))
+    person.owed = Owed(int(person.owed) & ~_ABOUT_DIDOMI | flags)
+
+
+def _flags_of_didomi(person: Person, winners: Mapping[Path, Act | None]) -> int:
+    owed = 0
+    for path in _due_users(person, winners):
+        best = winners[path]
+        owed |= _DIDOMI if best is None or best.value else _DIDOMI | _OPT_OUT_DIDOMI
+    if owed:
+        owed |= int(person.owed) & _NO_USER
+    return owed

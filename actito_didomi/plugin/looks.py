@@ -21,7 +21,7 @@ from actito_didomi.consent.entries import (
 from actito_didomi.consent.identity import is_placeholder, keyless_row, match_key, profile_of
 from actito_didomi.consent.ledgers import FoundChange
 from actito_didomi.consent.moves import ProfilePart, attach_profile, detach_profile
-from actito_didomi.consent.owing import flag_actito, flag_didomi
+from actito_didomi.consent.owing import flag
 from actito_didomi.consent.person import Owed
 
 if TYPE_CHECKING:
@@ -295,8 +295,7 @@ class LookLearner:
             person.owed = Owed.NONE
             return
         rules, before = self._ledger.rules, person.owed
-        flag_actito(person, self._mapped, rules)
-        flag_didomi(person, rules)
+        flag(person, self._mapped, rules)
         if not self._run:  # only who writes to Actito knows all fields that may be owed something
             person.owed |= before & (Owed.ACTITO | Owed.OPT_OUT_ACTITO | Owed.DEFERRED | _IN_IMPORT)
 
