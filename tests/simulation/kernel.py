@@ -154,6 +154,7 @@ class Thread:
         self.hub = hub
         self.process = process
         self.ticket = 0
+        self.locks = 0
         self.started = False
         self.greenlet = greenlet(self._guarded(run), parent=hub._greenlet)
 

@@ -342,6 +342,10 @@ class Oracle:
         for act in self.acts[person, choice]:
             if act.value or act is newest:
                 continue
+            if act.side == newest.side == "didomi" and (
+                newest.at - act.at < 0.001 or self.world.setup.didomi == "users"
+            ):
+                return True  # at one timestamp, or of unknown age
             _, latest = self._window(person, choice, act)
             if act.side != newest.side and latest + slack >= earliest:
                 return True

@@ -191,6 +191,8 @@ class Lock:
             self._waiting.append((thread, thread.ticket + 1))
             self._hub.pause()
         self._held = True
+        if self._hub.current is not None:
+            self._hub.current.locks += 1
 
     def __exit__(
         self,
@@ -199,6 +201,8 @@ class Lock:
         trace: TracebackType | None,
     ) -> None:
         self._held = False
+        if self._hub.current is not None:
+            self._hub.current.locks -= 1
         if self._waiting:
             self._hub.wake(*self._waiting.popleft())
 
