@@ -414,6 +414,26 @@ def memory(folder: Path) -> str:
     return "\n".join(lines)
 
 
+def ledger(people: int) -> str:
+    """(d) What the ledger costs on SQLite, per person."""
+    names = (
+        "people", "choices", "first load, µs", "bytes", "resident, MB", "ordinary, µs", "learn, µs",
+        "intent and end, µs", "read, µs",
+    )  # fmt: skip
+    lines = [f"| {' | '.join(names)} |", "| ---: " * len(names) + "|"]
+    for choices in (4, 20):
+        command = python("ledger.py", str(people), str(choices))
+        done = subprocess.run(
+            command, check=True, capture_output=True, cwd=ROOT,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+        )  # fmt: skip
+        found = json.loads(done.stdout)
+        keys = ("first_load_us", "bytes", "peak_mb", "ordinary_us", "learn_us", "intents_us")
+        figures = " | ".join(f"{found[name]:.1f}" for name in (*keys, "read_us"))
+        lines.append(f"| {people:,} | {choices} | {figures} |")
+    return "\n".join(lines)
+
+
 def _time(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
@@ -424,9 +444,9 @@ def main() -> None:
     """Run all, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="Leave out what takes minutes.")
-    parser.add_argument("--only", choices="abc", help="Run one part only.")
+    parser.add_argument("--only", choices="abcd", help="Run one part only.")
     given = parser.parse_args()
-    quick, parts = given.quick, given.only or ("ab" if given.quick else "abc")
+    quick, parts = given.quick, given.only or ("abd" if given.quick else "abcd")
     ram = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     print(
         f"{datetime.now(timezone.utc):%Y-%m-%d}, {os.cpu_count()} cores, {ram:.0f} GiB, "
@@ -442,7 +462,10 @@ def main() -> None:
             print(end_to_end(folder, [1000] if quick else [100, 1000, 10_000, 100_000]) + "\n")
         if "c" in parts:
             print("(c) Memory\n", flush=True)
-            print(memory(folder))
+            print(memory(folder) + "\n", flush=True)
+        if "d" in parts:
+            print("(d) The ledger on SQLite, CPU time per person\n", flush=True)
+            print(ledger(100_000 if quick else 1_000_000))
 
 
 if __name__ == "__main__":

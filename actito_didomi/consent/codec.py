@@ -34,7 +34,7 @@ from actito_didomi.consent.groups import (
     union_of_family,
     unpack,
 )
-from actito_didomi.consent.person import AttributeState, Owed, Person, Retry
+from actito_didomi.consent.person import AttributeState, Person, Retry, flags_of
 from actito_didomi.consent.places import is_user, user_place
 
 if TYPE_CHECKING:
@@ -74,7 +74,6 @@ THE_KEY = True
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
-_flags = {owed: Owed(owed) for owed in range(2 * max(Owed))}
 
 
 class Names(Protocol):
@@ -219,7 +218,7 @@ class Codec:
             self._read_attributes(attributes) if attributes else {},
             key if spelling is THE_KEY else spelling,
             profile_id,
-            _flags.get(owed) or Owed(owed),
+            flags_of(owed),
             {side: Retry(*retry) for side, retry in retries.items()} if retries else {},
         )
         if acts or actito or users:

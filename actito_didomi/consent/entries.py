@@ -88,7 +88,7 @@ class Write(NamedTuple):
     ended: Micros
 
 
-class Place(msgspec.Struct):
+class Place(msgspec.Struct, gc=False):
     """What is known of a choice in one place.
 
     Attributes:
@@ -104,7 +104,7 @@ class Place(msgspec.Struct):
     writes: list[Write] = []
 
 
-class Entry(msgspec.Struct):
+class Entry(msgspec.Struct, gc=False):
     """What is known of one choice of one person.
 
     Attributes:
@@ -496,6 +496,10 @@ def due_at_users(entry: Entry, users: Sequence[str], best: Act | None) -> list[s
     """Return the Didomi users to whom the winner of an entry is to be posted; see `due_didomi`."""
     if best is None or not users:
         return []
+    if len(users) == 1:  # as are most
+        alone = _held(entry, users[0])
+        if alone is not None and alone.value is best.value:
+            return []
     nothing = Held(None, BEGINNING, BEGINNING)
     held = {user: _held(entry, user) or nothing for user in users}
     if best.value is OPT_OUT:

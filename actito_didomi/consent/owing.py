@@ -8,7 +8,7 @@ import msgspec
 
 from actito_didomi.consent.conflicts import ACTITO, OPT_OUT
 from actito_didomi.consent.entries import due_actito, due_at_field, due_at_users, winner
-from actito_didomi.consent.person import Owed
+from actito_didomi.consent.person import Owed, flags_of
 from actito_didomi.consent.places import is_user, users_of
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def flag(person: Person, fields: Iterable[ChoiceField], rules: Rules) -> None:
     winners = _winners(person, rules)
     about_actito = _flags_of_actito(person, fields, winners)
     about_didomi = _flags_of_didomi(person, winners)
-    person.owed = Owed(int(person.owed) & ~_ABOUT_EITHER | about_actito | about_didomi)
+    person.owed = flags_of(int(person.owed) & ~_ABOUT_EITHER | about_actito | about_didomi)
 
 
 def _flags_of_actito(
@@ -133,7 +133,7 @@ def flag_didomi(person: Person, rules: Rules) -> None:
     That the person has no user stays, as long as something is owed.
     """
     flags = _flags_of_didomi(person, _winners(person, rules))
-    person.owed = Owed(int(person.owed) & ~_ABOUT_DIDOMI | flags)
+    person.owed = flags_of(int(person.owed) & ~_ABOUT_DIDOMI | flags)
 
 
 def _flags_of_didomi(person: Person, winners: Mapping[Path, Act | None]) -> int:
