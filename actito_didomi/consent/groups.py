@@ -13,7 +13,7 @@ these lists as they are.
 | late | position, writer, number of the import, began, until | places |
 | writes | position, began, ended | places |
 
-A family is the groups of places that bits tell apart: all fields in Actito, or one user in Didomi.
+A family is the groups of places, each with a bit: all fields in Actito, or one user in Didomi.
 Its four kinds of groups stand in one list; empty ones at the end are left out.
 """
 
