@@ -28,6 +28,7 @@ from support import (
 )
 
 from actito_didomi import privacy
+from actito_didomi.runtime import Runtime
 from actito_didomi.sandbox.options import DIDOMI_SECRET
 
 PEOPLE = ["ann.secret@example.com", "bob/+secret@example.com", "çelik-secret-7"]
@@ -54,16 +55,14 @@ def choices(person: str, **more: Any) -> dict[str, Any]:
 @pytest.fixture
 def seen_tokens(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The tokens that the sandbox gives out, which runs in this process."""
-    from actito_didomi.sandbox import actito_api
-
     given: list[str] = []
-    make = actito_api.secrets.token_urlsafe
+    make = Runtime.token
 
-    def remember(size: int) -> str:
-        given.append(make(size))
+    def remember(runtime: Runtime, size: int) -> str:
+        given.append(make(runtime, size))
         return given[-1]
 
-    monkeypatch.setattr(actito_api.secrets, "token_urlsafe", remember)
+    monkeypatch.setattr(Runtime, "token", remember)
     return given
 
 
