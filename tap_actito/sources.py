@@ -63,7 +63,7 @@ class TableAccess:
         key: The key attribute, `user_unique_key`.
         zone: Time zone of timestamps in Actito.
         shutdown: Checked between two profiles or lines.
-        runtime: Clock.
+        runtime: Actito's clock.
         logger: Where to log progress.
     """
 
@@ -92,6 +92,7 @@ class ExportSource:
         columns: Names of columns that differ from the usual ones.
         min_age: Seconds since its last change after which a file counts as complete.
         broken_lines: What to do about them.
+        runtime: Our own clock, by which files have changed.
         learner: Learns the rows into the ledger; None without one.
     """
 
@@ -100,6 +101,7 @@ class ExportSource:
     columns: Mapping[str, str]
     min_age: float
     broken_lines: BrokenLines
+    runtime: Runtime
     learner: RowLearner | None
 
     def read(self, state: Mapping[str, Any]) -> Iterator[Batch[SubscriptionChange]]:
@@ -131,7 +133,7 @@ class ExportSource:
     def _is_stable(self, name: str) -> bool:
         table = self.table
         stable = self.folder.is_stable(
-            name, self.min_age, table.runtime.now(), table.shutdown.requested
+            name, self.min_age, self.runtime.now(), table.shutdown.requested
         )
         table.shutdown.check()
         return stable
@@ -221,7 +223,7 @@ class TableLook:
             return
         table, last = self._table, self._ledger.last_look()
         clock = table.runtime.monotonic
-        began = ended = to_micros(table.session.now())
+        began = ended = to_micros(table.runtime.now())
         is_first = not self._learner.covers(last)
         newest, read, logged = since or "", 0, clock()
         for page in self._pages(None if is_first else since):
@@ -259,7 +261,7 @@ class TableLook:
         if since is not None:
             empty = True
             for page in list_profiles(
-                table.session, table.structure, self._page_size, table.session.runtime, since
+                table.session, table.structure, self._page_size, table.runtime, since
             ):
                 empty = False
                 yield page
@@ -269,9 +271,7 @@ class TableLook:
                 "trust_update_moment: Actito doesn't seem to understand the filter on "
                 "updateMoment; reading the whole table instead."
             )
-        yield from list_profiles(
-            table.session, table.structure, self._page_size, table.session.runtime
-        )
+        yield from list_profiles(table.session, table.structure, self._page_size, table.runtime)
 
 
 @dataclass(frozen=True)

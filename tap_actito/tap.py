@@ -107,13 +107,14 @@ class TapActito(BaseTap):
     @cached_property
     def table(self) -> TableAccess:
         """The table, and what it takes to read it."""
+        structure = self.structure  # shows Actito's clock, by which all that is learned is dated
         return TableAccess(
             session=self.session,
-            structure=self.structure,
+            structure=structure,
             key=self.settings.actito.user_unique_key,
             zone=self.zone,
             shutdown=self.shutdown,
-            runtime=self.runtime,
+            runtime=self.session.runtime,
             logger=self.logger,
         )
 
@@ -154,6 +155,7 @@ class TapActito(BaseTap):
             columns={k: v for k, v in settings.export_columns.items() if v},
             min_age=settings.export_grace,
             broken_lines=self.broken_lines,
+            runtime=self.runtime,
             learner=None if self.ledger is None else self._row_learner(self.ledger),
         )
 
@@ -170,7 +172,7 @@ class TapActito(BaseTap):
             matching=self.matching,
             looks=self.look_learner,
             find_key=find_key,
-            runtime=self.session.runtime,
+            runtime=self.table.runtime,
         )
 
     @property
