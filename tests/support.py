@@ -219,6 +219,12 @@ class Actito:
             timeout=30,
         ).raise_for_status()
 
+    def patch_by_id(self, profile_id: int, body: dict[str, Any]) -> None:
+        """Change a profile past our pipelines, by its id: the whole body of a PATCH."""
+        requests.patch(
+            f"{self._profiles()}/{profile_id}", json=body, headers=self._headers(), timeout=30
+        ).raise_for_status()
+
     def delete(self, profile_id: int) -> None:
         """Delete a profile."""
         requests.delete(

@@ -57,7 +57,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.actito, self.didomi = Actito(self.url), Didomi(self.url)
-        ledger = with_ledger(self.folder)
+        ledger = with_ledger(self.folder, clock_tolerance=0.1)  # here is one clock only
         (self.folder / "back").mkdir()
         self.configs = {
             "tap-didomi": tap_config(self.url, **ledger),
