@@ -12,18 +12,36 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
+from msgspec import structs
+
 from actito_didomi import codes
-from actito_didomi.consent.choices import ConsentChoices, Path, read_choices, readable, to_consents
+from actito_didomi.consent.choices import (
+    ConsentChoices,
+    Path,
+    is_value,
+    read_choices,
+    readable,
+    to_consents,
+)
 from actito_didomi.consent.conflicts import (
+    ACTITO,
+    BEGINNING,
     DIDOMI,
+    OPT_OUT,
     Micros,
     to_datetime,
     to_micros,
 )
-from actito_didomi.consent.entries import learn, learn_event, learn_status, winner
+from actito_didomi.consent.entries import (
+    forget_user,
+    learn,
+    learn_event,
+    learn_status,
+    winner,
+)
 from actito_didomi.consent.event_ids import is_ours, make_event_id
-from actito_didomi.consent.identity import match_key
-from actito_didomi.consent.owing import due_users, flag_didomi, flag_fields
+from actito_didomi.consent.identity import match_key, profile_of
+from actito_didomi.consent.owing import due_users, flag_didomi, flag_fields, known_users
 from actito_didomi.consent.person import Owed, Person
 from actito_didomi.consent.places import is_user, user_key, user_place
 from actito_didomi.consent.records import CONFIRMED, DEFAULT_REGULATION, PENDING, parse_timestamp
@@ -32,18 +50,20 @@ from actito_didomi.didomi.consents import MAX_EVENTS
 from actito_didomi.errors import (
     BadInputError,
     RequestRejectedError,
+    UnavailableError,
 )
 from actito_didomi.plugin.parallel import run_parallel
 from target_didomi.answers import HeldStatus, merge
 from target_didomi.events import IncomingEvent, to_event
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from actito_didomi.consent.conflicts import Act
     from actito_didomi.consent.ledgers import Ledger
     from actito_didomi.didomi.consents import ConsentApi
+    from actito_didomi.errors import ApiError
     from actito_didomi.http import ApiSession
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.runtime import Runtime
@@ -55,6 +75,8 @@ _PEOPLE_AT_ONCE = 25
 """People whose events go together: enough for arrays, few enough for concurrent requests."""
 _READ_AT_ONCE = 1_000
 _LEARN_AT_ONCE = 5_000
+_MOST_UNANSWERED = 3
+"""Events without any usable response before the run ends; each takes all its attempts."""
 _HOUR = 3_600_000_000
 _STEP = 1_000
 """The precision of Didomi's timestamps, in microseconds."""
@@ -88,6 +110,14 @@ class Posting:
     stored: dict[str, Any] | None = None
     error: RequestRejectedError | None = None
 
+    def said(self) -> dict[Path, bool]:
+        """Return the choices that the event states as Didomi stored it."""
+        stored = self.stored.get("consents") if self.stored is not None else {}
+        if not isinstance(stored, dict):
+            return self.choices  # the response doesn't show them
+        found = read_choices(readable(stored))
+        return {path: choice for path, choice in self.choices.items() if found.says(path) is choice}
+
     @property
     def opt_out(self) -> bool:
         """Whether it states an opt-out."""
@@ -105,6 +135,8 @@ class PersonResult:
         created: Whether a user was created.
         present: Choices that Didomi showed already.
         newer: Choices not posted since another one in Didomi counts.
+        unread: Why nothing could be read of the person; None if it could.
+        owes_opt_out: Whether an opt-out is still owed to one who could not be read.
     """
 
     key: str
@@ -113,6 +145,8 @@ class PersonResult:
     created: bool = False
     present: int = 0
     newer: int = 0
+    unread: ApiError | None = None
+    owes_opt_out: bool = False
 
 
 class DeliveryEvents(Protocol):
@@ -134,6 +168,14 @@ class _Sight:
     users: Mapping[str, dict[str, Any]]
     events: Mapping[str, list[dict[str, Any]]]
 
+    def answers(self) -> dict[Path, set[str]]:
+        """Return the values of preferences that some user has chosen."""
+        found: dict[Path, set[str]] = {}
+        for user in self.users.values():
+            for path, answer in read_choices(readable(user.get("consents"))).answers.items():
+                found.setdefault(path, set()).update(answer)
+        return found
+
 
 @dataclass(frozen=True)
 class _Aim:
@@ -146,6 +188,7 @@ class _Aim:
         acts: Ids of the acts that are to be shown, by path.
         user: The user as Didomi holds it.
         events: The user's events.
+        replaces: What is replaced, where no events are known.
     """
 
     key: str
@@ -154,6 +197,7 @@ class _Aim:
     acts: Mapping[Path, str]
     user: Mapping[str, Any]
     events: Sequence[Mapping[str, Any]]
+    replaces: str = ""
 
 
 class Delivery:
@@ -188,10 +232,16 @@ class Delivery:
         self._shutdown = shutdown
         self._runtime = runtime
         self._regulation = settings.didomi.regulation
-        self._matching = ledger.matching()
+        self._matching = ledger.matching(settings.ledger.key_matching)
         self._scope_text = ""
         self._incoming: dict[str, IncomingEvent] = {}
+        self._answers: dict[str, list[IncomingEvent]] = {}
         self._seen: dict[str, set[Path]] = {}
+        self._spellings: dict[str, set[str]] = {}
+        self._tried: set[str] = set()
+        self._unread: ApiError | None = None
+        self._lock = runtime.lock()
+        self._unanswered = 0
 
     # Learning
 
@@ -203,25 +253,58 @@ class Delivery:
             keys = {person: match_key(person, self._matching) for person in part}
             with self._ledger.change(sorted(set(keys.values()))) as change:
                 for person, incoming in part.items():
-                    row = change.people[keys[person]]
+                    key = keys[person]
+                    row = change.people[key]
+                    if self._learn_all(row, incoming):
+                        row.retries.pop(DIDOMI, None)  # what was refused was something else
+                    self._tried.discard(key)
+                    self._spellings.setdefault(key, set()).add(person)
                     for event in incoming:
-                        self._learn_incoming(row, event)
-                        self._incoming[keys[person]] = event
-                        paths = self._seen.setdefault(keys[person], set())
-                        paths.update(event.choices.single)
+                        self._incoming[key] = event
+                        if event.choices.answers:
+                            self._answers.setdefault(key, []).append(event)
+                        self._seen.setdefault(key, set()).update(event.choices.single)
                     if row.spelling is None:
                         row.spelling = person
                     flag_fields(row, self._ledger.rules)
                     flag_didomi(row, self._ledger.rules)
 
-    def _learn_incoming(self, person: Person, event: IncomingEvent) -> None:
-        """Learn the choices of one event as acts of the person in Actito."""
+    def _learn_all(self, person: Person, incoming: Iterable[IncomingEvent]) -> bool:
+        """Learn the choices of events; return whether they held anything new."""
+        before = {path: entry.acts.get(ACTITO) for path, entry in person.entries.items()}
+        for event in incoming:
+            self._learn_incoming(person, event, {})
+        return any(
+            entry.acts.get(ACTITO) != before.get(path) for path, entry in person.entries.items()
+        )
+
+    def _learn_incoming(
+        self, person: Person, event: IncomingEvent, others: Mapping[Path, Collection[str]]
+    ) -> None:
+        """Learn the choices of one event as acts of the person in Actito.
+
+        Args:
+            person: The person.
+            event: The event.
+            others: Values of preferences that Didomi holds: an answer without them opts out.
+        """
+        act = self._act_of(event)
         for path, choice in event.choices.single.items():
-            learn(person.entry(path), event.act(choice))
+            learn(person.entry(path), structs.replace(act, value=choice))
         for path, answer in event.choices.answers.items():
             values = {known[-1] for known in person.entries if known[:-1] == path}
-            for value in values | set(answer):
-                learn(person.entry((*path, value)), event.act(value in answer))
+            for value in values | set(answer) | set(others.get(path, ())):
+                entry = person.entry((*path, value))
+                learn(entry, structs.replace(act, value=value in answer))
+
+    def _act_of(self, event: IncomingEvent) -> Act:
+        """Return an act with the window of an event; a timestamp in the future says nothing."""
+        act, arrival = event.act(OPT_OUT), to_micros(self._runtime.now())
+        margin = max(self._ledger.rules.clock_tolerance, round(abs(self._session.skew) * 1e6))
+        if act.latest <= arrival + margin:
+            return act
+        earliest = act.earliest if act.earliest <= arrival + margin else BEGINNING
+        return structs.replace(act, earliest=min(earliest, arrival), latest=arrival)
 
     # Posting
 
@@ -233,19 +316,20 @@ class Delivery:
             ActitoDidomiError: Writing can't go on.
         """
         self._scope_text = self._ledger.scope_text
-        tried: set[str] = set()
         for opt_outs_only in (True, False):
             run_parallel(
-                self._groups(tried, opt_outs_only=opt_outs_only),
+                self._groups(self._tried, opt_outs_only=opt_outs_only),
                 self._deliver,
                 self._events.on_results,
                 workers=self._settings.max_concurrency,
                 shutdown=self._shutdown,
                 runtime=self._runtime,
-                on_progress=lambda: logger.info("Progress: people tried: %d.", len(tried)),
+                on_progress=lambda: logger.info("Progress: people tried: %d.", len(self._tried)),
             )
-        self._incoming.clear()
-        self._seen.clear()
+        for gathered in (self._incoming, self._answers, self._seen, self._spellings):
+            gathered.clear()
+        if self._unread is not None:
+            raise self._unread
 
     def _groups(self, tried: set[str], *, opt_outs_only: bool) -> Iterator[list[str]]:
         """Yield the keys of people to whom something is owed now, in groups."""
@@ -257,8 +341,7 @@ class Delivery:
         ):
             after = rows[-1][0]
             for key, person in rows:
-                retry = person.retries.get(DIDOMI)
-                if key in tried or (retry is not None and retry.next_at > now):
+                if key in tried or profile_of(key) is not None or _waits(person, now):
                     continue
                 tried.add(key)
                 group.append(key)
@@ -271,6 +354,9 @@ class Delivery:
     def _deliver(self, keys: list[str]) -> list[PersonResult]:
         """Bring some people up to date in Didomi."""
         results = [self._prepare(key) for key in keys]
+        for result in results:
+            if isinstance(result.unread, RequestRejectedError):
+                self._api.check_access(result.unread)
         postings = [posting for result in results for posting in result.postings]
         postings.sort(key=lambda posting: not posting.opt_out)
         for start in range(0, len(postings), MAX_EVENTS):
@@ -288,9 +374,19 @@ class Delivery:
         if known is None:
             return result
         spelling = known.spelling or key
-        sight = self._look(spelling)
+        if self._unread is not None:
+            return self._prepare_unread(key, spelling, self._unread)
+        try:
+            sight = self._look({spelling, key, *self._spellings.get(key, ())})
+        except RequestRejectedError as error:
+            return self._prepare_unread(key, spelling, error)
+        except UnavailableError as error:
+            self._unread = error
+            return self._prepare_unread(key, spelling, error)
         with self._ledger.change([key]) as change:
             person = change.people[key]
+            for event in self._answers.get(key, ()):
+                self._learn_incoming(person, event, sight.answers())
             self._learn_sight(person, sight)
             flag_fields(person, self._ledger.rules)
             flag_didomi(person, self._ledger.rules)
@@ -307,15 +403,39 @@ class Delivery:
         names = {path: act.id for path, act in acts.items() if act is not None}
         for user_id, choices in _wanted(due, acts, sight).items():
             place = user_place(user_key(user_id or ""))
+            user = sight.users.get(place, {}) if user_id else {}
             aim = _Aim(
                 key,
-                spelling,
+                str(user.get("organization_user_id") or spelling),
                 user_id,
                 names,
-                sight.users.get(place, {}) if user_id else {},
+                user,
                 sight.events.get(place, ()) if user_id else (),
             )
             result.postings += self._make(aim, choices)
+        return result
+
+    def _prepare_unread(self, key: str, spelling: str, error: ApiError) -> PersonResult:
+        """Decide what is posted to a person of whom Didomi shows nothing now: opt-outs alone.
+
+        They go to the person, of whom the ledger must know a user: none is to be created.
+        """
+        result = PersonResult(key, unread=error)
+        rules = self._ledger.rules
+        person = self._ledger.read([key]).get(key)
+        if person is None or not known_users(person):
+            return result
+        names: dict[Path, str] = {}
+        replaced = []
+        for path, places in due_users(person, rules).items():
+            act = winner(person.entries[path], rules)
+            if act is not None and act.value is OPT_OUT and not is_value(path):
+                names[path] = act.id
+                held = [person.entries[path].place(place).held for place in places]
+                replaced += [str(found.began) for found in held if found is not None]
+        if names:
+            aim = _Aim(key, spelling, None, names, {}, (), " ".join(sorted(replaced)))
+            result.postings = self._make(aim, dict.fromkeys(names, OPT_OUT))
         return result
 
     def _count(self, result: PersonResult, person: Person, due: Mapping[Path, list[str]]) -> None:
@@ -329,20 +449,21 @@ class Delivery:
             else:
                 result.present += 1
 
-    def _look(self, person: str) -> _Sight:
-        """Read the users and events of a person."""
-        users = {
-            user_place(user_key(str(user.get("id") or ""))): user
-            for user in self._api.users(person)
-            if self._is_of_regulation(user)
-        }
-        events: dict[str, list[dict[str, Any]]] = {place: [] for place in users}
-        if users:
-            for event in self._api.events(person):
-                owner = event.get("user")
-                place = user_place(user_key(str((owner or {}).get("id") or "")))
+    def _look(self, spellings: Collection[str]) -> _Sight:
+        """Read the users and events of a person, of whom several spellings may be known."""
+        users: dict[str, dict[str, Any]] = {}
+        events: dict[str, list[dict[str, Any]]] = {}
+        for spelling in sorted(spellings):
+            found = {
+                user_place(user_key(str(user.get("id") or ""))): user
+                for user in self._api.users(spelling)
+                if self._is_of_regulation(user)
+            }
+            users |= found
+            events |= {place: [] for place in found}
+            for event in self._api.events(spelling) if found else ():
                 if self._counts(event):
-                    events.setdefault(place, []).append(event)
+                    events.setdefault(user_place(user_key(_user_id(event))), []).append(event)
         return _Sight(users, events)
 
     def _is_of_regulation(self, record: Mapping[str, Any]) -> bool:
@@ -355,11 +476,11 @@ class Delivery:
 
     def _learn_sight(self, person: Person, sight: _Sight) -> None:
         """Learn what Didomi holds of the choices that are known of a person."""
-        arrival = to_micros(self._runtime.now())
-        _forget_users(person, sight.events)
+        arrival = to_micros(self._session.now())
         for place, events in sight.events.items():
             for event in events:
                 self._learn_event(person, place, event, arrival)
+        _forget_users(person, sight.users)
         for place, user in sight.users.items():
             self._learn_status(person, place, user, arrival)
             # A user who has said nothing of these choices is a user as well.
@@ -409,10 +530,19 @@ class Delivery:
                 (choice, {path: c for path, c in choices.items() if c is choice})
                 for choice in (False, True)
             ]
-        return [self._posting(aim, part, pending=pending) for pending, part in parts if part]
+        held = read_choices(readable(aim.user.get("consents")))
+        postings: list[Posting] = []
+        for pending, part in parts:
+            if part:
+                postings.append(self._posting(aim, part, held, pending=pending))
+                # What waits for approval must not say again what was opted out of just now.
+                held = held.after(read_choices(readable(postings[-1].event["consents"])))
+        return postings
 
-    def _posting(self, aim: _Aim, choices: dict[Path, bool], *, pending: bool) -> Posting:
-        status = HeldStatus(read_choices(readable(aim.user.get("consents"))), None)
+    def _posting(
+        self, aim: _Aim, choices: dict[Path, bool], held: ConsentChoices, *, pending: bool
+    ) -> Posting:
+        status = HeldStatus(held, None)
         has_values = any("values" in path for path in choices)
         single = self._api.single_choice() if has_values else frozenset()
 
@@ -439,7 +569,7 @@ class Delivery:
         names = [f"{aim.acts[path]} {'/'.join(path)}={choice}" for path, choice in choices.items()]
         if pending:
             names.append(PENDING)
-        replaces = _replaced(choices, aim.events)
+        replaces = _replaced(choices, aim.events) or aim.replaces
         return make_event_id(self._scope_text, names, aim.user_id or "", replaces)
 
     def _post(self, postings: list[Posting]) -> None:
@@ -447,30 +577,59 @@ class Delivery:
         try:
             stored = self._api.post([posting.event for posting in postings])
         except RequestRejectedError as error:
-            if len(postings) > 1:
-                logger.info(
-                    "Didomi refuses an array of %d events (status %s); posting them one by one.",
-                    len(postings),
-                    error.status,
-                )
-                for posting in postings:
-                    self._post([posting])
-                return
-            self._read_back(postings[0])
-            if postings[0].stored is None:
-                self._post_choice_by_choice(postings[0], error)
+            self._handle_refusal(postings, error)
+            return
+        except UnavailableError as error:
+            self._handle_no_answer(postings, error)
             return
         found = {event["id"]: event for event in stored}
         for posting in postings:
             posting.stored = found.get(posting.event["id"])
-            if posting.stored is None:  # every id must come back
-                self._read_back(posting)
-                if posting.stored is None:
-                    posting.error = RequestRejectedError(
-                        "Didomi accepted an array, but one of its events is not there.",
-                        status=None,
-                        body="",
-                    )
+        missing = [posting for posting in postings if posting.stored is None]
+        for posting in missing:  # every id must come back
+            if len(postings) > 1:
+                self._post([posting])
+                continue
+            self._read_back(posting)
+            if posting.stored is None:
+                posting.error = RequestRejectedError(
+                    "Didomi accepted an event that is not there.", status=None, body=""
+                )
+
+    def _handle_refusal(self, postings: list[Posting], error: RequestRejectedError) -> None:
+        """Post events one by one that were refused together, and choices if one is refused."""
+        if len(postings) > 1:
+            logger.info(
+                "Didomi refuses an array of %d events (status %s); posting them one by one.",
+                len(postings),
+                error.status,
+            )
+            for posting in postings:
+                self._post([posting])
+            return
+        self._read_back(postings[0])
+        if postings[0].stored is None:
+            self._post_choice_by_choice(postings[0], error)
+
+    def _handle_no_answer(self, postings: list[Posting], error: UnavailableError) -> None:
+        """Find out what became of events on which no usable response came.
+
+        Raises:
+            UnavailableError: Didomi doesn't respond to anything, or to too many of them.
+        """
+        for posting in postings:
+            self._read_back(posting)
+        missing = [posting for posting in postings if posting.stored is None]
+        if len(postings) > 1:
+            for posting in missing:
+                self._post([posting])
+            return
+        for posting in missing:  # Didomi responds, but not to this event
+            with self._lock:
+                self._unanswered += 1
+                if self._unanswered > _MOST_UNANSWERED:
+                    raise error
+            posting.error = RequestRejectedError(error.message, status=error.status, body="")
 
     def _read_back(self, posting: Posting) -> None:
         """Find out whether Didomi holds an event."""
@@ -479,21 +638,22 @@ class Delivery:
     def _post_choice_by_choice(self, posting: Posting, error: RequestRejectedError) -> None:
         """Post each choice of a refused event by itself, so that one never stops another."""
         posting.error = error
-        if len(posting.choices) == 1:
+        parts = _by_itself(posting.choices)
+        if len(parts) == 1:
             return
-        for path, choice in sorted(posting.choices.items(), key=lambda item: item[1]):
+        for part in parts:
             event = {
                 **posting.event,
                 "id": make_event_id(
-                    self._scope_text, [posting.event["id"], "/".join(path)], "", ""
+                    self._scope_text, [posting.event["id"], *map("/".join, part)], "", ""
                 ),
-                "consents": posting.say({path: choice}),
+                "consents": posting.say(part),
             }
             single = Posting(
                 posting.key,
                 posting.person,
                 posting.user_id,
-                {path: choice},
+                part,
                 event,
                 posting.say,
                 pending=posting.pending,
@@ -508,20 +668,25 @@ class Delivery:
         result.postings = [
             part for posting in result.postings for part in (posting.parts or [posting])
         ]
-        if not result.postings:
+        for posting in result.postings:
+            if posting.stored is not None and len(posting.said()) < len(posting.choices):
+                posting.error = RequestRejectedError(
+                    "Didomi stored an event without some of its choices.", status=None, body=""
+                )
+        if not result.postings and result.unread is None:
             return
-        rules, arrival = self._ledger.rules, to_micros(self._runtime.now())
+        rules, arrival = self._ledger.rules, to_micros(self._session.now())
         with self._ledger.change([result.key]) as change:
             person = change.people[result.key]
             refused = None
             for posting in result.postings:
-                if posting.stored is None:
+                if posting.error is not None:
                     refused = posting.error
+                if posting.stored is None:
                     continue
-                user = posting.stored.get("user")
-                user_id = posting.user_id or str((user or {}).get("id") or "")
+                user_id = posting.user_id or _user_id(posting.stored)
                 created = _timestamp(posting.stored) or arrival
-                for path, choice in posting.choices.items():
+                for path, choice in posting.said().items():
                     learn_event(
                         person.entry(path),
                         user_place(user_key(user_id)) if user_id else user_place(0),
@@ -532,8 +697,11 @@ class Delivery:
                         rules=rules,
                     )
             flag_didomi(person, rules)
+            result.owes_opt_out = bool(person.owed & Owed.OPT_OUT_DIDOMI)
             if refused is not None:
                 self._note_retry(person, f"{codes.EVENT_REFUSED.name}:{refused.status}")
+            elif isinstance(result.unread, RequestRejectedError):
+                self._note_retry(person, f"{codes.REQUEST_REFUSED.name}:{result.unread.status}")
             else:
                 person.retries.pop(DIDOMI, None)
 
@@ -542,12 +710,32 @@ class Delivery:
         person.retries[DIDOMI] = next_retry(person.retries.get(DIDOMI), code, now, wait=wait)
 
 
+def _waits(person: Person, now: Micros) -> bool:
+    """Return whether what is owed to Didomi is not to be tried yet."""
+    retry = person.retries.get(DIDOMI)
+    if retry is None or retry.next_at <= now:
+        return False
+    # One who had no user may have one by now.
+    return retry.code != codes.UNMATCHED.name or not known_users(person)
+
+
+def _by_itself(choices: Mapping[Path, bool]) -> list[dict[Path, bool]]:
+    """Return choices by themselves, opt-outs first.
+
+    The values of a preference stay together: an event states the whole answer.
+    """
+    parts: dict[Path, dict[Path, bool]] = {}
+    for path, choice in choices.items():
+        parts.setdefault(path[:-1] if is_value(path) else path, {})[path] = choice
+    return sorted(parts.values(), key=lambda part: all(part.values()))
+
+
 def _forget_users(person: Person, places: Collection[str]) -> None:
-    """Forget the Didomi users who are gone: nothing is owed to them."""
+    """Forget the Didomi users who are gone: nothing is owed to them. What they chose stays."""
     for entry in person.entries.values():
         for name in [name for name in entry.places if is_user(name)]:
-            if name not in places and name != user_place(0):
-                del entry.places[name]
+            if name not in places:
+                forget_user(entry, name)
 
 
 def _wanted(
@@ -567,6 +755,12 @@ def _wanted(
             if user is not None:
                 wanted.setdefault(str(user.get("id")), {})[path] = act.value
     return wanted
+
+
+def _user_id(event: Mapping[str, Any]) -> str:
+    """Return the id of an event's Didomi user; an empty text if it names none."""
+    user = event.get("user")
+    return str(user.get("id") or "") if isinstance(user, dict) else ""
 
 
 def _timestamp(record: Mapping[str, Any]) -> Micros | None:

@@ -191,17 +191,34 @@ class TargetDidomi(ConsentTarget):
             if result.unmatched and result.key not in self._unmatched:
                 self._unmatched.add(result.key)
                 self.note_unmatched(result.key)
+            if isinstance(result.unread, RequestRejectedError):
+                self._reject_unread(result.key, result.unread, opt_out=result.owes_opt_out)
             for posting in result.postings:
-                if posting.stored is None:
+                if posting.error is not None:
                     self._reject_posting(posting)
+                if posting.stored is None:
                     continue
+                said = posting.said()
                 summary.posted += 1
                 summary.pending += posting.pending
-                summary.written += len(posting.choices)
-                summary.written_opt_outs += sum(not choice for choice in posting.choices.values())
+                summary.written += len(said)
+                summary.written_opt_outs += sum(not choice for choice in said.values())
                 self._written.add(posting.person)
                 if result.created:
                     self._created.add(posting.person)
+
+    def _reject_unread(self, key: str, error: RequestRejectedError, *, opt_out: bool) -> None:
+        self._rejected.add(key)
+        self.reject(
+            Reject(
+                code=codes.EVENT_REFUSED,
+                reason=error.message,
+                person=key,
+                opt_out=opt_out,
+                status=error.status,
+                response=error.body,
+            )
+        )
 
     def _reject_posting(self, posting: Posting) -> None:
         error = posting.error

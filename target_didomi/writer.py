@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from actito_didomi.consent.choices import is_value, to_consents
 from actito_didomi.consent.conflicts import newest
 from actito_didomi.consent.records import CONFIRMED
-from actito_didomi.didomi.consents import MAX_EVENTS, says_it_exists
+from actito_didomi.didomi.consents import MAX_EVENTS
 from actito_didomi.errors import BadInputError, RequestRejectedError
 from target_didomi.answers import (
     Decision,
@@ -112,7 +112,9 @@ class Writer:
             outcomes += own
             try:
                 postings += self._prepare(own)
-            except BadInputError as error:
+            except (BadInputError, RequestRejectedError) as error:
+                if isinstance(error, RequestRejectedError):
+                    self._api.check_access(error)
                 for outcome in own:
                     outcome.refused = error
                     outcome.refused_opt_out = _holds_opt_out(outcome.incoming)
@@ -222,7 +224,7 @@ class Writer:
     def _post(self, postings: list[_Posting]) -> None:
         """Post events in one request; one by one if Didomi refuses them together."""
         try:
-            self._api.post([posting.event for posting in postings])
+            stored = self._api.post([posting.event for posting in postings])
         except RequestRejectedError as error:
             if len(postings) == 1:
                 self._handle_refusal(postings[0], error)
@@ -234,15 +236,26 @@ class Writer:
             )
             for posting in postings:
                 self._post([posting])
-        else:
-            for posting in postings:
+            return
+        found = {event["id"] for event in stored}
+        for posting in postings:
+            if posting.event["id"] in found:
                 posting.outcome.posted += 1
                 posting.outcome.pending += posting.event["status"] != CONFIRMED
+            elif len(postings) > 1:  # every id must come back
+                self._post([posting])
+            else:
+                self._handle_refusal(
+                    posting,
+                    RequestRejectedError(
+                        "Didomi accepted an event that is not there.", status=None, body=""
+                    ),
+                )
 
     def _handle_refusal(self, posting: _Posting, error: RequestRejectedError) -> None:
+        """Look whether the event is there all the same: only then it counts as posted."""
         outcome = posting.outcome
-        person = outcome.incoming.person
-        if says_it_exists(error) or self._api.exists(posting.event["id"], person):
+        if self._api.event(posting.event["id"], outcome.incoming.person) is not None:
             outcome.existed = True
             return
         outcome.refused = error

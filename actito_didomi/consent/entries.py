@@ -246,6 +246,18 @@ def learn_status(
     place.held = Held(value, BEGINNING if in_future else held.began, latest, doubtful=True)
 
 
+def forget_user(entry: Entry, user: str) -> None:
+    """Forget a Didomi user who is gone; what only their status showed was chosen all the same.
+
+    Args:
+        entry: What is known of the choice, changed here.
+        user: Place of the user.
+    """
+    place = entry.places.pop(user, None)
+    if place is not None and place.held is not None:
+        _keep_status(entry, place.held)
+
+
 # Actito
 
 

@@ -130,7 +130,7 @@ def flag_fields(person: Person, rules: Rules) -> None:
 def flag_didomi(person: Person, rules: Rules) -> None:
     """Set the flags of what is owed to Didomi.
 
-    That the person has no user stays, as long as something is owed.
+    That the person has no user stays, as long as something is owed and no user is known.
     """
     flags = _flags_of_didomi(person, _winners(person, rules))
     person.owed = flags_of(int(person.owed) & ~_ABOUT_DIDOMI | flags)
@@ -141,6 +141,6 @@ def _flags_of_didomi(person: Person, winners: Mapping[Path, Act | None]) -> int:
     for path in _due_users(person, winners):
         best = winners[path]
         owed |= _DIDOMI if best is None or best.value else _DIDOMI | _OPT_OUT_DIDOMI
-    if owed:
-        owed |= int(person.owed) & _NO_USER
+    if owed and person.owed & Owed.NO_USER and not known_users(person):
+        owed |= _NO_USER
     return owed

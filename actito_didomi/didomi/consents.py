@@ -23,9 +23,8 @@ _USERS = "/consents/users"
 _EVENTS = "/consents/events"
 _EVENT = "/consents/events/{event}"
 _TREES = "/config-trees"
-_FORBIDDEN, _NOT_FOUND, _CONFLICT, _BAD_REQUEST = 403, 404, 409, 400
+_FORBIDDEN, _NOT_FOUND, _BAD_REQUEST = 403, 404, 400
 _NO_TREE = frozenset({_BAD_REQUEST, _FORBIDDEN, _NOT_FOUND})
-_SAYS_IT_EXISTS = ("exist", "duplicate", "already")
 
 
 class ConsentApi:
@@ -45,12 +44,15 @@ class ConsentApi:
         self._own = {"organization_id": organization_id}
         self._regulation = regulation
         self._single_choice: frozenset[str] | None = None
+        self._was_read = False
+        self._was_posted = False
         self._lock = runtime.lock()
 
     def users(self, person: str) -> list[dict[str, Any]]:
         """Return the Didomi users of a person; an empty list if the person is unknown.
 
         Raises:
+            RequestRejectedError: Didomi refuses to show them; see `check_access`.
             ApiError: They can't be read.
         """
         return self._list(_USERS, person)
@@ -59,9 +61,19 @@ class ConsentApi:
         """Return the confirmed events of a person, of all Didomi users of theirs.
 
         Raises:
+            RequestRejectedError: Didomi refuses to show them; see `check_access`.
             ApiError: They can't be read.
         """
         return self._list(_EVENTS, person)
+
+    def check_access(self, error: RequestRejectedError) -> None:
+        """Check that a refused reading concerns one person: another one's was read.
+
+        Raises:
+            ApiError: Nothing could be read yet.
+        """
+        if not self._was_read:
+            raise _access_refused(error)
 
     def post(self, events: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Store events, without triggering the organisation's integrations.
@@ -86,9 +98,11 @@ class ConsentApi:
                 json=body if len(body) > 1 else body[0],
             )
         except RequestRejectedError as error:
-            if error.status == _FORBIDDEN or not error.is_record_level:
-                raise _access_refused(error) from None
-            raise
+            may_concern_all = error.status in {_FORBIDDEN, _NOT_FOUND}
+            if error.is_record_level and (self._was_posted or not may_concern_all):
+                raise
+            raise _access_refused(error) from None
+        self._was_posted = True
         return _stored(response.body)
 
     def event(self, event_id: str, person: str) -> dict[str, Any] | None:
@@ -110,25 +124,6 @@ class ConsentApi:
             raise _access_refused(error) from None
         found = _stored(body)
         return next((event for event in found if event.get("id") == event_id), None)
-
-    def exists(self, event_id: str, person: str) -> bool:
-        """Return whether a person has an event with this id.
-
-        Raises:
-            ApiError: It can't be read.
-        """
-        try:
-            self._session.request(
-                "GET",
-                _EVENT,
-                {"event": event_id},
-                params={**self._own, "organization_user_id": person},
-            )
-        except RequestRejectedError as error:
-            if error.status in {_NOT_FOUND, _BAD_REQUEST}:
-                return False
-            raise _access_refused(error) from None
-        return True
 
     def single_choice(self) -> frozenset[str]:
         """Return the ids of preferences with a single value, from the configuration tree.
@@ -168,9 +163,10 @@ class ConsentApi:
             pages_found = pages(self._session, path, params)
             found: list[Any] = [item for page in pages_found for item in page.items]
         except RequestRejectedError as error:
-            if error.status == _NOT_FOUND:
+            if error.status == _NOT_FOUND and (path == _EVENTS or self._was_read):
                 return []
-            raise _access_refused(error) from None
+            raise
+        self._was_read = True
         objects = [item for item in found if isinstance(item, dict)]
         if len(objects) < len(found):
             logger.warning(
@@ -195,14 +191,6 @@ def _stored(body: Any) -> list[dict[str, Any]]:
         for item in items
         if isinstance(item, dict) and isinstance(item.get("id"), str) and "created_at" in item
     ]
-
-
-def says_it_exists(error: RequestRejectedError) -> bool:
-    """Return whether a refusal means that an event with this id exists (both forms inferred)."""
-    text = error.body.lower()
-    return error.status == _CONFLICT or (
-        error.status == _BAD_REQUEST and any(word in text for word in _SAYS_IT_EXISTS)
-    )
 
 
 def _access_refused(error: RequestRejectedError) -> ApiError:
