@@ -143,6 +143,11 @@ def pending_id(event_id: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, event_id))
 
 
+def other_user_id(event_id: str, user_id: str) -> str:
+    """Return the id of an event that is posted for another user as well: the same each time."""
+    return str(uuid.uuid5(_NAMESPACE, f"{event_id} {user_id}"))
+
+
 def timestamp_to_post(latest: datetime, held: Collection[datetime]) -> datetime:
     """Return the timestamp to post choices with: not one of an event that Didomi holds.
 

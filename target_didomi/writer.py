@@ -24,7 +24,7 @@ from target_didomi.answers import (
     read_event,
     read_status,
 )
-from target_didomi.events import pending_id, timestamp_to_post, to_event
+from target_didomi.events import other_user_id, pending_id, timestamp_to_post, to_event
 
 if TYPE_CHECKING:
     from actito_didomi.consent.choices import Path
@@ -141,11 +141,14 @@ class Writer:
         for outcome in outcomes:
             incoming = outcome.incoming
             wanted = self._drop_superseded(outcome, expand(incoming.choices, status))
+            others = [other for other in users if other is not user]
+            made, held = self._for_other_users(outcome, wanted, others, held)
+            postings += made
             if not any(differs(path, choice, status) for path, choice in wanted.items()):
                 outcome.decisions[Decision.PRESENT] += len(wanted)
                 continue
             if held is None:
-                held = [read_event(event) for event in self._api.events(person)]
+                held = self._events(person)
             # With approval, an event may be there without its opt-ins: posting shows it.
             if not self._respect_approval and any(event.id == incoming.id for event in held):
                 outcome.existed = True
@@ -163,6 +166,54 @@ class Writer:
             made, status, held = self._make(outcome, written, user.get("id"), status, held)
             postings += made
         return postings
+
+    def _events(self, person: str) -> list[HeldEvent]:
+        return [read_event(event) for event in self._api.events(person)]
+
+    def _for_other_users(
+        self,
+        outcome: Outcome,
+        wanted: dict[Path, bool],
+        users: list[dict[str, Any]],
+        held: list[HeldEvent] | None,
+    ) -> tuple[list[_Posting], list[HeldEvent] | None]:
+        """Return what is posted for other users, and the person's events if they were read."""
+        postings: list[_Posting] = []
+        for user in users:
+            if opt_outs := _missing_opt_outs(wanted, user):
+                if held is None:
+                    held = self._events(outcome.incoming.person)
+                postings += self._for_other_user(outcome, opt_outs, user, held)
+        return postings, held
+
+    def _for_other_user(
+        self,
+        outcome: Outcome,
+        opt_outs: dict[Path, bool],
+        user: dict[str, Any],
+        held: list[HeldEvent],
+    ) -> list[_Posting]:
+        """Return what is posted for another user of the person: opt-outs go to each of them."""
+        incoming, status = outcome.incoming, read_status(user)
+        event_id = other_user_id(incoming.id, str(user.get("id")))
+        written = {
+            path: choice
+            for path, choice in opt_outs.items()
+            if decide(path, incoming.act(choice), status, held) is Decision.WRITE
+        }
+        if not written or any(event.id == event_id for event in held):
+            return []
+        said = merge(written, status, frozenset())
+        event = to_event(
+            incoming,
+            to_consents(said.single.items(), said.answers.items()),
+            timestamp=timestamp_to_post(incoming.latest, {event.timestamp for event in held}),
+            regulation=self._regulation,
+            user_id=str(user.get("id")),
+            event_id=event_id,
+            person=incoming.person,
+        )
+        return [_Posting(event, outcome, opt_out=True)]
 
     def _drop_superseded(self, outcome: Outcome, choices: dict[Path, bool]) -> dict[Path, bool]:
         """Learn choices, and return those that no newer one of this run supersedes.
@@ -260,6 +311,16 @@ class Writer:
             return
         outcome.refused = error
         outcome.refused_opt_out = outcome.refused_opt_out or posting.opt_out
+
+
+def _missing_opt_outs(wanted: dict[Path, bool], user: dict[str, Any]) -> dict[Path, bool]:
+    """Return the opt-outs that a user doesn't show."""
+    status = read_status(user)
+    return {
+        path: choice
+        for path, choice in wanted.items()
+        if not choice and differs(path, choice, status)
+    }
 
 
 def _holds_opt_out(incoming: IncomingEvent) -> bool:

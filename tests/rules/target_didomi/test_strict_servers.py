@@ -652,3 +652,15 @@ def test_a3_a_kill_at_any_request_leaves_no_second_event(
     for person in ("ann", "bob"):
         assert shown(didomi, person) == {f"user-{person}": False}
         assert len(didomi.events(person)) == 2
+
+
+def test_a8_without_a_ledger_an_opt_out_reaches_every_user_too(didomi, config, tmp_path) -> None:
+    """A second run has nothing to post."""
+    didomi.say(said("ann", "2026-10-01T10:00:00Z", "u1", channels={"email": True}))
+    didomi.say(said("ann", "2026-10-01T11:00:00Z", "u2", channels={"email": True}))
+    config["ledger_url"] = "none"
+    opt_out = chosen("ann", channels={"email": False})
+    post(config, tmp_path, opt_out)
+    assert shown(didomi, "ann") == {"u1": False, "u2": False}
+    post(config, tmp_path, opt_out)
+    assert len(didomi.events("ann")) == 4
