@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from actito_didomi.consent import conflicts, entries
+from actito_didomi.consent import conflicts, entries, event_ids
+from actito_didomi.consent.places import users_of
 from target_actito import checked, learning
+from target_didomi import delivery
 
 PACKAGES = ("actito_didomi", "target_actito", "target_didomi", "tap_actito", "tap_didomi")
 
@@ -106,9 +108,7 @@ RULES: dict[str, tuple[Edit, ...]] = {
         ),
     ),
     "only_the_writer_closes": (
-        Edit(
-            entries, "_learn_outcome", "    if not mine:\n", "    mine = True\n    if not mine:\n"
-        ),
+        Edit(entries, "_learn_outcome", "    if not mine:\n", "    if False:\n"),
     ),
     "intent_before_call": (
         Edit(learning.Learner, "begin", "begin_write(", "_no_intent("),
@@ -120,6 +120,18 @@ RULES: dict[str, tuple[Edit, ...]] = {
             "        place, intent = person.entries[field.path], Intent(value, now, '', None)\n"
             "        begin_write(place, field.place, intent, self.rules)\n",
         ),
+    ),
+    "look_at_didomi_before_opt_in": (
+        Edit(
+            delivery.Delivery,
+            "_prepare",
+            "        self._learn_sight(person, sight)\n",
+            "        if not users_of(p for e in person.entries.values() for p in e.places):\n"
+            "            self._learn_sight(person, sight)\n",
+        ),
+    ),
+    "event_id_names_what_it_replaces": (
+        Edit(event_ids, "make_event_id", "user_id, replaces, *sorted", "user_id, '', *sorted"),
     ),
 }
 
@@ -147,16 +159,11 @@ def _apply(edit: Edit, undo: list[tuple[Any, str, Any]]) -> None:
     module = (
         edit.owner if isinstance(edit.owner, ModuleType) else sys.modules[edit.owner.__module__]
     )
-    source = getattr(original, "changed_source", None) or textwrap.dedent(
-        inspect.getsource(original)
-    )
-    if not isinstance(edit.owner, ModuleType):
-        old, new = textwrap.dedent(edit.old), textwrap.dedent(edit.new)
-    else:
-        old, new = edit.old, edit.new
-    if old not in source:
+    source = getattr(original, "changed_source", "")
+    source = source or textwrap.dedent(inspect.getsource(original))
+    if edit.old not in source:
         raise LookupError(f"{edit.name} of {edit.owner.__name__} no longer holds: {edit.old}")
-    source = source.replace(old, new)
+    source = source.replace(edit.old, edit.new)
     space: dict[str, Any] = dict(vars(module))
     space["_no_intent"] = _no_intent
     exec(compile(f"from __future__ import annotations\n{source}", f"<{edit.name}>", "exec"), space)  # noqa: S102
@@ -181,4 +188,5 @@ def _apply(edit: Edit, undo: list[tuple[Any, str, Any]]) -> None:
 def _names_of(module: ModuleType, space: dict[str, Any]) -> dict[str, Any]:
     """Return the names that a changed function sees: those of its module, as they are."""
     vars(module).setdefault("_no_intent", space["_no_intent"])
+    vars(module).setdefault("users_of", users_of)
     return vars(module)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -114,6 +115,7 @@ class Oracle:
     seen: dict[Cell, list[Look]] = field(default_factory=dict)
     commits: dict[int, float] = field(default_factory=dict)
     imports: dict[str, Import] = field(default_factory=dict)
+    doubts: dict[tuple[int, str, int], float] = field(default_factory=dict)
     troubled: set[str] = field(default_factory=set)
     calls: Counter[str] = field(default_factory=Counter)
 
@@ -181,6 +183,26 @@ class Oracle:
             for cell, value in self.cells.items():
                 if cell[0] == person and (cell[2] == "actito") == (side == "actito"):
                     self.seen.setdefault(cell, []).append(Look(now, process, value))
+                    if side == "actito":
+                        self._read_back(process, cell)
+
+    def unanswered(self, process: Process, values: Mapping[tuple[str, int], bool]) -> None:
+        """Note a request to Actito whose response does not come."""
+        for (person, choice), value in values.items():
+            if value is False:
+                sent = self.doubts.setdefault((id(process), person, choice), self.world.hub.now)
+                self.doubts[id(process), person, choice] = min(sent, self.world.hub.now)
+            self.troubled.add(person)
+
+    def _read_back(self, process: Process, cell: Cell) -> None:
+        """Excuse an opt-out that looks as if it were ours, sent before and not answered."""
+        sent = self.doubts.get((id(process), cell[0], cell[1]))
+        act = self.setter.get(cell)
+        if sent is None or act is None or act.value or act.at < sent or self.cells[cell]:
+            return
+        if not self._is_known(cell, act):
+            self._excuse(act, "opt-out between a call without answer and its reading back")
+            self.setter[cell] = None
 
     def committed(self, process: Process) -> None:
         """Note that a process has recorded what it knows."""
@@ -320,6 +342,11 @@ class Oracle:
         where = (
             f"{person}, choice {choice}: Actito {on_actito}, Didomi {users}; newest act: {newest}"
         )
+        if newest.value and newest.side == "actito":
+            since, _ = self._window(person, choice, newest)
+            if since == 0.0 and not world.ledger.has_acts(person, choice):
+                self._excuse(newest, "opt-in in Actito before the first look")
+                return
         agree = (True in users.values()) if on_actito else (True not in users.values())
         if not agree:
             raise Violation(f"the sides differ at rest: {where}")

@@ -90,6 +90,11 @@ class LedgerView:
             if found.owed & (Owed.ACTITO | Owed.DIDOMI | Owed.IN_IMPORT) and not found.owed & waits
         ]
 
+    def has_acts(self, person: str, choice: int) -> bool:
+        """Return whether any act is known."""
+        entry = self.entry(person, choice)
+        return entry is not None and bool(entry.acts)
+
     def has_baseline(self, person: str, choice: int) -> bool:
         """Return whether an opt-out of unknown age is known, which the first look found."""
         entry = self.entry(person, choice)

@@ -205,6 +205,7 @@ class World:
         last = self.oracle.newest(person, choice)
         if last is not None and self.hub.now - last.at < _SAME_TIME:
             return  # nobody is that quick
+        self.hub.tick()
         if decision.side == "actito":
             if self.oracle.cells[person, choice, "actito"] is value:
                 return  # a click that changes nothing leaves no trace
@@ -215,6 +216,7 @@ class World:
             place = self.users_of(number)[decision.user % self.setup.users]
             self._say(person, place, {CHANNELS[choice]: value})
         self.oracle.acted(person, choice, place, value=value)
+        self.hub.tick()
         where = "in Actito" if decision.side == "actito" else f"in Didomi (user {decision.user})"
         self.record(f"{person} turns {CHANNELS[choice]} {'ON' if value else 'OFF'} {where}")
 
@@ -276,6 +278,8 @@ class World:
         looks = self.oracle.looks_of(process)
         if fate is not None:
             self.record(f"{process.name}: {what}: {fate.what} {fate.value:g}")
+            if call.kind == "write" and fate.what != "slow":
+                self.oracle.unanswered(process, call.written())
             if fate.what == "slow":
                 there += fate.value
             elif fate.what == "lost_before":
