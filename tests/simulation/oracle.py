@@ -190,8 +190,8 @@ class Oracle:
         """Note a request to Actito whose response does not come."""
         for (person, choice), value in values.items():
             if value is False:
-                sent = self.doubts.setdefault((id(process), person, choice), self.world.hub.now)
-                self.doubts[id(process), person, choice] = min(sent, self.world.hub.now)
+                looked = self.looks_of(process).get(f"actito {person}", self.world.hub.now)
+                self.doubts.setdefault((id(process), person, choice), looked)
             self.troubled.add(person)
 
     def _read_back(self, process: Process, cell: Cell) -> None:
