@@ -181,6 +181,7 @@ class CheckedWriter:
                     self._drop(due)
                 client, elapsed = self._client, self._runtime.monotonic() - started
                 if attempt >= client.retry_tries and elapsed >= client.retry_seconds:
+                    self._read_back(due.person)
                     raise
                 pause = max(
                     min(2.0 ** (attempt - 1), client.retry_max_wait), error.retry_after or 0
@@ -191,6 +192,20 @@ class CheckedWriter:
                 continue
             self._end(due, written)
             return WriteResult(due, written, began, refused)
+
+    def _read_back(self, spelling: str) -> None:
+        """Find out what became of the last write before the run fails, so that none stays open.
+
+        What the next run finds open may have been changed by the person since.
+        """
+        look, last = self._look(spelling), self._ledger.last_look()
+        if look.sight is None:
+            return
+        with self._ledger.change([self.key_of(spelling)]) as change:
+            person = change.people[self.key_of(spelling)]
+            for found in self._looks.learn(person, look.sight, last, whole=True):
+                change.add_found(found)
+            self._learner.flag(person)
 
     def _look(self, person: str) -> _Look:
         """Look at a person's profile, within `look_timeout`."""

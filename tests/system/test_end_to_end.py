@@ -199,16 +199,44 @@ def test_meltano_run(
     again = meltano(meltano_environment, "run", "didomi-to-actito")
     assert again.returncode == 0
     assert actito.stats()["writes"] == writes
-    # With the state cleared, an opt-out that Actito refuses fails the run, but the state moves.
-    meltano(meltano_environment, "state", "clear", "--force", "sandbox:tap-didomi-to-target-actito")
+    # All of it once more, and from a state of version 0.1: the ledger makes repeats harmless.
+    assert meltano(meltano_environment, "run", "--full-refresh", "didomi-to-actito").returncode == 0
+    name = "sandbox:tap-didomi-to-target-actito"
+    old = {
+        "singer_state": {"bookmarks": {"consent_events": {"exports": {"sandbox": "2026-10-01"}}}}
+    }
+    assert (
+        meltano(meltano_environment, "state", "set", "--force", name, json.dumps(old)).returncode
+        == 0
+    )
+    assert meltano(meltano_environment, "run", "didomi-to-actito").returncode == 0
+    assert actito.stats()["writes"] == writes
+    # A lost ledger is an error; after it was given up, an opt-out that Actito refuses fails the run
+    # each time, and the next one writes it.
+    for end in ("", "-wal", "-shm"):
+        (tmp_path / f"ledger.db{end}").unlink(missing_ok=True)
+    lost = meltano(meltano_environment, "run", "didomi-to-actito")
+    assert lost.returncode == 1
+    assert "on_lost_ledger" in lost.stdout
+    opted_out = next(
+        person
+        for person, choices in newest_choices(exports).items()
+        if person in after and choices.get("Newsletter") is False
+    )
+    actito.change(opted_out, Newsletter=True)
     actito.steer("faults", {**fault, "status": 400, "count": 1})
-    refused = meltano(meltano_environment, "run", "didomi-to-actito")
+    given_up = {
+        **meltano_environment,
+        "TAP_DIDOMI_ON_LOST_LEDGER": "baseline",
+        "TARGET_ACTITO_ON_LOST_LEDGER": "baseline",
+    }
+    refused = meltano(given_up, "run", "--full-refresh", "didomi-to-actito")
     assert refused.returncode == 1
-    assert "hold an opt-out could not be written" in refused.stdout
-    state = meltano(
-        meltano_environment, "state", "get", "sandbox:tap-didomi-to-target-actito"
-    ).stdout
+    assert "opt_outs_owed" in refused.stdout
+    state = meltano(meltano_environment, "state", "get", name).stdout
     assert '"2026-10-03"' in state
+    assert meltano(meltano_environment, "run", "didomi-to-actito").returncode == 0
+    assert actito.subscriptions(opted_out)["Newsletter"] is False
 
 
 @pytest.mark.skipif(
