@@ -9,18 +9,27 @@ PIP := -m pip install --quiet --disable-pip-version-check
 # Tests mostly wait for the processes they start, so two at a time suit two cores.
 WORKERS := 2
 ARGS :=
+SEEDS := 1000
+JOBS := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench test lint words format generate clean
+.PHONY: help demo bench simulate test test-long lint words format generate clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: $(VENV)/.installed $(MELTANO)/.installed  ## run both directions against a local Actito and Didomi, and show what happened
 	@$(VENV)/bin/python scripts/demo.py
 
 test: lint $(MELTANO)/.installed $(JSONL)/.installed  ## run the linter, the type checker and all tests
 	$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadgroup
+
+simulate: $(VENV)/.installed  ## run all plugins in one process, from many seeds (SEEDS=1000, JOBS=2)
+	@PYTHONPATH=.:tests $(VENV)/bin/python -m simulation --seeds $(SEEDS) --jobs $(JOBS)
+
+test-long: $(VENV)/.installed  ## run what takes longer: 20,000 simulated seeds, 60 seeds with killed processes
+	@PYTHONPATH=.:tests $(VENV)/bin/python -m simulation --seeds 20000 --jobs $(JOBS)
+	KILLED_LOOP_SEEDS=60 $(VENV)/bin/python -m pytest tests/system/test_killed_loop.py --numprocesses $(WORKERS)
 
 bench: $(VENV)/.installed  ## measure against plain Singer plugins (ARGS=--quick for a few minutes)
 	@PYTHONPATH=. $(VENV)/bin/python benchmarks/run.py $(ARGS)
