@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from actito_didomi.consent.coalesce import HELD, OURS, STATUS, Field, ProfileChange, Value
+from actito_didomi.consent.codec import masks_of, put_masks
 from actito_didomi.consent.conflicts import ACTITO, OPT_OUT, to_datetime
 from actito_didomi.consent.entries import (
     Entry,
@@ -25,7 +26,9 @@ from actito_didomi.consent.entries import (
     learn_opt_out_of_unknown_age,
     learn_status,
 )
-from actito_didomi.consent.owing import find_due, flag
+from actito_didomi.consent.groups import shorten
+from actito_didomi.consent.masks import begin_import
+from actito_didomi.consent.owing import decide_quickly, find_due, flag
 from actito_didomi.consent.person import AttributeState
 from actito_didomi.consent.places import user_place
 
@@ -34,8 +37,9 @@ if TYPE_CHECKING:
 
     from actito_didomi.consent.choices import Path
     from actito_didomi.consent.coalesce import PersonLayers
-    from actito_didomi.consent.conflicts import Rules
+    from actito_didomi.consent.conflicts import Act, Rules
     from actito_didomi.consent.fields import ChoiceField
+    from actito_didomi.consent.masks import FieldBits
     from actito_didomi.consent.person import Person
 
 _DIGEST_SIZE = 8
@@ -50,11 +54,13 @@ class Learner:
             values than choices.
         rules: The rules of the ledger.
         key: Keys the digests of attributes.
+        bits: The bits of the fields that hold choices.
     """
 
     fields: Sequence[ChoiceField | None]
     rules: Rules
     key: bytes
+    bits: FieldBits | None = None
 
     @cached_property
     def choice_fields(self) -> list[ChoiceField]:
@@ -134,7 +140,7 @@ class Learner:
 
     def flag(self, person: Person) -> None:
         """Set the flags of what is owed."""
-        flag(person, self.choice_fields, self.rules)
+        flag(person, self.choice_fields, self.rules, self.bits)
 
     # What is due
 
@@ -149,10 +155,8 @@ class Learner:
             only: Fields to keep to.
         """
         values: dict[Field, Value] = {}
-        for field, act in find_due(person, self.choice_fields, self.rules):
-            values[Field(field.kind, field.name)] = Value(
-                to_datetime(act.latest), field.value(act.value), act.value
-            )
+        for field, named, act in self._find_due(person):
+            values[named] = Value(to_datetime(act.latest), field.value(act.value), act.value)
         for name, state in person.attributes.items():
             if state.value is not msgspec.UNSET:
                 values[Field("attribute", name)] = Value(
@@ -170,6 +174,28 @@ class Learner:
             any(value.opt_out for value in values.values()),
         )
 
+    def _find_due(self, person: Person) -> Iterable[tuple[ChoiceField, Field, Act]]:
+        """Return the fields to be written, each with its name and the act it is to show."""
+        found = None if self.bits is None else decide_quickly(person, self.bits, self.rules)
+        if self.bits is None or found is None:
+            return [
+                (field, Field(field.kind, field.name), act)
+                for field, act in find_due(person, self.choice_fields, self.rules)
+            ]
+        due = found.due
+        return [
+            (field, name, act)
+            for field, name, own in self._named
+            for act, fields in due
+            if fields & own
+        ]
+
+    @cached_property
+    def _named(self) -> list[tuple[ChoiceField, Field, int]]:
+        """The fields that hold choices, with their names and bits."""
+        bits = () if self.bits is None else self.bits.fields
+        return [(field, Field(field.kind, field.name), own) for field, own in bits]
+
     def note_unseen(self, person: Person, change: ProfileChange, now: int) -> None:
         """Record that opt-outs are written without a look, which may hide the person's own."""
         for field, choice in self._choices(change):
@@ -186,11 +212,39 @@ class Learner:
         import_number: int | None = None,
     ) -> None:
         """Record the intent to write a change."""
+        if import_number is not None and self._begin_quickly(
+            person, change, now=now, run=run, number=import_number
+        ):
+            return
         for field, value in self._choices(change):
             entry = person.entries[field.path]
             intent = Intent(value, now, run, import_number)
             begin_write(entry, field.place, intent, self.rules)
         self.flag(person)
+
+    def _begin_quickly(
+        self, person: Person, change: ProfileChange, *, now: int, run: str, number: int
+    ) -> bool:
+        """Record the intent to write a change by an import, on masks; return whether it is done."""
+        bits, masks = self.bits, masks_of(person)
+        if bits is None or masks is None:
+            return False
+        opt_ins = opt_outs = 0
+        for field, value in zip(change.fields, change.values, strict=True):
+            if value.choice is not None and (own := bits.find(field)) is not None:
+                if value.choice:
+                    opt_ins |= own
+                else:
+                    opt_outs |= own
+        if opt_ins | opt_outs:
+            begun = begin_import(
+                masks, opt_ins, opt_outs, writer=shorten(run), number=number, began=now
+            )
+            if begun is None:
+                return False
+            put_masks(person, begun)
+        self.flag(person)
+        return True
 
     def end(self, person: Person, change: ProfileChange, now: int) -> None:
         """Record that a change was carried out."""

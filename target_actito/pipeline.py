@@ -152,7 +152,8 @@ class Pipeline:
                 zip(settings.mappings, translator.masks.fields, strict=True)
             )
         ]
-        learner = Learner(fields, ledger.rules, ledger.key)
+        bits = ledger.number_fields([field for field in fields if field is not None])
+        learner = Learner(fields, ledger.rules, ledger.key, bits)
         reader = ProfileReader(
             structure,
             actito.user_unique_key,
@@ -160,7 +161,7 @@ class Pipeline:
             actito.zone,
             learner.choice_fields,
         )
-        looks = LookLearner(ledger, reader, run, learner.choice_fields)
+        looks = LookLearner(ledger, reader, run, learner.choice_fields, bits)
         writer = CheckedWriter(
             ledger=ledger,
             learner=learner,

@@ -34,6 +34,7 @@ from actito_didomi.consent.groups import (
     union_of_family,
     unpack,
 )
+from actito_didomi.consent.masks import ACT_KINDS, Masks, end_imports
 from actito_didomi.consent.person import AttributeState, Person, Retry, flags_of
 from actito_didomi.consent.places import is_user, user_place
 
@@ -41,12 +42,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from actito_didomi.consent.choices import Path
-    from actito_didomi.consent.conflicts import Side, Source
     from actito_didomi.consent.groups import Family, FlatFamily, Groups
+    from actito_didomi.consent.masks import ImportEnd
 
     Name = tuple[str, ...]
-    Endings = Sequence[Callable[[Entry], None]]
-    """What is to be done to an entry for each import that has ended."""
+    Endings = Sequence[ImportEnd]
+    """Of each import that has ended, but stands as under way."""
     Layout = dict[Path, tuple[int, list[tuple[str, int]]]]
     """By path: its bit, and the places and bits of its fields in Actito."""
 
@@ -55,15 +56,7 @@ VERSION, WIDE_VERSION = 1, 2
 PATH, FIELD, ATTRIBUTE = "path", "field", "attribute"
 """Kinds of names. That of a field is the path of a choice, and after it the place in Actito."""
 
-_ACTS: tuple[tuple[Side, Source], ...] = (
-    ("didomi", "event"),
-    ("didomi", "status"),
-    ("actito", "look"),
-    ("actito", "row"),
-    ("actito", "baseline"),
-)
-"""By their number on disk: never reorder."""
-_ACT_NUMBERS = {kind: number for number, kind in enumerate(_ACTS)}
+_ACT_NUMBERS = {kind: number for number, kind in enumerate(ACT_KINDS)}
 _ACT_WIDTH = ACTS[0]
 _PARTS, _ACTITO, _PROFILE_ID = 9, 3, 7
 _WORD_BITS = 64
@@ -97,11 +90,13 @@ class Codec:
         self._names = names
         self._known: dict[Path, tuple[int, dict[str, int]]] = {}
         self._layouts: dict[tuple[int, int], Layout] = {}
+        self._consents: dict[int, int] = {}
 
     def forget(self) -> None:
         """Forget all numbers; to be called when new ones were not made durable."""
         self._known.clear()
         self._layouts.clear()
+        self._consents.clear()
 
     # Encoding
 
@@ -153,8 +148,12 @@ class Codec:
         actito = new_family()
         users: dict[int, Family] = {}
         if isinstance(entries, StoredEntries):
+            if entries.changed is not None:
+                return entries.changed[:3]
             entries.add_unread(acts, actito, users)
             entries = entries.loaded
+        if not entries:
+            return acts, actito, users
         by_place: dict[str, Family] = {}
         known = self._known
         for path, entry in entries.items():
@@ -281,6 +280,17 @@ class Codec:
             self._layouts[paths, fields] = layout
         return layout
 
+    def consents(self, paths: int) -> int:
+        """Return those of these choices that stand in consents."""
+        found = self._consents.get(paths)
+        if found is None:
+            names = self._names.known(PATH, paths.bit_length())
+            found = sum(1 << n for n in _numbers(paths) if names[n][0] == "consents")
+            if len(self._consents) >= _MOST_KEPT:
+                self._consents.clear()
+            self._consents[paths] = found
+        return found
+
 
 class StoredEntries(MutableMapping["Path", Entry]):
     """The entries of a person as they stand on disk; each is decoded when it is asked for.
@@ -295,11 +305,12 @@ class StoredEntries(MutableMapping["Path", Entry]):
     Attributes:
         data: The form on disk.
         loaded: Entries that were asked for or set.
+        changed: What was put in place of all entries, by masks.
     """
 
     __slots__ = (
-        "_actito", "_acts", "_as_read", "_endings", "_layout", "_taken", "_times", "_users", "data",
-        "loaded",
+        "_actito", "_acts", "_as_read", "_codec", "_endings", "_is_changed", "_layout", "_masks",
+        "_paths", "_taken", "_times", "_users", "changed", "data", "loaded",
     )  # fmt: skip
 
     def __init__(
@@ -307,6 +318,16 @@ class StoredEntries(MutableMapping["Path", Entry]):
     ) -> None:
         self.data = data
         self.loaded: dict[Path, Entry] = {}
+        self.changed: Masks | None = None
+        self._masks: Masks | None = None
+        self._is_changed = False
+        self._codec = codec
+        self._set(parts)
+        self._endings = endings
+        self._as_read = _header(person)
+        self._taken: set[Path] = set()
+
+    def _set(self, parts: Sequence[Any]) -> None:
         self._times = read_times(parts[1] or ())
         self._acts: Sequence[Any] = parts[2] or ()
         self._actito: FlatFamily = parts[3] or ()
@@ -317,14 +338,60 @@ class StoredEntries(MutableMapping["Path", Entry]):
             mask = union_of_family(flat[at + 1])
             self._users.append((flat[at], flat[at + 1], mask))
             paths |= mask
-        self._layout = codec.layout(paths, union_of_family(self._actito))
-        self._endings = endings
-        self._as_read = _header(person)
-        self._taken: set[Path] = set()
+        self._paths = paths
+        self._layout = self._codec.layout(paths, union_of_family(self._actito))
 
     def is_as_read(self, person: Person) -> bool:
         """Return whether nothing of the person was asked for or set since they were read."""
-        return not self._taken and not self.loaded and self._as_read == _header(person)
+        return (
+            not self._is_changed
+            and not self._taken
+            and not self.loaded
+            and self._as_read == _header(person)
+        )
+
+    def masks(self) -> Masks | None:
+        """Return the entries in groups; None if they are not as they were read, or put."""
+        if self.loaded or self._taken:
+            return None
+        if self._masks is None:
+            if self._codec.version() != VERSION:
+                return None
+            acts: Groups = {}
+            actito = new_family()
+            users: dict[int, Family] = {}
+            self.add_unread(acts, actito, users)
+            if self._endings:
+                ended = end_imports(actito, self._endings)
+                if ended is None:
+                    return None
+                actito = ended
+            # An entry may have nothing but places in Actito.
+            paths = self._paths
+            for bit, _ in self._layout.values():
+                paths |= bit
+            self._masks = Masks(acts, actito, users, self._codec.consents(paths))
+        return self._masks
+
+    def put(self, masks: Masks) -> None:
+        """Put groups in place of all entries, which are as they were read, or put."""
+        self.changed = self._masks = masks
+        self._is_changed = True
+
+    def _settle(self) -> None:
+        """Make groups that were put the form from which entries are decoded."""
+        masks = self.changed
+        if masks is None:
+            return
+        self.changed = None
+        times = Times()
+        acts = unpack(flatten(masks.acts, times))
+        actito = [unpack(flat) for flat in flatten_family(masks.actito, times)]
+        users: list[Any] = []
+        for user, family in masks.users.items():
+            users += (user, [unpack(flat) for flat in flatten_family(family, times)])
+        self._set([VERSION, times.values, acts, actito, users])
+        self._endings = ()
 
     def add_unread(self, acts: Groups, actito: Family, users: dict[int, Family]) -> None:
         """Add the entries that were not asked for to groups."""
@@ -348,6 +415,8 @@ class StoredEntries(MutableMapping["Path", Entry]):
         entry = self.loaded.get(path)
         if entry is not None:
             return entry
+        if self.changed is not None:
+            self._settle()
         found = self._layout.get(path)
         if found is None or path in self._taken:
             return default
@@ -362,22 +431,26 @@ class StoredEntries(MutableMapping["Path", Entry]):
         return entry
 
     def __setitem__(self, path: Path, entry: Entry) -> None:
+        self._settle()
         if path in self._layout:
             self._taken.add(path)
         self.loaded[path] = entry
 
     def __delitem__(self, path: Path) -> None:
+        self._settle()
         if path in self._layout and path not in self._taken:
             self._taken.add(path)
         else:
             del self.loaded[path]
 
     def __iter__(self) -> Iterator[Path]:
+        self._settle()
         for path in self._layout:
             self.get(path)
         return iter(self.loaded)
 
     def __len__(self) -> int:
+        self._settle()
         return len(self.loaded) + len(self._layout) - len(self._taken)
 
     def __repr__(self) -> str:
@@ -389,7 +462,7 @@ class StoredEntries(MutableMapping["Path", Entry]):
         for at in range(0, len(flat), _ACT_WIDTH):
             kind, earliest, latest, opt_ins, opt_outs = flat[at : at + _ACT_WIDTH]
             if (opt_ins | opt_outs) & bit:
-                side, source = _ACTS[kind]
+                side, source = ACT_KINDS[kind]
                 entry.acts[side] = Act(
                     opt_ins & bit != 0, times[earliest], times[latest], side, source
                 )
@@ -401,6 +474,18 @@ class StoredEntries(MutableMapping["Path", Entry]):
         for end in self._endings:
             end(entry)
         return entry
+
+
+def masks_of(person: Person) -> Masks | None:
+    """Return a person's entries in groups; None if they are not as they were read, or put."""
+    entries = person.entries
+    return entries.masks() if isinstance(entries, StoredEntries) else None
+
+
+def put_masks(person: Person, masks: Masks) -> None:
+    """Put groups in place of all entries of a person, of whom `masks_of` has returned some."""
+    assert isinstance(person.entries, StoredEntries)  # noqa: S101 - for mypy
+    person.entries.put(masks)
 
 
 def pack_parts(parts: list[Any]) -> bytes:

@@ -238,10 +238,10 @@ def pack(mask: int) -> int | bytes:
 
 
 def _intent_key(intent: Intent) -> tuple[Any, ...]:
-    return (_shorten(intent.writer), intent.import_number, intent.began, intent.until)
+    return (shorten(intent.writer), intent.import_number, intent.began, intent.until)
 
 
-def _shorten(writer: str) -> str | int:
+def shorten(writer: str) -> str | int:
     """Return a number in place of a writer that is one."""
     if writer.isascii() and writer.isdigit() and len(writer) <= _MOST_DIGITS:
         number = int(writer)

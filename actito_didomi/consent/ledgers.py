@@ -10,7 +10,6 @@ import hashlib
 import logging
 from contextlib import contextmanager
 from datetime import timedelta
-from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import msgspec
@@ -24,6 +23,7 @@ from actito_didomi.consent.conflicts import Micros, Rules, to_datetime, to_micro
 from actito_didomi.consent.entries import drop_intent, end_import, give_up_import
 from actito_didomi.consent.first_load import FirstPeople
 from actito_didomi.consent.limits import SharedLimits
+from actito_didomi.consent.masks import FieldBits
 from actito_didomi.consent.person import Owed, Person
 from actito_didomi.consent.progress import FileTable
 from actito_didomi.consent.rejects import RejectTable
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from actito_didomi.consent.config import LedgerSettings
     from actito_didomi.consent.conflicts import Side
     from actito_didomi.consent.entries import Entry
+    from actito_didomi.consent.fields import ChoiceField
     from actito_didomi.consent.identity import Matching
     from actito_didomi.consent.rows import Row
     from actito_didomi.consent.schema import Prepared
@@ -465,6 +466,30 @@ class Ledger(RejectTable, FileTable):
                 raise
         return left
 
+    def number_fields(self, fields: Collection[ChoiceField]) -> FieldBits:
+        """Return the bits of fields, which are for good.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.write() as transaction, self._lock:
+            self._names.transaction = transaction
+            try:
+                bits = [
+                    (
+                        field,
+                        self._codec.bit(field.path),
+                        self._codec.field_bit(field.path, field.place),
+                    )
+                    for field in fields
+                ]
+                transaction.connection.commit()
+            except BaseException:
+                self._names.forget()
+                self._codec.forget()
+                raise
+        return FieldBits(bits)
+
     def owed(
         self,
         flag: Owed,
@@ -539,10 +564,12 @@ class Ledger(RejectTable, FileTable):
         raise AssertionError
 
     def _decode(self, transaction: Transaction, rows: dict[str, Row]) -> dict[str, Person]:
-        def find_endings(imports: set[int]) -> list[Callable[[Entry], None]]:
+        def find_endings(imports: set[int]) -> list[_ImportEnd]:
             endings = [(number, self._ending(transaction, number)) for number in sorted(imports)]
             return [
-                partial(_end_import, number=number, ending=ending, rules=self.rules)
+                _ImportEnd(
+                    number, ending.at if ending.state == "ended" else None, ending, self.rules
+                )
                 for number, ending in endings
                 if ending is not None
             ]
@@ -1032,17 +1059,26 @@ class _Ending(NamedTuple):
     at: Micros
 
 
-def _end_import(entry: Entry, *, number: int, ending: _Ending, rules: Rules) -> None:
-    """Record the end of an import in all that it was to write of one choice."""
-    for name, place in list(entry.places.items()):
-        if ending.state == "ended":
-            end_import(entry, name, number, ending.at)
-        elif ending.state == "never_received":
-            place.late = [late for late in place.late if late.import_number != number]
-            if place.intent is not None and place.intent.import_number == number:
-                drop_intent(entry, name)
-        else:  # it may have been carried out, or may be yet
-            give_up_import(entry, name, number, ending.at, rules)
+class _ImportEnd(NamedTuple):
+    """The end of an import, for all that it was to write of a person."""
+
+    number: int
+    ended: Micros | None
+    ending: _Ending
+    rules: Rules
+
+    def __call__(self, entry: Entry) -> None:
+        """Record it in one choice."""
+        number, ending = self.number, self.ending
+        for name, place in list(entry.places.items()):
+            if ending.state == "ended":
+                end_import(entry, name, number, ending.at)
+            elif ending.state == "never_received":
+                place.late = [late for late in place.late if late.import_number != number]
+                if place.intent is not None and place.intent.import_number == number:
+                    drop_intent(entry, name)
+            else:  # it may have been carried out, or may be yet
+                give_up_import(entry, name, number, ending.at, self.rules)
 
 
 def _due(person: Person) -> Micros:

@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from actito_didomi.consent.codec import masks_of
 from actito_didomi.consent.conflicts import ACTITO, OPT_OUT
 from actito_didomi.consent.entries import due_actito, due_at_field, due_at_users, winner
+from actito_didomi.consent.masks import decide
 from actito_didomi.consent.person import Owed, flags_of
 from actito_didomi.consent.places import is_user, users_of
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from actito_didomi.consent.choices import Path
     from actito_didomi.consent.conflicts import Act, Rules
     from actito_didomi.consent.fields import ChoiceField
+    from actito_didomi.consent.masks import Decision, FieldBits
     from actito_didomi.consent.person import Person
 
 # Numbers, since operations on flags are slow and this is done for each person.
@@ -72,7 +75,9 @@ def _due_users(person: Person, winners: Mapping[Path, Act | None]) -> dict[Path,
     return due
 
 
-def flag(person: Person, fields: Iterable[ChoiceField], rules: Rules) -> None:
+def flag(
+    person: Person, fields: Iterable[ChoiceField], rules: Rules, bits: FieldBits | None = None
+) -> None:
     """Set the flags of what is owed to either side.
 
     That the person has no profile, or no user, stays as long as something is owed there.
@@ -81,7 +86,11 @@ def flag(person: Person, fields: Iterable[ChoiceField], rules: Rules) -> None:
         person: The person, changed here.
         fields: The fields in Actito that may be owed something.
         rules: Settings that decide.
+        bits: The bits of these fields, to be quicker.
     """
+    if bits is not None and (found := decide_quickly(person, bits, rules)) is not None:
+        flag_quickly(person, found.owed)
+        return
     winners = _winners(person, rules)
     about_actito = _flags_of_actito(person, fields, winners)
     about_didomi = _flags_of_didomi(person, winners)
@@ -111,6 +120,30 @@ def _flags_of_actito(
     if owed & _ACTITO:
         owed |= int(person.owed) & _NO_PROFILE
     return owed
+
+
+def decide_quickly(person: Person, bits: FieldBits, rules: Rules) -> Decision | None:
+    """Return what is due to a person, who is as they were read; None where that takes longer."""
+    masks = masks_of(person)
+    return None if masks is None else decide(masks, bits, rules)
+
+
+def flag_quickly(person: Person, owed: int) -> None:
+    """Set the flags of what is owed to either side.
+
+    Args:
+        person: The person, changed here.
+        owed: What is owed of their choices; see `masks.Decision`.
+    """
+    before = int(person.owed)
+    for state in person.attributes.values():
+        if state.value is not msgspec.UNSET:
+            owed |= _ACTITO
+    if owed & _ACTITO:
+        owed |= before & _NO_PROFILE
+    if owed & _DIDOMI:
+        owed |= before & _NO_USER
+    person.owed = flags_of(before & ~_ABOUT_EITHER | owed)
 
 
 def flag_fields(person: Person, rules: Rules) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from actito_didomi.actito import ConversionError, ValueType, convert
+from actito_didomi.consent.codec import masks_of, put_masks
 from actito_didomi.consent.conflicts import ACTITO, DIDOMI, OPT_IN, OPT_OUT, Act, to_micros
 from actito_didomi.consent.entries import (
     Entry,
@@ -20,8 +21,9 @@ from actito_didomi.consent.entries import (
 )
 from actito_didomi.consent.identity import is_placeholder, keyless_row, match_key, profile_of
 from actito_didomi.consent.ledgers import FoundChange
+from actito_didomi.consent.masks import Seen, decide, learn_first_look, shows_what_is_held
 from actito_didomi.consent.moves import ProfilePart, attach_profile, detach_profile
-from actito_didomi.consent.owing import flag
+from actito_didomi.consent.owing import flag, flag_quickly
 from actito_didomi.consent.person import Owed
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from actito_didomi.actito.listing import Profile, ProfilePage
     from actito_didomi.consent.fields import ChoiceField
     from actito_didomi.consent.ledgers import Ledger, Look
+    from actito_didomi.consent.masks import FieldBits
     from actito_didomi.consent.person import Person
 
 _PEOPLE_AT_ONCE = 5_000
@@ -137,15 +140,22 @@ class LookLearner:
         reader: Reads choices from profiles.
         run: Id of this run where it writes to Actito; empty otherwise.
         mapped: The fields that may be owed something.
+        bits: Their bits, if they are all fields that are looked at.
     """
 
     def __init__(
-        self, ledger: Ledger, reader: ProfileReader, run: str, mapped: Sequence[ChoiceField]
+        self,
+        ledger: Ledger,
+        reader: ProfileReader,
+        run: str,
+        mapped: Sequence[ChoiceField],
+        bits: FieldBits | None = None,
     ) -> None:
         self._ledger = ledger
         self._reader = reader
         self._run = run
         self._mapped = mapped
+        self._bits = bits
         self._searches_left = _MOST_SEARCHES
         self.uncounted = 0
         """Looks at fields that showed nothing for certain, since a write was under way."""
@@ -172,18 +182,23 @@ class LookLearner:
             The keys of the people on it, for comparing.
         """
         began, ended = to_micros(page.asked_at), to_micros(page.read_at)
-        sights: dict[str, list[Sight]] = {}
+        profiles: dict[str, list[Profile]] = {}
         for profile in page.profiles:
-            sight = self.sight(profile, began, ended)
-            sights.setdefault(self._row(sight), []).append(sight)
+            spelling = self._reader.spelling(profile.attributes)
+            profiles.setdefault(self._key(spelling, str(profile.id)), []).append(profile)
         unclear: list[Sight] = []
-        keys = sorted(sights)
+        keys = sorted(profiles)
         for start in range(0, len(keys), _PEOPLE_AT_ONCE):
             part = keys[start : start + _PEOPLE_AT_ONCE]
             with self._ledger.change(part) as change:
                 for key in part:
-                    for sight in sights[key]:
-                        person = change.people[key]
+                    person, found = change.people[key], profiles[key]
+                    if len(found) == 1:
+                        seen = self._see(found[0], began, ended)
+                        if seen and self._learn_quickly(person, found[0], seen, last):
+                            continue
+                    for profile in found:
+                        sight = self.sight(profile, began, ended)
                         if self._is_unclear(person, sight, last):
                             unclear.append(sight)
                             continue
@@ -206,9 +221,55 @@ class LookLearner:
 
     def _row(self, sight: Sight) -> str:
         """Return the key of the row that a look belongs to."""
-        if sight.spelling is None:
-            return keyless_row(sight.profile_id or "")
-        return match_key(sight.spelling, self._reader.matching)
+        return self._key(sight.spelling, sight.profile_id or "")
+
+    def _key(self, spelling: str | None, profile_id: str) -> str:
+        if spelling is None:
+            return keyless_row(profile_id)
+        return match_key(spelling, self._reader.matching)
+
+    def _learn_quickly(
+        self, person: Person, profile: Profile, seen: Seen, last: Look | None
+    ) -> bool:
+        """Learn a look on masks, as `learn` would: what is held, or what nothing is known of.
+
+        Returns:
+            Whether it is done; else nothing has changed.
+        """
+        bits, masks, profile_id = self._bits, masks_of(person), str(profile.id)
+        spelling = self._reader.spelling(profile.attributes)
+        if not self._run or person.owed & Owed.NO_PROFILE:
+            return False
+        if bits is None or masks is None or spelling is None:
+            return False
+        if person.profile_id != profile_id and (person.profile_id is not None or last is not None):
+            return False
+        if not shows_what_is_held(masks, seen):
+            learned = None if last is not None else learn_first_look(masks, seen, bits)
+            decision = None if learned is None else decide(learned, bits, self._ledger.rules)
+            if learned is None or decision is None:
+                return False
+            put_masks(person, learned)
+            flag_quickly(person, decision.owed)
+        person.profile_id = profile_id
+        person.spelling = spelling
+        return True
+
+    def _see(self, profile: Profile, began: int, ended: int) -> Seen | None:
+        """Return what a profile shows; None unless all fields are subscriptions that it shows."""
+        states = profile.subscriptions
+        if self._bits is None or states is None:
+            return None
+        opt_ins = opt_outs = 0
+        for field, own in self._bits.fields:
+            state = states.get(field.name)
+            if state is None or field.kind != "subscription":
+                return None
+            if state is field.opt_in:
+                opt_ins |= own
+            else:
+                opt_outs |= own
+        return Seen(opt_ins, opt_outs, began, ended)
 
     # Profiles that get, lose or change their key
 
@@ -295,7 +356,7 @@ class LookLearner:
             person.owed = Owed.NONE
             return
         rules, before = self._ledger.rules, person.owed
-        flag(person, self._mapped, rules)
+        flag(person, self._mapped, rules, self._bits)
         if not self._run:  # only who writes to Actito knows all fields that may be owed something
             person.owed |= before & (Owed.ACTITO | Owed.OPT_OUT_ACTITO | Owed.DEFERRED | _IN_IMPORT)
 

@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from actito_didomi.http import ApiSession
     from actito_didomi.plugin.config import HasTargetSettings
 
+_OBJECTS_PER_COLLECTION = 200_000
+"""New objects after which unused ones are looked for while writing."""
 _EXAMPLES = 5
 _BROKEN_INPUT = (
     SingerError,
@@ -498,11 +500,14 @@ class ConsentTarget(BasePlugin, Target):
             yield
             return
         gc.freeze()  # the people gathered need not be looked at
+        thresholds = gc.get_threshold()
+        gc.set_threshold(_OBJECTS_PER_COLLECTION)  # nor the rows of each transaction, repeatedly
         gc.enable()
         try:
             yield
         finally:
             gc.disable()
+            gc.set_threshold(*thresholds)
 
     def expect(self, first_records: Iterable[int]) -> None:
         """Record what is about to be written.
