@@ -331,6 +331,11 @@ def note_refusal(person: Person, code: str, now: int) -> None:
     person.retries[ACTITO] = next_retry(person.retries.get(ACTITO), code, now)
 
 
+def has_attributes(due: ProfileChange) -> bool:
+    """Return whether a change holds more than choices."""
+    return any(value.choice is None for value in due.values)
+
+
 def attributes_alone(due: ProfileChange) -> ProfileChange:
     """Return what a change holds in addition to choices."""
     kept = [

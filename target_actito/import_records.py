@@ -11,7 +11,7 @@ from actito_didomi.consent.conflicts import ACTITO, to_datetime, to_micros
 from actito_didomi.consent.person import Owed
 from actito_didomi.errors import ApiError, RequestRejectedError
 from target_actito.bulk import FILE_PREFIX, ImportsUnavailable
-from target_actito.checked import note_refusal
+from target_actito.checked import has_attributes, note_refusal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -236,7 +236,18 @@ class LedgerRecords:
             person.retries.pop(ACTITO, None)
             self._learner.flag(person)
 
-        self._each([row for at, row in enumerate(rows) if at not in refused], end)
+        rest = [row for at, row in enumerate(rows) if at not in refused]
+        simple = [row for row in rest if not has_attributes(row)]
+        left = self._end_simple(simple)
+        self._each([row for row in rest if has_attributes(row)] + left, end)
+
+    def _end_simple(self, rows: Sequence[ProfileChange]) -> list[ProfileChange]:
+        """Record that rows of choices alone were written; return those that take more."""
+        left: list[ProfileChange] = []
+        for start in range(0, len(rows), _AT_ONCE):
+            part = {self._key_of(row.person): row for row in rows[start : start + _AT_ONCE]}
+            left += [part[key] for key in self._ledger.end_import_of(self._number, part)]
+        return left
 
     def _each(
         self,

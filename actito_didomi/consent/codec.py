@@ -25,11 +25,14 @@ from actito_didomi.consent.groups import (
     flatten,
     flatten_family,
     imports_of,
+    is_only_import,
     keep,
     keep_family,
     new_family,
     read_place,
     read_times,
+    regroup,
+    regroup_family,
     union,
     union_of_family,
     unpack,
@@ -238,6 +241,18 @@ class Codec:
         parts = _decode(data)
         return len(parts) > _ACTITO and number in imports_of(parts[_ACTITO])
 
+    @staticmethod
+    def is_alone(data: bytes, number: int) -> bool:
+        """Return whether an import is all that is open of the person of a form on disk.
+
+        Nothing else is being written, or may be late, and nothing was refused.
+        """
+        parts = _decode(data)
+        # The last part is what was refused.
+        if parts[0] != VERSION or not _ACTITO < len(parts) < _PARTS:
+            return False
+        return is_only_import(parts[_ACTITO], number)
+
     def _read_attributes(self, flat: Sequence[Any]) -> dict[str, AttributeState]:
         names = self._names.known(ATTRIBUTE, flat[-2] + 1)
         return {names[flat[at]][0]: AttributeState(*flat[at + 1]) for at in range(0, len(flat), 2)}
@@ -340,6 +355,8 @@ class StoredEntries(MutableMapping["Path", Entry]):
             paths |= mask
         self._paths = paths
         self._layout = self._codec.layout(paths, union_of_family(self._actito))
+        for bit, _ in self._layout.values():  # there may be nothing but places in Actito
+            self._paths |= bit
 
     def is_as_read(self, person: Person) -> bool:
         """Return whether nothing of the person was asked for or set since they were read."""
@@ -355,22 +372,19 @@ class StoredEntries(MutableMapping["Path", Entry]):
         if self.loaded or self._taken:
             return None
         if self._masks is None:
-            if self._codec.version() != VERSION:
-                return None
-            acts: Groups = {}
-            actito = new_family()
-            users: dict[int, Family] = {}
-            self.add_unread(acts, actito, users)
+            times = self._times
+            actito = regroup_family(self._actito, times)
             if self._endings:
                 ended = end_imports(actito, self._endings)
                 if ended is None:
                     return None
                 actito = ended
-            # An entry may have nothing but places in Actito.
-            paths = self._paths
-            for bit, _ in self._layout.values():
-                paths |= bit
-            self._masks = Masks(acts, actito, users, self._codec.consents(paths))
+            self._masks = Masks(
+                regroup(self._acts, ACTS, times),
+                actito,
+                {user: regroup_family(flat, times) for user, flat, _ in self._users},
+                self._codec.consents(self._paths),
+            )
         return self._masks
 
     def put(self, masks: Masks) -> None:

@@ -170,6 +170,13 @@ def imports_of(family: FlatFamily) -> set[int]:
     return numbers - {None}
 
 
+def is_only_import(family: FlatFamily, number: int) -> bool:
+    """Return whether an import is the only write that is open to places of a family."""
+    if len(family) < 2 or (len(family) > 2 and family[2]):  # noqa: PLR2004
+        return False
+    return set(family[1][1::_INTENTS]) == {number}
+
+
 def keep(
     groups: Groups, flat: Flat, widths: tuple[int, int], bits: int, times: list[Micros]
 ) -> None:
@@ -181,6 +188,26 @@ def keep(
             *parts, began, ended = flat[at : at + key]
             common = (*parts, times[began], times[ended])
             groups[common] = masks
+
+
+def regroup(flat: Flat, widths: tuple[int, int], times: list[Micros]) -> Groups:
+    """Return the groups of a flat list."""
+    width, key = widths
+    rest = key - 2
+    return {
+        (*flat[at : at + rest], times[flat[at + rest]], times[flat[at + rest + 1]]): list(
+            flat[at + key : at + width]
+        )
+        for at in range(0, len(flat), width)
+    }
+
+
+def regroup_family(flat: FlatFamily, times: list[Micros]) -> Family:
+    """Return the family of a flat one."""
+    family = [regroup(one, widths, times) for one, widths in zip(flat, _WIDTHS)]  # noqa: B905
+    while len(family) < len(_WIDTHS):
+        family.append({})
+    return family
 
 
 def keep_family(family: Family, flat: FlatFamily, bits: int, times: list[Micros]) -> None:

@@ -23,7 +23,7 @@ from actito_didomi.consent.conflicts import Micros, Rules, to_datetime, to_micro
 from actito_didomi.consent.entries import drop_intent, end_import, give_up_import
 from actito_didomi.consent.first_load import FirstPeople
 from actito_didomi.consent.limits import SharedLimits
-from actito_didomi.consent.masks import FieldBits
+from actito_didomi.consent.masks import FieldBits, fits
 from actito_didomi.consent.person import Owed, Person
 from actito_didomi.consent.progress import FileTable
 from actito_didomi.consent.rejects import RejectTable
@@ -466,8 +466,8 @@ class Ledger(RejectTable, FileTable):
                 raise
         return left
 
-    def number_fields(self, fields: Collection[ChoiceField]) -> FieldBits:
-        """Return the bits of fields, which are for good.
+    def number_fields(self, fields: Collection[ChoiceField]) -> FieldBits | None:
+        """Return the bits of fields, which are for good; None where masks of them are too wide.
 
         Raises:
             SettingsError: The database fails.
@@ -488,7 +488,7 @@ class Ledger(RejectTable, FileTable):
                 self._names.forget()
                 self._codec.forget()
                 raise
-        return FieldBits(bits)
+        return FieldBits(bits) if fits(bits) else None
 
     def owed(
         self,
@@ -847,6 +847,37 @@ class Ledger(RejectTable, FileTable):
                 self._scope,
                 number,
             )
+
+    def end_import_of(self, number: int, people: Collection[str]) -> list[str]:
+        """Record that an import which has ended is open no longer for people, as far as it is easy.
+
+        What it wrote counts as held for everybody who reads it, and then just that is owed which
+        was owed besides it. So only the flag is taken away, in one transaction.
+
+        Args:
+            number: Its number; `set_import` has recorded its end.
+            people: Keys of people whom it wrote.
+
+        Returns:
+            The keys of those who are left to `change`.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        keys, left = sorted(set(people)), []
+        with self._store.write() as transaction:
+            self._check_leases(transaction)
+            rows = self._claim(transaction, keys)
+            ended: list[tuple[str, int, int, bytes]] = []
+            for key in keys:
+                owed, due, data = rows.get(key, (0, 0, b""))
+                if owed & Owed.IN_IMPORT and self._codec.is_alone(data, number):
+                    ended.append((key, owed & ~int(Owed.IN_IMPORT), due, data))
+                else:
+                    left.append(key)
+            write_people(transaction, self._scope, ended)
+            transaction.connection.commit()
+        return left
 
     def open_imports(self) -> list[ImportRow]:
         """Return the imports whose end isn't known, oldest first.

@@ -35,6 +35,7 @@ _OURS, _DOUBTFUL = 1, 2
 """Flags of what is held."""
 _MOST_WRITES = 16
 _MOST_KEPT = 10_000
+_WORD = 2**64
 _ACTITO, _OPT_OUT_ACTITO = int(Owed.ACTITO), int(Owed.OPT_OUT_ACTITO)
 _DIDOMI, _OPT_OUT_DIDOMI = int(Owed.DIDOMI), int(Owed.OPT_OUT_DIDOMI)
 _DEFERRED, _IN_IMPORT = int(Owed.DEFERRED), int(Owed.IN_IMPORT)
@@ -130,6 +131,11 @@ class FieldBits:
         return found
 
 
+def fits(bits: Iterable[tuple[ChoiceField, int, int]]) -> bool:
+    """Return whether masks of these fields, and of their choices, are stored as numbers."""
+    return all(choice < _WORD and own < _WORD for _, choice, own in bits)
+
+
 def _keep(memo: dict[int, int], key: int, value: int) -> None:
     if len(memo) >= _MOST_KEPT:
         memo.clear()
@@ -142,10 +148,12 @@ class Decision(NamedTuple):
     Attributes:
         due: Acts, each with the fields in Actito that are to show it.
         owed: Flags of what is owed to either side, attributes apart.
+        has_users: Whether a user in Didomi is known.
     """
 
     due: list[tuple[Act, int]]
     owed: int
+    has_users: bool
 
 
 def decide(masks: Masks, bits: FieldBits, rules: Rules) -> Decision | None:
@@ -167,7 +175,7 @@ def decide(masks: Masks, bits: FieldBits, rules: Rules) -> Decision | None:
         if fields:
             due.append((act, fields))
             owed |= _ACTITO if act.value else _ACTITO | _OPT_OUT_ACTITO
-    return Decision(due, owed)
+    return Decision(due, owed, bool(masks.users))
 
 
 def _find_winners(masks: Masks, rules: Rules) -> tuple[list[tuple[Act, int]], int] | None:

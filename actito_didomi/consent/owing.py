@@ -89,7 +89,7 @@ def flag(
         bits: The bits of these fields, to be quicker.
     """
     if bits is not None and (found := decide_quickly(person, bits, rules)) is not None:
-        flag_quickly(person, found.owed)
+        flag_quickly(person, found)
         return
     winners = _winners(person, rules)
     about_actito = _flags_of_actito(person, fields, winners)
@@ -128,20 +128,20 @@ def decide_quickly(person: Person, bits: FieldBits, rules: Rules) -> Decision | 
     return None if masks is None else decide(masks, bits, rules)
 
 
-def flag_quickly(person: Person, owed: int) -> None:
+def flag_quickly(person: Person, found: Decision) -> None:
     """Set the flags of what is owed to either side.
 
     Args:
         person: The person, changed here.
-        owed: What is owed of their choices; see `masks.Decision`.
+        found: What is owed of their choices.
     """
-    before = int(person.owed)
+    before, owed = int(person.owed), found.owed
     for state in person.attributes.values():
         if state.value is not msgspec.UNSET:
             owed |= _ACTITO
     if owed & _ACTITO:
         owed |= before & _NO_PROFILE
-    if owed & _DIDOMI:
+    if owed & _DIDOMI and not found.has_users:
         owed |= before & _NO_USER
     person.owed = flags_of(before & ~_ABOUT_EITHER | owed)
 

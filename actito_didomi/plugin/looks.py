@@ -250,7 +250,7 @@ class LookLearner:
             if learned is None or decision is None:
                 return False
             put_masks(person, learned)
-            flag_quickly(person, decision.owed)
+            flag_quickly(person, decision)
         person.profile_id = profile_id
         person.spelling = spelling
         return True

@@ -19,7 +19,7 @@ from ledger_databases import DATABASES, SCOPE
 from actito_didomi import codes
 from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.conflicts import DIDOMI, Act
-from actito_didomi.consent.entries import Entry, Held, Intent, Place, Write
+from actito_didomi.consent.entries import Entry, Held, Intent, Place, Write, begin_write
 from actito_didomi.consent.ledgers import FoundChange, Ledger, LedgerScope, Look
 from actito_didomi.consent.person import Owed, Person, Retry
 from actito_didomi.consent.rejects import RejectDetails
@@ -466,3 +466,26 @@ def test_a_file_counts_as_read_once_its_state_comes_back(ledger: Ledger) -> None
     ledger.forget_files("tap", "2026-11-25")
     assert ledger.read_files("tap", 2) == {}
     assert ledger.read_files("other", 9) == {"c.csv": "5"}
+
+
+def test_people_whose_import_has_ended_are_no_longer_in_it(ledger: Ledger) -> None:
+    number, other = ledger.add_import("a.zip", T), ledger.add_import("b.zip", T)
+    with ledger.change(["ann", "ben"]) as change:
+        for person in change.people.values():
+            person.entries[EMAIL] = opted(True)
+            begin_write(person.entries[EMAIL], NEWS, Intent(True, T, "1", number), ledger.rules)
+            person.owed = Owed.IN_IMPORT | Owed.DIDOMI
+        ben = change.people["ben"]
+        ben.entries[SMS] = opted(True)
+        begin_write(
+            ben.entries[SMS], "a:subscription:Sms", Intent(True, T, "1", other), ledger.rules
+        )
+    ledger.set_import(number, state="ended", ended=T + 9)
+
+    assert ledger.end_import_of(number, ["ann", "ben", "cid"]) == ["ben", "cid"]
+
+    people = ledger.read(["ann", "ben", "cid"])
+    assert people.keys() == {"ann", "ben"}
+    assert people["ann"].owed == Owed.DIDOMI
+    assert people["ann"].entries[EMAIL].places[NEWS].held == Held(True, T, T + 9, ours=True)
+    assert people["ben"].owed == Owed.IN_IMPORT | Owed.DIDOMI

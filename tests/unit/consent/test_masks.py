@@ -199,7 +199,7 @@ def test_masks_decide_as_the_rules_do(person: Person, rules: Rules, ended: bool)
         if fields & own
     ]
     assert due == find_due(both.slow, FIELDS, rules)
-    flag_quickly(both.quick, decision.owed)
+    flag_quickly(both.quick, decision)
     flag(both.slow, FIELDS, rules)
     assert both.quick.owed == both.slow.owed
 
@@ -235,7 +235,7 @@ def test_a_first_look_is_learned_on_masks_as_choice_by_choice(
         if place is None or place.held is None:
             learn_look(entry, field.place, on, began=20, ended=21, rules=rules)
     if decision is not None:
-        flag_quickly(both.quick, decision.owed)
+        flag_quickly(both.quick, decision)
         flag(both.slow, FIELDS, rules)
     both.check()
 
@@ -262,7 +262,7 @@ def test_an_import_begins_on_masks_as_choice_by_choice(
     assert both.codec.encode(both.quick) != both.codec.encode(person)
     decision = decide(begun, both.bits, rules)
     if decision is not None:
-        flag_quickly(both.quick, decision.owed)
+        flag_quickly(both.quick, decision)
         flag(both.slow, FIELDS, rules)
     both.check()
 
@@ -289,3 +289,22 @@ def test_the_usual_person_is_decided_on_masks() -> None:
     assert masks is not None
     assert learn_first_look(masks, Seen(both.bits.all, 0, 2, 3), both.bits) is not None
     assert begin_import(masks, both.bits.all, 0, writer="run", number=1, began=2) is not None
+
+
+@given(people(), RULES)
+@settings(max_examples=400)
+def test_the_end_of_an_import_that_is_alone_takes_one_flag_away(
+    person: Person, rules: Rules
+) -> None:
+    for entry in person.entries.values():  # more are alone then
+        for place in entry.places.values():
+            place.late = []
+            if place.intent is not None:
+                place.intent = msgspec.structs.replace(place.intent, import_number=NUMBER)
+    before, after = Both(person).slow, Both(person, ended=True).slow
+    codec = Both(person).codec
+    if not codec.is_alone(codec.encode(person), NUMBER):
+        return
+    flag(before, FIELDS, rules)
+    flag(after, FIELDS, rules)
+    assert after.owed == before.owed & ~Owed.IN_IMPORT
