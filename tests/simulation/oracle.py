@@ -274,6 +274,8 @@ class Oracle:
         if circumstance:
             if setter is newest and newest.at >= since and not self._is_known(cell, newest):
                 self._excuse(newest, f"opt-out {circumstance}")
+            elif setter is newest and self._was_taken_back(cell, newest):
+                self._excuse(newest, "changed and changed back between two looks")
             return
         if newest.at >= since and looked is not None:
             if setter is newest and not self._is_known(cell, newest):
@@ -351,6 +353,10 @@ class Oracle:
         if not agree:
             raise Violation(f"the sides differ at rest: {where}")
         if newest.value is on_actito:
+            return
+        rows = world.setup.actito == "exports" and newest.side == "actito"
+        if rows and world.ledger.is_near_own(person, choice, newest):
+            self.excuses["row within the window of our own equal write"] += 1
             return
         if not newest.value:
             if not newest.excuse:

@@ -90,6 +90,19 @@ class LedgerView:
             if found.owed & (Owed.ACTITO | Owed.DIDOMI | Owed.IN_IMPORT) and not found.owed & waits
         ]
 
+    def is_near_own(self, person: str, choice: int, act: TrueAct) -> bool:
+        """Return whether a row of an act in Actito can't be distinguished from one of our own write."""
+        entry = self.entry(person, choice)
+        place = None if entry is None else entry.places.get(place_of(choice, "actito"))
+        if place is None:
+            return False
+        at = to_micros(to_datetime(act.at + self._setup.skew_actito))
+        margin = self.rules.clock_tolerance + _SLACK
+        return any(
+            write.value is act.value and write.began - margin <= at <= write.ended + margin
+            for write in place.writes
+        )
+
     def has_acts(self, person: str, choice: int) -> bool:
         """Return whether any act is known."""
         entry = self.entry(person, choice)
