@@ -18,7 +18,7 @@ from target_actito.import_records import LedgerRecords
 from target_actito.plan import plan_writes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from actito_didomi.actito import Execution, Imports, TableStructure
     from actito_didomi.consent.coalesce import PersonLayers, ProfileChange
@@ -207,10 +207,10 @@ class Delivery:
             self._deliver(batch)
             tried.update(batch)
 
-    def _next(self, tried: set[str], most: int, *, opt_outs_only: bool) -> dict[str, ProfileChange]:
-        """Read the next people to whom something is owed now, with their changes."""
+    def _next(self, tried: set[str], most: int, *, opt_outs_only: bool) -> list[str]:
+        """Return the keys of the next people to whom something is owed now."""
         now = to_micros(self._runtime.now())
-        found: dict[str, ProfileChange] = {}
+        found: list[str] = []
         after: str | None = None
         while len(found) < most:
             rows = self._ledger.owed(
@@ -226,9 +226,8 @@ class Delivery:
             for key, person in rows:
                 if key in tried or not self._is_time(person, now):
                     continue
-                change = self._learner.change(key, person)
-                if change is not None:
-                    found[key] = change
+                if self._learner.is_due(person):
+                    found.append(key)
         return found
 
     def _is_time(self, person: Person, now: int) -> bool:
@@ -242,7 +241,7 @@ class Delivery:
             self._lookups_left -= 1
         return True
 
-    def _deliver(self, batch: dict[str, ProfileChange]) -> None:
+    def _deliver(self, batch: Sequence[str]) -> None:
         """Write one batch of people."""
         last = self._ledger.last_look()
         is_first = not self._looks.covers(last)
@@ -273,7 +272,7 @@ class Delivery:
         """Return how many requests a look at the whole table takes."""
         return -(-(last.profiles if last else 0) // _PAGE_SIZE) + 1
 
-    def _still_due(self, batch: dict[str, ProfileChange]) -> list[ProfileChange]:
+    def _still_due(self, batch: Sequence[str]) -> list[ProfileChange]:
         """Return what is due to people after a look, opt-outs first."""
         opt_outs: list[ProfileChange] = []
         others: list[ProfileChange] = []
@@ -299,13 +298,13 @@ class Delivery:
     def look_before_import(self) -> None:
         """Look at the table, unless that was done just now."""
         if self._looked_at is None or self._runtime.monotonic() - self._looked_at > _FRESH:
-            self.look_at_table({})
+            self.look_at_table(())
 
-    def look_at_table(self, wanted: dict[str, ProfileChange]) -> None:
+    def look_at_table(self, wanted: Collection[str]) -> None:
         """Look at all profiles of the table, and learn what they show.
 
         Args:
-            wanted: People of whom it is to be noted if they have no profile.
+            wanted: Keys of people of whom it is to be noted if they have no profile.
         """
         last = self._ledger.last_look()
         missing = set(wanted)

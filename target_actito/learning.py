@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from actito_didomi.consent.coalesce import HELD, OURS, STATUS, Field, ProfileChange, Value
+from actito_didomi.consent.coalesce import EVENT, HELD, OURS, STATUS, Field, ProfileChange, Value
 from actito_didomi.consent.codec import masks_of, put_masks
 from actito_didomi.consent.conflicts import ACTITO, OPT_OUT, to_datetime
 from actito_didomi.consent.entries import (
@@ -28,6 +28,7 @@ from actito_didomi.consent.entries import (
 )
 from actito_didomi.consent.groups import shorten
 from actito_didomi.consent.masks import begin_import
+from actito_didomi.consent.masks import learn_event as learn_event_of
 from actito_didomi.consent.owing import decide_quickly, find_due, flag
 from actito_didomi.consent.person import AttributeState
 from actito_didomi.consent.places import user_place
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from actito_didomi.consent.person import Person
 
 _DIGEST_SIZE = 8
+_MOST_KEPT = 10_000
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,8 @@ class Learner:
         """
         if person.spelling is None:
             person.spelling = found.person
-        for timestamp, opt_ins, opt_outs, user_key, kind in found.layers:
+        layers = () if self._learn_quickly(person, found, arrival) else found.layers
+        for timestamp, opt_ins, opt_outs, user_key, kind in layers:
             user = user_place(user_key)
             for mask, value in ((opt_ins, True), (opt_outs, False)):
                 for path in self._paths(mask):
@@ -112,6 +115,46 @@ class Learner:
         for name, (timestamp, value) in found.attributes.items():
             self._learn_attribute(person, name, timestamp, value)
         self.flag(person)
+
+    def _learn_quickly(self, person: Person, found: PersonLayers, arrival: int) -> bool:
+        """Learn choices on masks, where they are newer than what is known.
+
+        Returns:
+            Whether it is done; else nothing has changed.
+        """
+        bits, masks = self.bits, masks_of(person)
+        if bits is None or masks is None:
+            return False
+        for timestamp, opt_ins, opt_outs, user_key, kind in found.layers:
+            if kind != EVENT or timestamp > arrival:
+                return False
+            ins, outs = self._choice_bits(opt_ins, bits), self._choice_bits(opt_outs, bits)
+            if not ins | outs:
+                continue
+            learned = learn_event_of(
+                masks, user_key, ins, outs, created=timestamp, consents=bits.consents(ins | outs)
+            )
+            if learned is None:
+                return False
+            masks = learned
+        put_masks(person, masks)
+        return True
+
+    def _choice_bits(self, mask: int, bits: FieldBits) -> int:
+        """Return the bits of choices of a mask of mappings."""
+        known = self._choices_by_mask.get(mask)
+        if known is None:
+            known = 0
+            for path in self._paths(mask):
+                known |= bits.choice(path)
+            if len(self._choices_by_mask) >= _MOST_KEPT:
+                self._choices_by_mask.clear()
+            self._choices_by_mask[mask] = known
+        return known
+
+    @cached_property
+    def _choices_by_mask(self) -> dict[int, int]:
+        return {}
 
     def _paths(self, mask: int) -> Iterable[Path]:
         """Return the paths of a mask, each once."""
@@ -173,6 +216,15 @@ class Learner:
             tuple(values.values()),
             any(value.opt_out for value in values.values()),
         )
+
+    def is_due(self, person: Person) -> bool:
+        """Return whether a change of the profile is due: whether `change` returns one."""
+        if any(state.value is not msgspec.UNSET for state in person.attributes.values()):
+            return True
+        found = None if self.bits is None else decide_quickly(person, self.bits, self.rules)
+        if found is not None:
+            return bool(found.due)
+        return bool(find_due(person, self.choice_fields, self.rules))
 
     def _find_due(self, person: Person) -> Iterable[tuple[ChoiceField, Field, Act]]:
         """Return the fields to be written, each with its name and the act it is to show."""

@@ -1114,6 +1114,8 @@ class _ImportEnd(NamedTuple):
 
 def _due(person: Person) -> Micros:
     """Return when something may be tried again; 0 for at any time."""
+    if not person.retries:
+        return 0
     sides: list[Side] = []
     if person.owed & Owed.ACTITO:
         sides.append("actito")

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from actito_didomi.consent.conflicts import ACTITO, BEGINNING, END, OPT_IN, OPT_OUT, Act
+from actito_didomi.consent.conflicts import ACTITO, BEGINNING, DIDOMI, END, OPT_IN, OPT_OUT, Act
 from actito_didomi.consent.conflicts import winner as find_winner
 from actito_didomi.consent.person import Owed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from actito_didomi.consent.choices import Path
     from actito_didomi.consent.conflicts import Micros, Rules, Side, Source
     from actito_didomi.consent.entries import Entry
     from actito_didomi.consent.fields import ChoiceField
@@ -31,6 +32,7 @@ ACT_KINDS: tuple[tuple[Side, Source], ...] = (
 )
 """By their number on disk: never reorder."""
 _BASELINE = ACT_KINDS.index(("actito", "baseline"))
+_EVENT = ACT_KINDS.index(("didomi", "event"))
 _OURS, _DOUBTFUL = 1, 2
 """Flags of what is held."""
 _MOST_WRITES = 16
@@ -88,6 +90,7 @@ class FieldBits:
         bits = list(bits)
         self.fields = [(field, own) for field, _, own in bits]
         self._pairs = [(choice, own) for _, choice, own in bits]
+        self._by_path = {field.path: choice for field, choice, _ in bits}
         self._by_name: dict[tuple[Kind, str], int] = {
             (field.kind, field.name): own for field, _, own in bits
         }
@@ -103,6 +106,10 @@ class FieldBits:
     def consents(self, choices: int) -> int:
         """Return those of these choices that stand in consents."""
         return choices & self._consents
+
+    def choice(self, path: Path) -> int:
+        """Return the bit of a choice."""
+        return self._by_path[path]
 
     def find(self, field: tuple[Kind, str]) -> int | None:
         """Return the bit of a field, by kind and name."""
@@ -270,6 +277,57 @@ def _held_by_user(family: Family) -> tuple[int, int, int]:
         if key[0] & _OURS:
             ours |= opt_outs
     return all_ins, all_outs, ours
+
+
+# Events
+
+
+def learn_event(
+    masks: Masks, user: int, opt_ins: int, opt_outs: int, *, created: Micros, consents: int
+) -> Masks | None:
+    """Learn an event of a person that had arrived, and is newer than what is known.
+
+    Args:
+        masks: What is known.
+        user: Key of the Didomi user.
+        opt_ins: Choices.
+        opt_outs: Other choices.
+        created: Its timestamp.
+        consents: Those of the choices that stand in consents.
+
+    Returns:
+        What is known then; None where this is to be learned choice by choice.
+    """
+    said = opt_ins | opt_outs
+    if opt_ins & opt_outs:
+        return None
+    acts: Groups = {}
+    for key, (ins, outs) in masks.acts.items():
+        kind, _, latest = key
+        if (ins | outs) & said and ACT_KINDS[kind][0] == DIDOMI:
+            if latest >= created:
+                return None
+            if not (ins | outs) & ~said:
+                continue
+            acts[key] = [ins & ~said, outs & ~said]
+        else:
+            acts[key] = [ins, outs]
+    held: Groups = {}
+    family = masks.users.get(user) or [{}, {}, {}, {}]
+    for key, group in family[0].items():
+        flags, _, ended = key
+        if flags & _DOUBTFUL or (ended >= created and any(mask & said for mask in group)):
+            return None
+        if any(left := [mask & ~said for mask in group]):
+            held[key] = left
+    return masks._replace(
+        acts=_with(acts, (_EVENT, created, created), (opt_ins, opt_outs)),
+        users={
+            **masks.users,
+            user: [_with(held, (0, created, created), (opt_ins, opt_outs, 0)), *family[1:]],
+        },
+        consents=masks.consents | consents,
+    )
 
 
 # Looks

@@ -18,6 +18,7 @@ from actito_didomi.consent.entries import (
     Write,
     begin_write,
     end_import,
+    learn_event,
     learn_look,
 )
 from actito_didomi.consent.fields import ChoiceField
@@ -29,8 +30,10 @@ from actito_didomi.consent.masks import (
     learn_first_look,
     shows_what_is_held,
 )
+from actito_didomi.consent.masks import learn_event as learn_event_of
 from actito_didomi.consent.owing import decide_quickly, find_due, flag, flag_quickly
 from actito_didomi.consent.person import AttributeState, Owed, Person
+from actito_didomi.consent.places import user_place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -308,3 +311,38 @@ def test_the_end_of_an_import_that_is_alone_takes_one_flag_away(
     flag(before, FIELDS, rules)
     flag(after, FIELDS, rules)
     assert after.owed == before.owed & ~Owed.IN_IMPORT
+
+
+@given(
+    people(),
+    RULES,
+    st.integers(1, 15),
+    st.integers(0, 15),
+    st.integers(0, 8),
+    st.integers(1, 3),
+    st.booleans(),
+)
+@settings(max_examples=600)
+def test_a_newer_event_is_learned_on_masks_as_choice_by_choice(
+    person: Person, rules: Rules, some: int, ins: int, created: int, user: int, ended: bool
+) -> None:
+    both = Both(person, ended=ended)
+    masks = masks_of(both.quick)
+    if masks is None:
+        return
+    chosen = both.choose(some, ins)
+    opt_ins = both.bits.choices(sum(own for _, own, on in chosen if on))
+    opt_outs = both.bits.choices(sum(own for _, own, on in chosen if not on))
+    consents = both.bits.consents(opt_ins | opt_outs)
+    learned = learn_event_of(masks, user, opt_ins, opt_outs, created=created, consents=consents)
+    if learned is None:
+        return
+    put_masks(both.quick, learned)
+    for field, _, on in chosen:
+        entry = both.slow.entry(field.path)
+        learn_event(entry, user_place(user), on, created, ours=False, arrival=20, rules=rules)
+    decision = decide(learned, both.bits, rules)
+    if decision is not None:
+        flag_quickly(both.quick, decision)
+        flag(both.slow, FIELDS, rules)
+    both.check()
