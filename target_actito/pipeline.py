@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("target-actito")
 
+_RUN_BYTES = 6
+"""Of the id of a run, which stands in the row of each person to whom a write is open."""
 _ETL_MODES = {"update": "UPDATE_ONLY", "create_update": "CREATE_UPDATE"}
 
 
@@ -143,7 +145,7 @@ class Pipeline:
     def _connect_ledger(self, ledger: Ledger, structure: TableStructure) -> CheckedWriter:
         """Prepare writing what the ledger says is owed."""
         settings, actito = self._settings, self._settings.actito
-        translator, run = self.translator, self._runtime.uuid()
+        translator, run = self.translator, self._runtime.token(_RUN_BYTES)
         fields = [
             mapped_field(mapping, found.opt_out, found.opt_in)
             if translator.takes_choices(number)
