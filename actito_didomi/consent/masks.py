@@ -239,6 +239,9 @@ def _shown(actito: Family) -> tuple[int, int, int]:
             shown_ins |= opt_ins
             shown_outs |= opt_outs
             in_import |= opt_ins | opt_outs
+    for (_, _, number, _, _), (opt_ins, opt_outs) in actito[2].items():
+        if number is not None:
+            in_import |= opt_ins | opt_outs
     return shown_ins, shown_outs, in_import
 
 

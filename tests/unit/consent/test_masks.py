@@ -18,6 +18,7 @@ from actito_didomi.consent.entries import (
     Write,
     begin_write,
     end_import,
+    end_write,
     learn_event,
     learn_look,
 )
@@ -346,3 +347,19 @@ def test_a_newer_event_is_learned_on_masks_as_choice_by_choice(
         flag_quickly(both.quick, decision)
         flag(both.slow, FIELDS, rules)
     both.check()
+
+
+def test_an_import_that_was_overtaken_is_decided_again_when_it_has_ended() -> None:
+    field, rules = FIELDS[0], Rules()
+    person = Person()
+    entry = person.entry(field.path)
+    learn_event(entry, USERS[0], True, 1, ours=False, arrival=1, rules=rules)
+    begin_write(entry, field.place, Intent(True, 2, "run", NUMBER), rules)
+    learn_event(entry, USERS[0], False, 3, ours=False, arrival=3, rules=rules)
+    begin_write(entry, field.place, Intent(False, 4, "another"), rules)
+    end_write(entry, field.place, 5)
+    flag(person, FIELDS, rules)
+    assert person.owed == Owed.IN_IMPORT  # by which it is found when the import has ended
+    end_import(entry, field.place, NUMBER, 6)
+    flag(person, FIELDS, rules)
+    assert person.owed == Owed.ACTITO | Owed.OPT_OUT_ACTITO
