@@ -91,7 +91,7 @@ class LedgerView:
         ]
 
     def is_near_own(self, person: str, choice: int, act: TrueAct) -> bool:
-        """Return whether a row of an act in Actito can't be distinguished from one of our own write."""
+        """Return whether a row of an act in Actito looks like one of our own write."""
         entry = self.entry(person, choice)
         place = None if entry is None else entry.places.get(place_of(choice, "actito"))
         if place is None:
