@@ -103,6 +103,14 @@ class LedgerView:
             for write in place.writes
         )
 
+    def being_written(self) -> list[str]:
+        """Return the people to whom a write of unknown end is open."""
+        return [
+            person
+            for person, found in self.people().items()
+            if any(p.intent for entry in found.entries.values() for p in entry.places.values())
+        ]
+
     def has_acts(self, person: str, choice: int) -> bool:
         """Return whether any act is known."""
         entry = self.entry(person, choice)

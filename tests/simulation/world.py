@@ -258,6 +258,8 @@ class World:
             return False
         self.record(f"{process.name} of job {process.job} is killed {decision.when} {what}")
         process.kill()
+        # A write whose process has died may be taken for the person's opt-out.
+        self.oracle.troubled.update(self.ledger.being_written())
         return True
 
     def request(self, process: Process, request: PreparedRequest, timeout: float) -> Response:
