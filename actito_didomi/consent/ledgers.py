@@ -852,7 +852,7 @@ class Ledger(RejectTable, FileTable):
         """Record that an import which has ended is open no longer for people, as far as it is easy.
 
         What it wrote counts as held for everybody who reads it, and then just that is owed which
-        was owed besides it. So only the flag is taken away, in one transaction.
+        was owed in addition to it. So only the flag is taken away, in one transaction.
 
         Args:
             number: Its number; `set_import` has recorded its end.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from simulation.explorer import describe
-from simulation.told import STORIES, at_every_point, run_told
+from simulation.stories import STORIES, at_every_point, run_story
 
 STEP = 9
 """Every n-th point and fault is tried here; which ones differs from story to story."""
@@ -20,5 +20,5 @@ def test_every_point(name: str) -> None:
 
 @pytest.mark.parametrize("name", STORIES)
 def test_nothing_goes_wrong(name: str) -> None:
-    result = run_told(STORIES[name])
+    result = run_story(STORIES[name])
     assert result.violation is None, "\n" + describe(result)

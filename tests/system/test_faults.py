@@ -1,4 +1,4 @@
-"""Histories in which an opt-out once became an opt-in, told again with both directions.
+"""Histories in which an opt-out once became an opt-in, repeated with both directions.
 
 The numbers are those of the list of faults that this project was built against.
 """
@@ -93,7 +93,7 @@ class Pair:
         }
         return self.actito.subscriptions("ann")["Newsletter"], users
 
-    def settle(self) -> None:
+    def rest(self) -> None:
         """Run both directions until they are quiet; the last round writes nothing."""
         for _ in range(2):
             self.reverse()
@@ -122,7 +122,7 @@ def test_a1_our_own_write_is_no_newer_choice(pair: Pair) -> None:
     pair.forward(first)
     pair.reverse()
     pair.forward(second)
-    pair.settle()
+    pair.rest()
     assert pair.shown() == (False, {False})
 
 
@@ -137,7 +137,7 @@ def test_a2_our_own_event_comes_back_and_is_no_choice(pair: Pair) -> None:
     pair.reverse()
     pair.click(value=False)
     pair.forward(*posted, *pair.didomi.events("ann"))
-    pair.settle()
+    pair.rest()
     assert pair.shown() == (False, {False})
 
 
@@ -168,7 +168,7 @@ def test_a3_killed_between_the_request_and_its_record(pair: Pair) -> None:
     pair.actito.steer("reset", {})
     pair.actito.change("ann", Newsletter=True)
     pair.click(value=False)
-    pair.settle()
+    pair.rest()
     assert pair.shown()[0] is False
 
 
@@ -179,7 +179,7 @@ def test_a4_an_unsubscribe_after_the_look_of_the_reverse_run(pair: Pair) -> None
     pair.reverse()
     pair.click(value=False)
     pair.forward(again)
-    pair.settle()
+    pair.rest()
     assert pair.shown() == (False, {False})
 
 
@@ -192,7 +192,7 @@ def test_a6_the_ledger_is_on_by_default(pair: Pair) -> None:
     pair.click(value=False)
     pair.reverse()
     pair.forward(first)
-    pair.settle()
+    pair.rest()
     assert pair.shown() == (False, {False})
 
 
@@ -203,7 +203,7 @@ def test_a7_off_on_by_us_and_off_by_the_person(pair: Pair) -> None:
     pair.forward(pair.say(value=True))
     assert pair.shown() == (True, {True})
     pair.click(value=False)
-    pair.settle()
+    pair.rest()
     assert pair.shown() == (False, {False})
 
 
@@ -219,7 +219,7 @@ def test_a8_a_touch_of_another_user_is_no_choice(pair: Pair) -> None:
     for user in pair.didomi.users("ann"):
         status = {**user, "updated_at": later}
         pair.forward(status)
-    pair.settle()
+    pair.rest()
     assert pair.shown() == (False, {False})
 
 
@@ -234,7 +234,7 @@ def test_a19_a_write_of_unknown_outcome_is_read_back(pair: Pair) -> None:
     assert pair.shown()[0] is True
     assert pair.actito.calls("patch_profile") == 1
     pair.click(value=False)
-    pair.settle()
+    pair.rest()
     assert pair.shown() == (False, {False})
 
 
@@ -244,7 +244,7 @@ def test_a23_out_and_in_again_before_the_next_look(pair: Pair) -> None:
     pair.reverse()
     pair.click(value=False)
     pair.click(value=True)
-    pair.settle()
+    pair.rest()
     assert pair.shown() == (True, {True})
 
 
@@ -259,7 +259,7 @@ def test_a24_both_directions_at_once(pair: Pair) -> None:
     pair.forward(given)
     posted = run_plugin("target-didomi", pair.post_config, pair.folder, stdin=read.out)
     assert posted.exit_code == 0, posted.err
-    pair.settle()
+    pair.rest()
     in_actito, in_didomi = pair.shown()
     assert {in_actito} == in_didomi
 
@@ -271,7 +271,7 @@ def test_a25_an_opt_out_before_the_very_first_look(pair: Pair) -> None:
         config["baseline"] = "opt_out"
     pair.reverse()
     pair.forward(given)
-    pair.settle()
+    pair.rest()
     assert pair.shown() == (False, {False})
 
 

@@ -146,7 +146,7 @@ class World:
         self.acts.setdefault((person, name), []).append(Act(side, time.time(), value))
 
     def live(self, stop: threading.Event) -> None:
-        """Act at any time until told to stop."""
+        """Act at any time until it is to stop."""
         while not stop.wait(self.rng.uniform(0.05, 0.8)):
             self.act()
 

@@ -55,7 +55,7 @@ def test_a_baseline_moves_and_is_no_news() -> None:
 
 
 def test_open_writes_of_both_keys_may_come_late() -> None:
-    """Whoever made them can't end them under the new key."""
+    """The person made them can't end them under the new key."""
     single, imported = Intent(True, 5, "1"), Intent(False, 6, "1", 3)
     old = person(field=Place(Held(True, 1, 2), single, writes=[Write(True, 1, 2)]))
     new = person(field=Place(Held(False, 3, 4), late=[imported], writes=[Write(False, 0, 1)]))

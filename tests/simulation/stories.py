@@ -26,7 +26,7 @@ def turn(
 
 
 @dataclass(frozen=True)
-class Told:
+class Story:
     """A story.
 
     Attributes:
@@ -47,54 +47,54 @@ class Told:
 
 _ONE = Setup(jobs=FORWARD)
 _TWO = replace(_ONE, people=2, first=(False, True))
-STORIES: dict[str, Told] = {
-    "opt-in in Didomi": Told(
+STORIES: dict[str, Story] = {
+    "opt-in in Didomi": Story(
         _ONE, {2: (turn(True, "didomi"),)}, (turn(False, "didomi"), turn(True, "actito"))
     ),
-    "opt-out in Didomi": Told(
+    "opt-out in Didomi": Story(
         replace(_ONE, first=(True,)),
         {2: (turn(False, "didomi"),)},
         (turn(True, "didomi"), turn(False, "actito")),
     ),
-    "opt-in in Actito": Told(
+    "opt-in in Actito": Story(
         replace(_ONE, jobs=REVERSE),
         {2: (turn(True, "actito"),)},
         (turn(False, "actito"), turn(False, "didomi")),
     ),
-    "opt-out in Actito, with two users in Didomi": Told(
+    "opt-out in Actito, with two users in Didomi": Story(
         replace(_ONE, first=(True,), users=2, jobs=REVERSE),
         {2: (turn(False, "actito"),)},
         (turn(True, "didomi", user=1), turn(True, "actito")),
     ),
-    "opt-in in Didomi, then opt-out in Actito, both directions at once": Told(
+    "opt-in in Didomi, then opt-out in Actito, both directions at once": Story(
         replace(_ONE, jobs=BOTH), {2: (turn(True, "didomi"),)}, (turn(False, "actito"),)
     ),
-    "opt-out in Didomi, then opt-in in Actito, both directions at once": Told(
+    "opt-out in Didomi, then opt-in in Actito, both directions at once": Story(
         replace(_ONE, first=(True,), jobs=BOTH),
         {2: (turn(False, "didomi"),)},
         (turn(True, "actito"), turn(True, "didomi")),
     ),
-    "an import, and an opt-out in Actito": Told(
+    "an import, and an opt-out in Actito": Story(
         replace(_TWO, writing="bulk", import_time=20.0),
         {2: (turn(True, "didomi"), turn(False, "didomi", 1))},
         (turn(False, "actito"), turn(True, "actito", 1)),
     ),
-    "an import of two choices, of which one changes in Actito only": Told(
+    "an import of two choices, of which one changes in Actito only": Story(
         replace(_TWO, choices=2, first=(False, True, True, False), writing="bulk"),
         {2: (turn(True, "didomi"), turn(True, "didomi", 1, 1))},
         (turn(False, "actito", 0, 1), turn(False, "actito", 1)),
     ),
-    "changes by Actito's export": Told(
+    "changes by Actito's export": Story(
         replace(_ONE, actito="exports", jobs=BOTH),
         {2: (turn(True, "didomi"),), 3: (turn(True, "actito"),)},
         (turn(False, "actito"), turn(False, "didomi")),
     ),
-    "events by Didomi's export": Told(
+    "events by Didomi's export": Story(
         replace(_ONE, didomi="exports", jobs=BOTH),
         {2: (turn(True, "didomi"),)},
         (turn(False, "actito"), turn(False, "didomi")),
     ),
-    "statuses of Didomi's users": Told(
+    "statuses of Didomi's users": Story(
         replace(_ONE, didomi="users", users=2, jobs=BOTH),
         {2: (turn(True, "didomi", user=1),)},
         (turn(False, "actito"), turn(False, "didomi")),
@@ -126,33 +126,33 @@ FATES: dict[Kind, tuple[Decision, ...]] = {
 """What can go wrong at a step, by its kind."""
 
 
-def run_told(told: Told, more: Mapping[Place, tuple[Decision, ...]] | None = None) -> Result:
+def run_story(story: Story, more: Mapping[Place, tuple[Decision, ...]] | None = None) -> Result:
     """Run a story, in which more happens."""
-    decisions = dict(told.decisions)
+    decisions = dict(story.decisions)
     for place, found in (more or {}).items():
         decisions[place] = (*decisions.get(place, ()), *found)
-    return run(Plan(0, told.setup, given=decisions))
+    return run(Plan(0, story.setup, given=decisions))
 
 
-def points_of(told: Told) -> list[tuple[Place, Kind]]:
+def points_of(story: Story) -> list[tuple[Place, Kind]]:
     """Return the steps of a story after its first, calm jobs."""
-    return [point for point in run_told(told).plan.met if point[0][0] >= len(CALM)]
+    return [point for point in run_story(story).plan.met if point[0][0] >= len(CALM)]
 
 
 def at_every_point(
-    told: Told, *, step: int = 1, first: int = 0
+    story: Story, *, step: int = 1, first: int = 0
 ) -> Iterator[tuple[Place, Decision, Result]]:
     """Run a story once for each step and each thing that can go wrong, or be done, there.
 
     Args:
-        told: The story.
+        story: The story.
         step: Only every n-th of these runs.
         first: The first of them.
     """
     runs = [
         (place, decision)
-        for place, kind in points_of(told)
-        for decision in (*FATES.get(kind, ()), *told.anywhere)
+        for place, kind in points_of(story)
+        for decision in (*FATES.get(kind, ()), *story.anywhere)
     ]
     for place, decision in runs[first::step]:
-        yield place, decision, run_told(told, {place: (decision,)})
+        yield place, decision, run_story(story, {place: (decision,)})
