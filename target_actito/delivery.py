@@ -223,12 +223,20 @@ class Delivery:
             if not rows:
                 break
             after = rows[-1][0]
+            settled: list[str] = []
             for key, person in rows:
                 if key in tried or not self._is_time(person, now):
                     continue
-                if self._learner.is_due(person):
-                    found.append(key)
+                (found if self._learner.is_due(person) else settled).append(key)
+            self._flag(settled)
         return found
+
+    def _flag(self, keys: Sequence[str]) -> None:
+        """Set flags again: what another plugin has learned may end that something is owed."""
+        if keys:
+            with self._ledger.change(keys) as change:
+                for person in change.people.values():
+                    self._learner.flag(person)
 
     def _is_time(self, person: Person, now: int) -> bool:
         """Return whether a person is to be tried now; those without a profile are few a run."""

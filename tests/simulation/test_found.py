@@ -1,0 +1,23 @@
+"""Seeds that have once shown a fault, each with what it was."""
+
+from __future__ import annotations
+
+import pytest
+
+from simulation.explorer import describe, run_seed
+
+FOUND = {
+    4: "an opt-out did not reach a Didomi user who had said nothing of that choice",
+    37: "rows of an export seemed older than the first look, by a clock that was wrong",
+    71: "an opt-in in Actito won over a newer opt-out in Didomi, by a clock that was wrong",
+    572: "a fresh opt-out in Didomi seemed to come from the future",
+    729: "an opt-out counted as owed for good, though a newer opt-in had ended that",
+    1187: "a row within the time of our own equal write",
+    1251: "changed and changed back between two looks, before an import",
+}
+
+
+@pytest.mark.parametrize("seed", FOUND, ids=str)
+def test_found(seed: int) -> None:
+    result = run_seed(seed)
+    assert result.violation is None, f"{FOUND[seed]}\n{describe(result)}"
