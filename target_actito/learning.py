@@ -90,6 +90,8 @@ class Learner:
         """
         if person.spelling is None:
             person.spelling = found.person
+        waits = ACTITO in person.retries
+        before = self.change("", person) if waits else None
         layers = () if self._learn_quickly(person, found, arrival) else found.layers
         for timestamp, opt_ins, opt_outs, user_key, kind in layers:
             user = user_place(user_key)
@@ -114,6 +116,8 @@ class Learner:
                         )
         for name, (timestamp, value) in found.attributes.items():
             self._learn_attribute(person, name, timestamp, value)
+        if waits and self.change("", person) != before:
+            del person.retries[ACTITO]  # what is owed now has not been refused yet
         self.flag(person)
 
     def _learn_quickly(self, person: Person, found: PersonLayers, arrival: int) -> bool:

@@ -447,16 +447,16 @@ def test_killed_during_an_import_nothing_is_lost(
 
 
 def test_a_large_load_takes_a_dozen_calls_and_one_look(tmp_path: Path) -> None:
-    """100,000 events of 33,000 people, documented limits, settings as they come."""
+    """27,000 events of 9,000 people, documented limits, settings as they come."""
     options = SandboxOptions(database=str(tmp_path / "sandbox.db"))
     prepared = Sandbox(options)
     prepared.database.run("BEGIN")
-    for number in range(33_000):
+    for number in range(9_000):
         attributes = {"customerId": data.person_id(number), "lastName": "Doe"}
         prepared.actito.profiles.create(TABLES[0], attributes, {})
     prepared.database.run("COMMIT")
     prepared.database.close()
-    data.write_messages(tmp_path / "messages.jsonl", 100_000, 33_000)
+    data.write_messages(tmp_path / "messages.jsonl", 27_000, 9_000)
     with BackgroundSandbox(options) as sandbox:
         actito = Actito(sandbox.url)
         config = {
@@ -473,14 +473,14 @@ def test_a_large_load_takes_a_dozen_calls_and_one_look(tmp_path: Path) -> None:
             "target-actito", config, tmp_path, "--input", str(tmp_path / "messages.jsonl")
         )
         assert run.exit_code == 0, run.err
-        assert run.states[-1] == {"read": 100_000}
+        assert run.states[-1] == {"read": 27_000}
         stats = actito.stats()
         looks = stats["routes"]["execution"]["calls"]
-        pages = 34  # of the first look, which every ledger begins with
+        pages = 10  # of the first look, which every ledger begins with
         assert stats["calls"] - looks <= 12 + pages
         assert stats["refusals"] == 0
         found = actito.all()
-    for person, choices in data.expected(100_000, 33_000).items():
+    for person, choices in data.expected(27_000, 9_000).items():
         for name, value in choices.items():
             assert found[person]["subscriptions"][name] is value
-    assert report(config)["updated"] == 33_000
+    assert report(config)["updated"] == 9_000

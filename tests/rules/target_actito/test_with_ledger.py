@@ -127,6 +127,21 @@ def test_b7_a_refused_opt_out_is_owed_until_it_is_written(config, actito, tmp_pa
     assert actito.subscriptions("ann")["Newsletter"] is False
 
 
+def test_a_newer_choice_is_written_whatever_was_refused_before(config, actito, tmp_path) -> None:
+    """After three refusals an opt-in waits for a day; the opt-out that follows it does not."""
+    actito.create("ann", Newsletter=True, SmsAlerts=False)
+    fault = {"side": "actito", "action": "status", "route": "patch_profile", "status": 422}
+    actito.steer("faults", {**fault, "count": 3})
+    opt_in = event("ann", channels={"sms": True})
+    for _ in range(4):
+        assert sync(config, tmp_path, opt_in).exit_code == 0
+    assert actito.subscriptions("ann")["SmsAlerts"] is False
+    run = sync(config, tmp_path, off("ann", "2026-10-03T10:00:00Z"))
+    assert run.exit_code == 0, run.err
+    shown = actito.subscriptions("ann")
+    assert (shown["Newsletter"], shown["SmsAlerts"]) == (False, True)
+
+
 def test_a_second_run_writes_nothing(config, actito, tmp_path) -> None:
     """The same records again are harmless and cost no write."""
     actito.create("ann", Newsletter=True)
