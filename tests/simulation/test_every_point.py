@@ -7,7 +7,7 @@ import pytest
 from simulation.explorer import describe
 from simulation.stories import STORIES, at_every_point, run_story
 
-STEP = 9
+STEP = 31
 """Every n-th point and fault is tried here; which ones differs from story to story."""
 
 
