@@ -249,7 +249,7 @@ def test_a_bookmark_that_is_no_day_of_the_past_does_not_count(
 ) -> None:
     """Everything is read again, and it is logged."""
     state = {"bookmarks": {"consent_events": {"exports": {"e1": bookmark}}}}
-    run = tap(tmp_path, root, state=state)
+    run = tap(tmp_path, root, state=state, ledger_url="none")
     assert len(ids(run)) == 3
     assert "not a day of the past" in run.err
 

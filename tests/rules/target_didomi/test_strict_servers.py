@@ -414,6 +414,7 @@ def test_a23_out_and_in_again_before_the_next_run(didomi, config, tmp_path) -> N
     """The order of the looks counts, also where both come in one run: the opt-in arrives."""
     didomi.say(said("ann", "2026-10-01T10:00:00Z", channels={"email": True}))
     post(config, tmp_path, chosen("ann", channels={"email": False}))
+    time.sleep(3.2)  # what follows was chosen after that
     first, second = now(-2), now(-1)
     post(
         config,
