@@ -9,7 +9,7 @@ import pytest
 from simulation.explorer import describe, run_seed, shrink
 
 CHUNK = 25
-SEEDS = int(os.environ.get("SIMULATED_SEEDS", "100"))
+SEEDS = int(os.environ.get("SIMULATED_SEEDS", "1000"))
 
 
 @pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
