@@ -152,19 +152,8 @@ class RowLearner:
     def _found(
         self, person: str | None, profile_id: str | None, field: ChoiceField, act: Act
     ) -> FoundChange:
-        return FoundChange(
-            person=person or "",
-            profile_id=profile_id,
-            kind=field.kind,
-            name=field.name,
-            path=field.path,
-            choice=act.value,
-            earliest=act.earliest,
-            latest=act.latest,
-            seen_value=field.value(act.value),
-            found_at=to_micros(self._runtime.now()),
-            source=act.source,
-        )
+        now = to_micros(self._runtime.now())
+        return FoundChange.of(act, field, person=person, profile_id=profile_id, found_at=now)
 
     # Profiles without a key
 

@@ -19,8 +19,7 @@ from actito_didomi.consent.person import Owed
 from actito_didomi.consent.retries import next_retry
 from actito_didomi.errors import ApiError, RequestRejectedError, UnavailableError
 from actito_didomi.plugin.looks import Sight
-from actito_didomi.plugin.parallel import run_parallel
-from target_actito.single import RefusedAttributes, WriteResult
+from target_actito.single import RefusedAttributes, WriteResult, write_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -119,21 +118,13 @@ class CheckedWriter:
             StoppedError: The process is to stop; a change without a result may be written or not.
             ApiError: The API can't be used; likewise.
         """
-        done = 0
-
-        def handle_result(result: WriteResult) -> None:
-            nonlocal done
-            done += 1
-            on_result(result)
-
-        run_parallel(
+        write_each(
             changes,
             self._write_one,
-            handle_result,
+            on_result,
             workers=self._max_concurrency,
             shutdown=self._shutdown,
             runtime=self._runtime,
-            on_progress=lambda: logger.info("Progress: %d of %d written.", done, len(changes)),
         )
 
     def _write_one(self, change: ProfileChange) -> WriteResult:

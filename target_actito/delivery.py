@@ -185,10 +185,7 @@ class Delivery:
         after: str | None = None
         while rows := self._ledger.owed(Owed.DEFERRED, after=after, limit=_READ_AT_ONCE):
             after = rows[-1][0]
-            keys = [key for key, _ in rows]
-            with self._ledger.change(keys) as change:
-                for key in keys:
-                    self._learner.flag(change.people[key])
+            self._flag([key for key, _ in rows])
 
     def _pass(
         self, most: int, tried: set[str], *, opt_outs_only: bool, if_many: bool = False
@@ -233,10 +230,7 @@ class Delivery:
 
     def _flag(self, keys: Sequence[str]) -> None:
         """Set flags again: what another plugin has learned may end that something is owed."""
-        if keys:
-            with self._ledger.change(keys) as change:
-                for person in change.people.values():
-                    self._learner.flag(person)
+        self._ledger.change_each(keys, lambda _, person: self._learner.flag(person))
 
     def _is_time(self, person: Person, now: int) -> bool:
         """Return whether a person is to be tried now; those without a profile are few a run."""
@@ -332,10 +326,8 @@ class Delivery:
             self._note_missing(sorted(missing))
 
     def _note_missing(self, keys: Sequence[str]) -> None:
-        for start in range(0, len(keys), _READ_AT_ONCE):
-            part = keys[start : start + _READ_AT_ONCE]
-            with self._ledger.change(part) as change:
-                for key in part:
-                    person = change.people[key]
-                    self._writer.note_missing(person)
-                    self._events.on_unmatched(person.spelling or key)
+        def note(key: str, person: Person) -> None:
+            self._writer.note_missing(person)
+            self._events.on_unmatched(person.spelling or key)
+
+        self._ledger.change_each(keys, note)

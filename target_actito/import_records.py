@@ -255,11 +255,8 @@ class LedgerRecords:
         work: Callable[[Person, ProfileChange], None],
     ) -> None:
         """Change the rows of people in the ledger, many at a time."""
-        for start in range(0, len(rows), _AT_ONCE):
-            part = {self._key_of(row.person): row for row in rows[start : start + _AT_ONCE]}
-            with self._ledger.change(sorted(part)) as change:
-                for key, row in part.items():
-                    work(change.people[key], row)
+        by_key = {self._key_of(row.person): row for row in rows}
+        self._ledger.change_each(sorted(by_key), lambda key, person: work(person, by_key[key]))
 
     def _chunks(self, rows: Sequence[ProfileChange]) -> Iterator[list[str]]:
         for start in range(0, len(rows), _AT_ONCE):
@@ -347,13 +344,12 @@ class LedgerRecords:
     def _end_of(self, found: ImportRow, refused: Collection[str]) -> None:
         """Record the end of an import; rows that were refused come first."""
         now = self._now()
-        for start in range(0, len(refused), _AT_ONCE):
-            keys = sorted(refused)[start : start + _AT_ONCE]
-            with self._ledger.change(keys) as change:
-                for key in keys:
-                    person = change.people[key]
-                    self._learner.drop_import(person, found.number)
-                    note_refusal(person, codes.CHANGE_REFUSED.name, now)
+
+        def refuse(_: str, person: Person) -> None:
+            self._learner.drop_import(person, found.number)
+            note_refusal(person, codes.CHANGE_REFUSED.name, now)
+
+        self._ledger.change_each(sorted(refused), refuse)
         self._ledger.set_import(found.number, state="ended", ended=now)
         self._for_import(found, lambda person, _: self._learner.flag(person))
 
@@ -363,6 +359,4 @@ class LedgerRecords:
         while part := self._ledger.owed(Owed.IN_IMPORT, after=after, limit=_AT_ONCE):
             after = part[-1][0]
             keys = [key for key, _ in part]
-            with self._ledger.change(keys) as change:
-                for key in keys:
-                    work(change.people[key], found.number)
+            self._ledger.change_each(keys, lambda _, person: work(person, found.number))

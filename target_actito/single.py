@@ -61,6 +61,47 @@ class SingleWriter(Protocol):
         """Write changes in the order given, as far as concurrent requests allow."""
 
 
+def write_each(
+    changes: Sequence[ProfileChange],
+    write_one: Callable[[ProfileChange], WriteResult],
+    on_result: Callable[[WriteResult], None],
+    *,
+    workers: int,
+    shutdown: Shutdown,
+    runtime: Runtime,
+) -> None:
+    """Write changes concurrently, begun in the order given, and log the progress.
+
+    Args:
+        changes: What to write.
+        write_one: Called in another thread for each change.
+        on_result: Called in this thread with what `write_one` returned.
+        workers: Maximum number of concurrent requests.
+        shutdown: Checked between requests; those in flight may finish within its grace period.
+        runtime: Clock and threads.
+
+    Raises:
+        StoppedError: The process is to stop; a change without a result may be written or not.
+        ApiError: The API can't be used; likewise.
+    """
+    done = 0
+
+    def handle_result(result: WriteResult) -> None:
+        nonlocal done
+        done += 1
+        on_result(result)
+
+    run_parallel(
+        changes,
+        write_one,
+        handle_result,
+        workers=workers,
+        shutdown=shutdown,
+        runtime=runtime,
+        on_progress=lambda: logger.info("Progress: %d of %d written.", done, len(changes)),
+    )
+
+
 class Writer:
     """Write changes, one request per profile.
 
@@ -100,21 +141,13 @@ class Writer:
             StoppedError: The process is to stop; a change without a result may be written or not.
             ApiError: The API can't be used; likewise.
         """
-        done = 0
-
-        def handle_result(result: WriteResult) -> None:
-            nonlocal done
-            done += 1
-            on_result(result)
-
-        run_parallel(
+        write_each(
             changes,
             self._write_one,
-            handle_result,
+            on_result,
             workers=self._max_concurrency,
             shutdown=self._shutdown,
             runtime=self._runtime,
-            on_progress=lambda: logger.info("Progress: %d of %d written.", done, len(changes)),
         )
 
     def _write_one(self, change: ProfileChange) -> WriteResult:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
     from actito_didomi.consent.coalesce import PersonLayers
     from actito_didomi.consent.config import LedgerSettings
-    from actito_didomi.consent.conflicts import Side
+    from actito_didomi.consent.conflicts import Act, Side
     from actito_didomi.consent.entries import Entry
     from actito_didomi.consent.fields import ChoiceField
     from actito_didomi.consent.identity import Matching
@@ -65,6 +65,8 @@ ImportState = Literal["prepared", "started", "ended", "never_received", "unknown
 
 _OPEN: tuple[ImportState, ...] = ("prepared", "started")
 _OPT_OUTS = {Owed.ACTITO: Owed.OPT_OUT_ACTITO, Owed.DIDOMI: Owed.OPT_OUT_DIDOMI}
+_CHANGED_TOGETHER = 5_000
+"""People that are changed in one transaction by `change_each`."""
 _BATCH_SIZE = 10_000
 """People that are read together."""
 _ATTEMPTS = 5
@@ -138,6 +140,31 @@ class FoundChange(msgspec.Struct, frozen=True, array_like=True):
     seen_value: Any = None
     found_at: Micros = 0
     source: str = "look"
+
+    @classmethod
+    def of(
+        cls,
+        act: Act,
+        field: ChoiceField,
+        *,
+        person: str | None,
+        profile_id: str | None,
+        found_at: Micros,
+    ) -> FoundChange:
+        """Return the change that an act is, in the field in which it was found."""
+        return cls(
+            person or "",
+            profile_id,
+            field.kind,
+            field.name,
+            field.path,
+            act.value,
+            act.earliest,
+            act.latest,
+            field.value(act.value),
+            found_at,
+            act.source,
+        )
 
 
 class OwedCounts:
@@ -386,6 +413,22 @@ class Ledger(RejectTable, FileTable):
         """
         with self._store.read() as transaction:
             return self._decode(transaction, self._select(transaction, sorted(set(people))))
+
+    def change_each(self, people: Sequence[str], work: Callable[[str, Person], None]) -> None:
+        """Change people in transactions of many, one after the other.
+
+        Args:
+            people: Keys of those to be changed.
+            work: Called for each, with the key; changes the person. As for `change`, it calls no
+                other method of the ledger.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        for start in range(0, len(people), _CHANGED_TOGETHER):
+            with self.change(people[start : start + _CHANGED_TOGETHER]) as change:
+                for key, person in change.people.items():
+                    work(key, person)
 
     @contextmanager
     def change(self, people: Collection[str]) -> Iterator[Change]:

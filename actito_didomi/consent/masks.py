@@ -90,6 +90,7 @@ class FieldBits:
         bits = list(bits)
         self.fields = [(field, own) for field, _, own in bits]
         self._pairs = [(choice, own) for _, choice, own in bits]
+        self._pairs_by_field = [(own, choice) for choice, own in self._pairs]
         self._by_path = {field.path: choice for field, choice, _ in bits}
         self._by_name: dict[tuple[Kind, str], int] = {
             (field.kind, field.name): own for field, _, own in bits
@@ -117,25 +118,23 @@ class FieldBits:
 
     def of_choices(self, choices: int) -> int:
         """Return the fields of choices."""
-        found = self._of_choices.get(choices)
-        if found is None:
-            found = 0
-            for choice, own in self._pairs:
-                if choice & choices:
-                    found |= own
-            _keep(self._of_choices, choices, found)
-        return found
+        return _related(self._of_choices, choices, self._pairs)
 
     def choices(self, fields: int) -> int:
         """Return the choices of fields."""
-        found = self._choices.get(fields)
-        if found is None:
-            found = 0
-            for choice, own in self._pairs:
-                if own & fields:
-                    found |= choice
-            _keep(self._choices, fields, found)
-        return found
+        return _related(self._choices, fields, self._pairs_by_field)
+
+
+def _related(memo: dict[int, int], mask: int, pairs: Iterable[tuple[int, int]]) -> int:
+    """Return the second bits of the pairs whose first bits are in a mask; remembered in `memo`."""
+    found = memo.get(mask)
+    if found is None:
+        found = 0
+        for bit, other in pairs:
+            if bit & mask:
+                found |= other
+        _keep(memo, mask, found)
+    return found
 
 
 def fits(bits: Iterable[tuple[ChoiceField, int, int]]) -> bool:

@@ -514,16 +514,6 @@ def _is_held(place: Place, choice: bool) -> bool:
 
 
 def _found(sight: Sight, field: ChoiceField, act: Act) -> FoundChange:
-    return FoundChange(
-        person=sight.spelling or "",
-        profile_id=sight.profile_id,
-        kind=field.kind,
-        name=field.name,
-        path=field.path,
-        choice=act.value,
-        earliest=act.earliest,
-        latest=act.latest,
-        seen_value=field.value(act.value),
-        found_at=sight.ended,
-        source=act.source,
+    return FoundChange.of(
+        act, field, person=sight.spelling, profile_id=sight.profile_id, found_at=sight.ended
     )
