@@ -96,12 +96,13 @@ class TargetDidomi(ConsentTarget):
                 shutdown=self.shutdown,
                 runtime=self.runtime,
             )
-        self._writer = Writer(
-            api,
-            regulation=settings.didomi.regulation,
-            create_users=settings.create_users,
-            respect_approval=settings.respect_approval,
-        )
+        else:
+            self._writer = Writer(
+                api,
+                regulation=settings.didomi.regulation,
+                create_users=settings.create_users,
+                respect_approval=settings.respect_approval,
+            )
         return session
 
     def ledger_scope(self) -> LedgerScope:

@@ -236,12 +236,6 @@ class Codec:
         return parts[_PROFILE_ID] if len(parts) > _PROFILE_ID else None
 
     @staticmethod
-    def names_import(data: bytes, number: int) -> bool:
-        """Return whether an import may still write something of the person of a form on disk."""
-        parts = _decode(data)
-        return len(parts) > _ACTITO and number in imports_of(parts[_ACTITO])
-
-    @staticmethod
     def is_alone(data: bytes, number: int) -> bool:
         """Return whether an import is all that is open of the person of a form on disk.
 

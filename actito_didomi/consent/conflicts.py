@@ -67,24 +67,6 @@ def to_datetime(micros: Micros) -> datetime:
         return datetime.max.replace(tzinfo=timezone.utc)
 
 
-def widen(earliest: Micros, latest: Micros, skew: int) -> tuple[Micros, Micros]:
-    """Return a window on our clock, of which the bounds are timestamps of another clock.
-
-    It holds the window as it stands, for a clock that was right then, and the window without the
-    skew, for a clock that was wrong then already.
-
-    Args:
-        earliest: Beginning of the window on the other clock.
-        latest: Its end.
-        skew: By how much the other clock is ahead of ours, in microseconds; negative if it lags.
-    """
-    if earliest > BEGINNING:
-        earliest -= max(skew, 0)
-    if latest < END:
-        latest -= min(skew, 0)
-    return earliest, latest
-
-
 class Rules(msgspec.Struct, frozen=True):
     """The settings that decide who wins.
 

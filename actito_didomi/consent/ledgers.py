@@ -25,7 +25,6 @@ from actito_didomi.consent.first_load import FirstPeople
 from actito_didomi.consent.limits import SharedLimits
 from actito_didomi.consent.masks import FieldBits, fits
 from actito_didomi.consent.person import Owed, Person
-from actito_didomi.consent.progress import FileTable
 from actito_didomi.consent.rejects import RejectTable
 from actito_didomi.consent.rows import (
     StoredNames,
@@ -42,7 +41,7 @@ from actito_didomi.consent.store import is_worth_repeating
 from actito_didomi.errors import DirectionInUseError, SettingsError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
     from datetime import datetime
 
     from actito_didomi.consent.coalesce import PersonLayers
@@ -211,7 +210,7 @@ class Change:
         self.found.append(change)
 
 
-class Ledger(RejectTable, FileTable):
+class Ledger(RejectTable):
     """The ledger of one pair of Didomi organisation and Actito table.
 
     Args:
@@ -956,31 +955,6 @@ class Ledger(RejectTable, FileTable):
                 to_micros(end),
             )
         return int(row[0])
-
-    def people_of_import(self, number: int) -> Iterable[str]:
-        """Return the keys of the people of whom an import may still write something.
-
-        All people are read, so it is for the rare import that Actito never received.
-
-        Raises:
-            SettingsError: The database fails.
-        """
-        after = ""
-        while True:
-            with self._store.read() as transaction:
-                rows = transaction.all(
-                    "SELECT person, data FROM ledger_people WHERE scope = ? AND person > ? "
-                    "ORDER BY person LIMIT ?",
-                    self._scope,
-                    after,
-                    _BATCH_SIZE,
-                )
-            if not rows:
-                return
-            yield from (
-                key for key, data in rows if data and self._codec.names_import(data, number)
-            )
-            after = rows[-1][0]
 
     # Other processes
 

@@ -131,16 +131,6 @@ sa.Table(
     sa.Column("holder", sa.Text, nullable=False),
 )
 sa.Table(
-    "ledger_files",
-    METADATA,
-    _scope(),
-    sa.Column("pipeline", sa.Text, primary_key=True),
-    sa.Column("name", _TEXT, primary_key=True),
-    _number(),
-    sa.Column("mark", sa.Text, nullable=False),
-    sa.Column("day", sa.Text, nullable=False),
-)
-sa.Table(
     "ledger_rejects",
     METADATA,
     _scope(),

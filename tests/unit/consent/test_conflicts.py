@@ -26,7 +26,6 @@ from actito_didomi.consent.conflicts import (
     resolve_tie,
     to_datetime,
     to_micros,
-    widen,
     winner,
 )
 
@@ -330,14 +329,3 @@ def test_the_baseline_decides_nothing_about_an_opt_out_that_is_known(order) -> N
     assert learned == Act(OPT_OUT, START, START + 9 * TICK, ACTITO, "row")
     earlier = Act(OPT_IN, START - TICK, START - TICK, DIDOMI, "event")
     assert winner(learned, earlier, 0, "didomi") is learned
-
-
-@given(window=windows, skew=st.integers(-5, 5), now_right=st.booleans())
-def test_a_widened_window_holds_the_true_time(window, skew, now_right) -> None:
-    """Whether the other clock was wrong already when it stamped, or not yet."""
-    earliest, latest = at(window[0]), at(window[1])
-    low, high = widen(earliest, latest, skew * TICK)
-    for stamped in (max(earliest, latest - DAY), latest):
-        true_time = stamped if now_right else stamped - skew * TICK
-        assert low <= true_time <= high
-    assert widen(BEGINNING, END, skew * TICK) == (BEGINNING, END)

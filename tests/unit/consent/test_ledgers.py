@@ -156,7 +156,7 @@ def test_an_exception_leaves_all_as_it_was(ledger: Ledger, settings: LedgerSetti
     again.close()
 
 
-def test_an_import_that_ended_is_held_by_whoever_reads(
+def test_an_import_that_ended_is_held_for_every_reader(
     ledger: Ledger, settings: LedgerSettings
 ) -> None:
     number = ledger.add_import("file.csv", T)
@@ -201,19 +201,6 @@ def test_an_import_of_unknown_end_may_be_carried_out_late(ledger: Ledger) -> Non
     ledger.set_import(number, state="ended", ended=T + 20)
     place = ledger.read(["anna"])["anna"].entries[EMAIL].places[NEWS]
     assert place.held == Held(False, T, T + 20, ours=True)
-
-
-def test_the_people_of_an_import_can_be_found(ledger: Ledger) -> None:
-    number = ledger.add_import("file.csv", T)
-    with ledger.change(["anna", "bob", "carl"]) as change:
-        change.people["anna"].entry(EMAIL).places[NEWS] = Place(
-            intent=Intent(False, T, "1", number)
-        )
-        change.people["bob"].entry(EMAIL).places[NEWS] = Place(late=[Intent(False, T, "1", number)])
-        change.people["carl"].entry(EMAIL).places[NEWS] = Place(
-            intent=Intent(False, T, "1", number + 1)
-        )
-    assert list(ledger.people_of_import(number)) == ["anna", "bob"]
 
 
 def test_imports_of_a_day_are_counted_by_the_day_of_actito(ledger: Ledger) -> None:
@@ -452,20 +439,6 @@ def test_what_was_refused_can_be_made_due(ledger: Ledger) -> None:
     assert ledger.retry_people(code="other") == 1
     assert len(ledger.owed(Owed.ACTITO, due_at=0)) == 3
     assert ledger.read(["bob"])["bob"].retries["actito"].attempts == 3
-
-
-def test_a_file_counts_as_read_once_its_state_comes_back(ledger: Ledger) -> None:
-    ledger.add_read_file("tap", 1, "a.csv", "100", "2026-11-24")
-    ledger.add_read_file("tap", 2, "a.csv", "200", "2026-11-24")
-    ledger.add_read_file("tap", 2, "b.csv", "5", "2026-11-25")
-    ledger.add_read_file("other", 1, "c.csv", "5", "2026-11-25")
-    assert ledger.read_files("tap", 1) == {"a.csv": "100"}  # a run was killed after it
-    assert ledger.read_files("tap", 2) == {"a.csv": "100"}
-    ledger.add_read_file("tap", 2, "a.csv", "300", "2026-11-24")
-    assert ledger.read_files("tap", 2) == {"a.csv": "300"}
-    ledger.forget_files("tap", "2026-11-25")
-    assert ledger.read_files("tap", 2) == {}
-    assert ledger.read_files("other", 9) == {"c.csv": "5"}
 
 
 def test_people_whose_import_has_ended_are_no_longer_in_it(ledger: Ledger) -> None:
