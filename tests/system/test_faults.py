@@ -6,8 +6,6 @@ The numbers are those of the list of faults that this project was built against.
 from __future__ import annotations
 
 import json
-import signal
-import subprocess
 import time
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -15,18 +13,18 @@ from typing import Any
 
 import pytest
 from support import (
-    BIN,
     MAPPINGS,
     Actito,
     Didomi,
     Run,
     back_config,
-    clean_environment,
     event,
+    feed,
     lines,
     post_config,
     run_plugin,
     run_target,
+    start_target,
     stream_of,
     target_config,
     with_ledger,
@@ -52,6 +50,17 @@ class Pair:
         run = run_target({**self.forward_config, **changes}, self.folder, stream_of(*events))
         assert run.exit_code == 0, run.err
         return run
+
+    def forward_killed(self, *events: dict[str, Any], during: str, **changes: Any) -> None:
+        """Load events into Actito, killed as soon as a request of a route has come in."""
+        process = start_target({**self.forward_config, **changes}, self.folder)
+        feed(process, lines(stream_of(*events)))
+        deadline = time.monotonic() + 60
+        while self.actito.calls(during) == 0 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
     def look(self) -> Run:
         """Run tap-actito."""
@@ -148,23 +157,7 @@ def test_a3_killed_between_the_request_and_its_record(pair: Pair) -> None:
     pair.actito.steer(
         "faults", {"side": "actito", "action": "stall", "route": "patch_profile", "seconds": 5}
     )
-    path = pair.folder / "killed.json"
-    path.write_text(json.dumps(pair.forward_config))
-    process = subprocess.Popen(
-        [str(BIN / "target-actito"), "--config", str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=clean_environment(),
-    )
-    process.stdin.write(lines(stream_of(given)))
-    process.stdin.close()
-    deadline = time.monotonic() + 60
-    while pair.actito.calls("patch_profile") == 0 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    pair.forward_killed(given, during="patch_profile")
     pair.actito.steer("reset", {})
     pair.actito.change("ann", Newsletter=True)
     pair.click(value=False)
@@ -280,26 +273,8 @@ def test_a17_a_killed_import_that_executes_late(pair: Pair) -> None:
     pair.actito.create_many(f"p{n}" for n in range(10))
     pair.forward()
     pair.actito.steer("options", {"etl_rows_per_second": 2})
-    path = pair.folder / "killed.json"
-    path.write_text(
-        json.dumps({**pair.forward_config, "write_mode": "bulk", "bulk_poll_interval": 0.1})
-    )
     events = [event(f"p{n}", channels={"email": True}) for n in range(10)]
-    process = subprocess.Popen(
-        [str(BIN / "target-actito"), "--config", str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env=clean_environment(),
-    )
-    process.stdin.write(lines(stream_of(*events)))
-    process.stdin.close()
-    deadline = time.monotonic() + 60
-    while pair.actito.calls("execution") == 0 and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    pair.forward_killed(*events, during="execution", write_mode="bulk", bulk_poll_interval=0.1)
     newer = event("p1", "2026-10-02T10:00:00Z", channels={"email": False})
     pair.forward(newer, write_mode="single", bulk_poll_interval=0.1)
     found = pair.actito.all()
