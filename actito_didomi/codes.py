@@ -151,6 +151,29 @@ AMBIGUOUS_SCOPE = Code(120, "ambiguous_scope", "error")
 Correct the setting that the message names, set `ledger_scope`, or use another `ledger_url`.
 """
 
+MAPPING_SILENT = Code(121, "mapping_silent", "warning")
+"""No record held a value for a mapping, since the mappings were changed.
+
+Compare its `value` with the names in the message. If it may be so, add `"may_be_silent": true` to
+the mapping.
+"""
+MAPPING_MISSED = Code(122, "mapping_missed", "error")
+"""Mappings are probably wrong: none met a value, or one is nearly the name of another choice.
+
+Correct the `value` that the message names; everything else is written. The next run writes what the
+corrected mapping means. Exit status 5.
+"""
+TOO_MANY_INVERTED = Code(123, "too_many_inverted", "error")
+"""More than half of the mappings are inverted, which is rarely meant.
+
+Remove `invert`, which would turn opt-outs into opt-ins, or set `allow_invert` if it is meant.
+"""
+REGULATION_MISSED = Code(124, "regulation_missed", "error")
+"""All records belong to another regulation than the setting `regulation`; exit status 5.
+
+Set `regulation` to the one that the message names. STATE stays, so the records are read again.
+"""
+
 # Group AD2xx, input
 
 INVALID_MESSAGE = Code(201, "invalid_message", "error")
@@ -292,6 +315,13 @@ CLOCK_SKEW = Code(508, "clock_skew", "warning")
 Synchronise the clock. Until then the API's clock counts.
 """
 
+UNIFORM_REFUSAL = Code(509, "uniform_refusal", "error")
+"""The API refuses the changes of many people alike: this concerns the configuration, not people.
+
+Check the rights of the key, the settings that name the account, and the mappings. Nobody is
+rejected; the next run attempts all again.
+"""
+
 # Group AD6xx, skips
 
 GUEST = Code(601, "guest", "skip")
@@ -380,6 +410,30 @@ NO_LEDGER = Code(709, "no_ledger", "error")
 """`ledger_url` is `none`: the plugin works without memory, and says what it can't promise.
 
 Use a ledger, unless losing these promises is what you want.
+"""
+TOO_MANY_OPT_INS = Code(710, "too_many_opt_ins", "error")
+"""More people would be opted in than `max_opt_ins` or `max_opt_in_pct` allows; exit status 4.
+
+Opt-outs are written, all else is owed. Look for a swapped `invert` or a wrong mapping. If the
+opt-ins are right, run once with `force_guards: true`.
+"""
+TOO_MANY_CHANGES = Code(711, "too_many_changes", "error")
+"""More people would be changed than `max_change_pct` allows; exit status 4.
+
+Opt-outs are written, all else is owed. If the changes are right, run once with
+`force_guards: true`.
+"""
+TOO_MANY_CREATES = Code(712, "too_many_creates", "error")
+"""More profiles or users would be created than `max_creates` allows; exit status 4.
+
+Opt-outs are written, all else is owed. If all are to be created, run once with
+`force_guards: true`.
+"""
+TOO_MANY_UNMATCHED = Code(713, "too_many_unmatched", "error")
+"""More people are unknown than `max_unmatched_pct` allows; exit status 4, or 3 with opt-outs.
+
+Check the attribute that people are matched by, and the environment. The people are owed and tried
+again at each run. If so many are unknown indeed, raise `max_unmatched_pct`.
 """
 
 TABLE: tuple[Code, ...] = tuple(

@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
     from actito_didomi.codes import Code
 
-_ABOUT_WHAT_WAS_SENT = frozenset({400, 403, 404, 406, 409, 410, 413, 414, 415, 422})
+_ABOUT_WHAT_WAS_SENT = frozenset({400, 403, 404, 406, 409, 410, 413, 422})
 _CODED = re.compile(r"AD\d{3} \w+: ")
 
 
@@ -207,9 +207,6 @@ class ChangesDeferredError(ActitoDidomiError, FatalSyncError):
     """Everything is written but what waits for a decision; opt-outs are written."""
 
     exit_code = 4
-
-    def __init__(self, message: str) -> None:
-        super().__init__(codes.CHANGES_DEFERRED, message)
 
 
 def how_to_install(extra: str) -> str:

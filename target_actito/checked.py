@@ -17,9 +17,9 @@ from actito_didomi.consent.conflicts import ACTITO, to_micros
 from actito_didomi.consent.identity import match_key
 from actito_didomi.consent.person import Owed
 from actito_didomi.consent.retries import next_retry
-from actito_didomi.errors import ApiError, RequestRejectedError, UnavailableError
+from actito_didomi.errors import RequestRejectedError, UnavailableError
 from actito_didomi.plugin.looks import Sight
-from target_actito.single import RefusedAttributes, WriteResult, write_each
+from target_actito.single import RefusedAttributes, WriteResult, all_refused, write_each
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from actito_didomi.consent.ledgers import Ledger
     from actito_didomi.consent.person import Person
     from actito_didomi.http import ClientSettings
+    from actito_didomi.plugin.breaker import RefusalBreaker
+    from actito_didomi.plugin.guards import Guards
     from actito_didomi.plugin.looks import LookLearner, ProfileReader
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.runtime import Runtime
@@ -38,6 +40,7 @@ logger = logging.getLogger("target-actito")
 _SECOND = 1_000_000
 _HOUR = 3600 * _SECOND
 _TOO_MANY = 429
+_NOT_FOUND = 404
 
 
 @dataclass(frozen=True)
@@ -47,10 +50,12 @@ class _Look:
     Attributes:
         sight: What it shows; None where there is no profile, or where the look failed.
         missing: Whether Actito says that there is no profile.
+        refused: Why Actito refuses to show it; None if it doesn't.
     """
 
     sight: Sight | None
     missing: bool = False
+    refused: RequestRejectedError | None = None
 
 
 class CheckedWriter:
@@ -64,6 +69,8 @@ class CheckedWriter:
         table: The profile table.
         run: Id of this run.
         create: Whether a missing profile may be created.
+        guards: Hold back all but opt-outs once a limit is passed.
+        breaker: Stops the run if all is refused alike.
         client: How long to try.
         look_timeout: Seconds after which a look counts as failed.
         lookup_hours: Hours after which a person without a profile is looked up again.
@@ -82,6 +89,8 @@ class CheckedWriter:
         table: ProfileTable,
         run: str,
         create: bool,
+        guards: Guards,
+        breaker: RefusalBreaker[WriteResult],
         client: ClientSettings,
         look_timeout: float,
         lookup_hours: float,
@@ -96,6 +105,8 @@ class CheckedWriter:
         self._table = table
         self._run = run
         self._create = create
+        self._guards = guards
+        self._breaker = breaker
         self._client = client
         self._look_timeout = look_timeout
         self._lookup_hours = lookup_hours
@@ -118,10 +129,17 @@ class CheckedWriter:
             StoppedError: The process is to stop; a change without a result may be written or not.
             ApiError: The API can't be used; likewise.
         """
+
+        def handle_result(result: WriteResult) -> None:
+            if isinstance(result.outcome, RequestRejectedError):
+                self._note_refusal(result.change, result.outcome)
+            on_result(result)
+
         write_each(
             changes,
             self._write_one,
-            on_result,
+            handle_result,
+            breaker=self._breaker,
             workers=self._max_concurrency,
             shutdown=self._shutdown,
             runtime=self._runtime,
@@ -134,55 +152,101 @@ class CheckedWriter:
             UnavailableError: No usable response after all attempts; the intent stays on record.
         """
         began = self._runtime.now()
+        if self._guards.stops_lookups and not self._has_profile(change.person):
+            return WriteResult(change, Written.POSTPONED, began)
         started, attempt = self._runtime.monotonic(), 0
         only: frozenset[Field] | None = None
         refused: RefusedAttributes | None = None
+        was_gone = False
         while True:
             attempt += 1
             look = self._look(change.person)
             due = self._decide(change.person, look, only)
             if isinstance(due, Written):
-                return WriteResult(change, due, began, refused)
+                outcome = look.refused if due is Written.POSTPONED else None
+                return WriteResult(change, outcome or due, began, refused)
             try:
-                written = self._table.write(
-                    due.person,
-                    due.attributes,
-                    due.subscriptions,
-                    create=self._create and look.missing,
-                    once=True,
-                )
+                written = self._send(due, look, was_gone=was_gone)
             except RequestRejectedError as error:
-                if not error.is_record_level:
-                    self._drop(due)
-                    raise ApiError(
-                        codes.ACCESS_REFUSED,
-                        f"{error.message} This concerns all requests, so the run stops; nothing "
-                        "is lost.",
-                    ) from None
                 choices = _choices_alone(due)
-                if choices is None or refused is not None:
-                    self._refuse(due, error)
-                    return WriteResult(due, error, began, refused)
+                if choices is None or refused is not None or was_gone:
+                    repeats = self._drop(due, refused_as=_refusal(error))
+                    return WriteResult(due, error, began, refused, repeats)
                 # One attribute may be at fault: no attribute holds up a choice.
                 refused, only = RefusedAttributes(attributes_alone(due), error), choices
-                self._drop(due, with_attributes=True)
+                self._drop(due)
                 continue
             except UnavailableError as error:
-                if error.status == _TOO_MANY:
-                    self._drop(due)
-                client, elapsed = self._client, self._runtime.monotonic() - started
-                if attempt >= client.retry_tries and elapsed >= client.retry_seconds:
-                    self._read_back(due.person)
-                    raise
-                pause = max(
-                    min(2.0 ** (attempt - 1), client.retry_max_wait), error.retry_after or 0
-                )
-                logger.warning("%s It is read back in %g s.", error, pause)
-                self._shutdown.requested.wait(pause)
-                self._shutdown.check()
+                self._pause(due, error, attempt, started)
                 continue
-            self._end(due, written)
+            if written is None:
+                was_gone = True
+                self._drop(due)
+                continue
+            self._end(due, written, refused)
             return WriteResult(due, written, began, refused)
+
+    def _send(self, due: ProfileChange, look: _Look, *, was_gone: bool) -> Written | None:
+        """Write a change.
+
+        Args:
+            due: The change.
+            look: What the look at the profile came to.
+            was_gone: Whether this returned None before.
+
+        Returns:
+            What became of it; None if the profile, which the look showed, isn't there: it may have
+            been removed since.
+
+        Raises:
+            RequestRejectedError: Actito refuses this change.
+            UnavailableError: No usable response.
+            ApiError: Actito refuses all changes.
+        """
+        try:
+            written = self._table.write(
+                due.person, due.attributes, due.subscriptions, create=look.missing, once=True
+            )
+        except RequestRejectedError as error:
+            if error.is_record_level:
+                raise
+            self._drop(due)
+            raise all_refused(error) from None
+        if written is not Written.UNMATCHED or look.sight is None:
+            return written
+        if was_gone:
+            raise RequestRejectedError(
+                "Actito shows the profile, and refuses to change it (status 404).",
+                status=_NOT_FOUND,
+                body="",
+            )
+        return None
+
+    def _pause(
+        self, due: ProfileChange, error: UnavailableError, attempt: int, started: float
+    ) -> None:
+        """Wait before the next attempt.
+
+        Raises:
+            UnavailableError: There have been enough attempts.
+            StoppedError: The process is to stop.
+        """
+        if error.status == _TOO_MANY:
+            self._drop(due)
+        client, elapsed = self._client, self._runtime.monotonic() - started
+        if attempt >= client.retry_tries and elapsed >= client.retry_seconds:
+            self._read_back(due.person)
+            raise error
+        pause = max(min(2.0 ** (attempt - 1), client.retry_max_wait), error.retry_after or 0)
+        logger.warning("%s It is read back in %g s.", error, pause)
+        self._shutdown.requested.wait(pause)
+        self._shutdown.check()
+
+    def _has_profile(self, spelling: str) -> bool:
+        """Return whether a look has found the person's profile."""
+        key = self.key_of(spelling)
+        person = self._ledger.read([key]).get(key)
+        return person is not None and person.profile_id is not None
 
     def _read_back(self, spelling: str) -> None:
         """Find out what became of the last write before the run fails, so that none stays open.
@@ -206,6 +270,10 @@ class CheckedWriter:
         except UnavailableError as error:
             logger.warning("%s Without a look only an opt-out is written.", error)
             return _Look(None)
+        except RequestRejectedError as error:
+            if not error.is_record_level:
+                raise all_refused(error) from None
+            return _Look(None, refused=error)
         if shown is None:
             return _Look(None, missing=True)
         read_at = to_micros(self._runtime.now())
@@ -234,6 +302,9 @@ class CheckedWriter:
             if not look.missing:
                 due = self._learner.change(key, person, only=self._allowed(person, due, look.sight))
             if due is None:
+                self._learner.flag(person)
+                return Written.POSTPONED
+            if look.missing and not self._guards.may_create():
                 self._learner.flag(person)
                 return Written.POSTPONED
             now = to_micros(self._runtime.now())
@@ -276,7 +347,8 @@ class CheckedWriter:
 
     # What became of a write
 
-    def _end(self, due: ProfileChange, written: Written) -> None:
+    def _end(self, due: ProfileChange, written: Written, refused: RefusedAttributes | None) -> None:
+        """Record that a write was carried out, without the attributes that were refused."""
         key = self.key_of(due.person)
         with self._ledger.change([key]) as change:
             person = change.people[key]
@@ -284,31 +356,38 @@ class CheckedWriter:
                 self._learner.drop(person, due)
                 self.note_missing(person)
             else:
+                if refused is not None:
+                    self._learner.end_attributes(person, refused.change)
                 self._learner.end(person, due, to_micros(self._runtime.now()))
 
-    def _drop(self, due: ProfileChange, *, with_attributes: bool = False) -> None:
+    def _drop(self, due: ProfileChange, *, refused_as: str = "") -> bool:
         """Record that a write was certainly not carried out.
 
         Args:
             due: The write.
-            with_attributes: Whether its attributes are no longer owed.
+            refused_as: Why it was refused.
+
+        Returns:
+            Whether it was refused for the same reason before.
         """
         key = self.key_of(due.person)
         with self._ledger.change([key]) as change:
             person = change.people[key]
             self._learner.drop(person, due)
-            if with_attributes:
-                self._learner.end_attributes(person, due)
-                self._learner.flag(person)
+            known = person.retries.get(ACTITO)
+        return known is not None and known.code == refused_as
 
-    def _refuse(self, due: ProfileChange, error: RequestRejectedError) -> None:
+    def _note_refusal(self, due: ProfileChange, error: RequestRejectedError) -> None:
         """Record that a write was refused; what was refused the same way often waits longer."""
         key = self.key_of(due.person)
         now = to_micros(self._runtime.now())
         with self._ledger.change([key]) as change:
-            person = change.people[key]
-            self._learner.drop(person, due)
-            note_refusal(person, f"{codes.CHANGE_REFUSED.name}:{error.status}", now)
+            note_refusal(change.people[key], _refusal(error), now)
+
+
+def _refusal(error: RequestRejectedError) -> str:
+    """Return what a refusal is called in the ledger."""
+    return f"{codes.CHANGE_REFUSED.name}:{error.status}"
 
 
 def note_refusal(person: Person, code: str, now: int) -> None:

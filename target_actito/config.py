@@ -14,7 +14,7 @@ from actito_didomi.actito.config import (
 )
 from actito_didomi.actito.imports import check_definition
 from actito_didomi.consent.config import LedgerSettings
-from actito_didomi.consent.mapping import check_mappings
+from actito_didomi.consent.mapping import check_inverted, check_mappings
 from actito_didomi.errors import InvalidMappingError
 from actito_didomi.http import ClientSettings
 from actito_didomi.plugin.config import (
@@ -146,6 +146,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     actito: ActitoSettings
     connector: Connector = ""
     mappings: Mappings = ()
+    allow_invert: Annotated[
+        bool,
+        setting(
+            "Inverted mappings are meant",
+            "Whether it is meant that more than half of the mappings are inverted. The guards then "
+            "count an opt-in by the choice, rather than by what turns a field on.",
+            advanced=True,
+        ),
+    ] = False
     upsert_mode: Annotated[
         bool,
         setting(
@@ -244,6 +253,7 @@ def find_problems(settings: Settings) -> list[str]:
     ]
     try:
         check_mappings(settings.mappings)
+        check_inverted(settings.mappings, allowed=settings.allow_invert)
     except InvalidMappingError as error:
         problems.append(str(error))
     problems += find_account_problems(settings.actito)

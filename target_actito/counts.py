@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from actito_didomi.consent.coalesce import ProfileChange
+    from actito_didomi.plugin.guards import Guards
     from target_actito.bulk import ImportResult
     from target_actito.single import WriteResult
     from target_actito.summary import ActitoSummary
@@ -22,6 +23,7 @@ class HasIntake(Protocol):
     """What a pipeline needs of its target."""
 
     summary: ActitoSummary
+    guards: Guards
 
     def on_idle(self) -> None:
         """Look at signals and at the clock."""
@@ -98,6 +100,7 @@ class Counts:
             target.note_unmatched(result.change.person)
         elif outcome is Written.POSTPONED:
             target.summary.deferred += 1
+            return
         else:
             target.summary.updated += outcome is Written.UPDATED
             target.summary.created += outcome is Written.CREATED

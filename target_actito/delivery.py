@@ -10,9 +10,11 @@ import logging
 from typing import TYPE_CHECKING, Protocol
 
 from actito_didomi import codes
+from actito_didomi.actito import Written
 from actito_didomi.actito.listing import list_profiles
+from actito_didomi.consent.coalesce import Field
 from actito_didomi.consent.conflicts import ACTITO, to_micros
-from actito_didomi.consent.person import Owed
+from actito_didomi.consent.person import Owed, Retry
 from actito_didomi.errors import ApiError, ImportQuotaExceededError
 from target_actito.import_records import LedgerRecords
 from target_actito.plan import plan_writes
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from actito_didomi.actito import Execution, Imports, TableStructure
     from actito_didomi.consent.coalesce import PersonLayers, ProfileChange
+    from actito_didomi.consent.fields import ChoiceField
     from actito_didomi.consent.ledgers import Ledger, Look
     from actito_didomi.consent.person import Person
     from actito_didomi.http import ApiSession
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
     from target_actito.bulk import BulkWriter, ImportRecords, ImportResult
     from target_actito.checked import CheckedWriter
     from target_actito.config import Settings
+    from target_actito.guarding import ChangeGuard
     from target_actito.learning import Learner
     from target_actito.single import WriteResult
     from target_actito.workspace import Workspace
@@ -40,6 +44,8 @@ logger = logging.getLogger("target-actito")
 _LEARN_AT_ONCE = 20_000
 _READ_AT_ONCE = 5_000
 _PAGE_SIZE = 1_000
+_GREATEST = "\U0010ffff"
+_NO_PROFILE = codes.UNMATCHED.name
 _FRESH = 60.0
 """Seconds for which a look at the table need not be repeated before the next import."""
 
@@ -73,6 +79,7 @@ class Delivery:
         structure: The profile table.
         settings: Limits of plans.
         events: Counts what became of people.
+        guard: Holds back all but opt-outs once a limit is passed.
         shutdown: Checked between two pages.
         runtime: Clock.
     """
@@ -89,6 +96,7 @@ class Delivery:
         structure: TableStructure,
         settings: Settings,
         events: DeliveryEvents,
+        guard: ChangeGuard,
         shutdown: Shutdown,
         runtime: Runtime,
     ) -> None:
@@ -101,6 +109,11 @@ class Delivery:
         self._structure = structure
         self._settings = settings
         self._events = events
+        self._guard = guard
+        self._guards = guard.guards
+        self._looked_up: set[str] = set()
+        self._tried = 0
+        self._unmatched: list[str] = []
         self._shutdown = shutdown
         self._runtime = runtime
         self._bulk: BulkWriter | None = None
@@ -222,7 +235,7 @@ class Delivery:
             after = rows[-1][0]
             settled: list[str] = []
             for key, person in rows:
-                if key in tried or not self._is_time(person, now):
+                if key in tried or not self._is_time(key, person, now):
                     continue
                 (found if self._learner.is_due(person) else settled).append(key)
             self._flag(settled)
@@ -232,7 +245,7 @@ class Delivery:
         """Set flags again: what another plugin has learned may end that something is owed."""
         self._ledger.change_each(keys, lambda _, person: self._learner.flag(person))
 
-    def _is_time(self, person: Person, now: int) -> bool:
+    def _is_time(self, key: str, person: Person, now: int) -> bool:
         """Return whether a person is to be tried now; those without a profile are few a run."""
         retry = person.retries.get(ACTITO)
         if retry is not None and retry.next_at > now:
@@ -241,6 +254,7 @@ class Delivery:
             if not self._lookups_left:
                 return False
             self._lookups_left -= 1
+            self._looked_up.add(key)
         return True
 
     def _deliver(self, batch: Sequence[str]) -> None:
@@ -250,8 +264,16 @@ class Delivery:
         if self._looked_at is None and (is_first or len(batch) > self._pages(last)):
             self.look_at_table(batch)
         changes = self._still_due(batch)
-        if not changes:
-            return
+        changes, held_back = self._guard.check(
+            changes, self._count_turned_off, self._ledger.count_people
+        )
+        if changes:
+            self._write(changes)
+        if held_back:
+            self._note_held_back([self._writer.key_of(change.person) for change in held_back])
+
+    def _write(self, changes: list[ProfileChange]) -> None:
+        """Write changes by the cheapest means."""
         logger.info(
             "Writing the changes of people: %d, of them with an opt-out: %d.",
             len(changes),
@@ -260,12 +282,12 @@ class Delivery:
         if self._bulk is None:
             plan = plan_writes(changes, self._settings.limits)
             logger.info("%s", plan.to_text())
-            self._writer.write([*plan.opt_out_singles, *plan.other_singles], self._events.on_result)
+            self._writer.write([*plan.opt_out_singles, *plan.other_singles], self._on_result)
             return
         plan = self._bulk.plan(changes)
         logger.info("%s", plan.to_text())
         try:
-            self._bulk.write(plan, self._events.on_result, self._events.on_import)
+            self._bulk.write(plan, self._on_result, self._events.on_import)
         except ImportQuotaExceededError as error:
             logger.warning("%s", error)
             self._events.on_deferred(error.deferred)
@@ -290,6 +312,67 @@ class Delivery:
                 if change is not None:
                     (opt_outs if change.opt_out else others).append(change)
         return opt_outs + others
+
+    # Guards
+
+    def _count_turned_off(self, name: str, enough: int) -> int:
+        """Count the profiles whose field is turned off, as far as the ledger knows; up to a bound.
+
+        Args:
+            name: Name of the field.
+            enough: Where to stop counting.
+        """
+        fields = [field for field in self._learner.choice_fields if field.name == name]
+        found, after = 0, ""
+        while rows := self._ledger.between(after, _GREATEST, _READ_AT_ONCE):
+            after = rows[-1][0]
+            found += sum(any(self._is_off(person, f) for f in fields) for _, person in rows)
+            if found >= enough:
+                break
+        return found
+
+    def _is_off(self, person: Person, field: ChoiceField) -> bool:
+        entry = person.entries.get(field.path)
+        place = entry.places.get(field.place) if entry else None
+        on = self._guard.turns_on.get(Field(field.kind, field.name))
+        return bool(place and place.held and place.held.value is (not on))
+
+    def _note_held_back(self, keys: Sequence[str]) -> None:
+        """Record why people are still owed something: they are tried again at each run."""
+        trip = self._guards.trip
+        if trip is None:
+            return
+        logger.warning("%s: people held back: %d. %s.", trip.code, len(keys), trip.text)
+        self._events.on_deferred(len(keys))
+        now = to_micros(self._runtime.now())
+
+        def note(_: str, person: Person) -> None:
+            person.owed &= ~Owed.NO_PROFILE
+            self._learner.flag(person)
+            if ACTITO not in person.retries or person.retries[ACTITO].code == _NO_PROFILE:
+                person.retries[ACTITO] = Retry(
+                    code=trip.code.name, attempts=1, next_at=now, first_at=now
+                )
+
+        self._ledger.change_each(keys, note)
+
+    def _on_result(self, result: WriteResult) -> None:
+        """Count what a single request came to, and see whether too many people are unknown."""
+        self._events.on_result(result)
+        key = self._writer.key_of(result.change.person)
+        if key in self._looked_up:
+            return
+        self._tried += 1
+        if result.outcome is Written.UNMATCHED:
+            self._unmatched.append(key)
+            self._check_unmatched()
+
+    def _check_unmatched(self) -> None:
+        """Keep people owed, rather than without a profile, if too many are unknown."""
+        self._guards.check_unmatched(len(self._unmatched), self._tried)
+        if self._guards.stops_lookups:
+            self._note_held_back(self._unmatched)
+            self._unmatched = []
 
     def _sleep(self, seconds: float) -> None:
         self._shutdown.requested.wait(seconds)
@@ -323,9 +406,20 @@ class Delivery:
         self._looked_at = self._runtime.monotonic()
         logger.info("Looked at the table: %d profiles.", profiles)
         if not self._settings.upsert_mode:
-            self._note_missing(sorted(missing))
+            self._note_missing(sorted(missing), len(wanted))
 
-    def _note_missing(self, keys: Sequence[str]) -> None:
+    def _note_missing(self, keys: Sequence[str], people: int) -> None:
+        """Record that people have no profile, unless that is so of too many.
+
+        Args:
+            keys: Their keys.
+            people: Of how many people.
+        """
+        new = [key for key in keys if key not in self._looked_up]
+        if self._guards.check_unmatched(len(new), people - len(keys) + len(new)):
+            self._note_held_back(new)
+            keys = sorted(set(keys).difference(new))
+
         def note(key: str, person: Person) -> None:
             self._writer.note_missing(person)
             self._events.on_unmatched(person.spelling or key)

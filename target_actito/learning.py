@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from actito_didomi.consent.fields import ChoiceField
     from actito_didomi.consent.masks import FieldBits
     from actito_didomi.consent.person import Person
+    from target_actito.guarding import ChangeGuard
 
 _DIGEST_SIZE = 8
 _MOST_KEPT = 10_000
@@ -57,12 +58,14 @@ class Learner:
         rules: The rules of the ledger.
         key: Keys the digests of attributes.
         bits: The bits of the fields that hold choices.
+        guard: Holds back all but opt-outs once a limit is passed.
     """
 
     fields: Sequence[ChoiceField | None]
     rules: Rules
     key: bytes
     bits: FieldBits | None = None
+    guard: ChangeGuard | None = None
 
     @cached_property
     def choice_fields(self) -> list[ChoiceField]:
@@ -211,6 +214,8 @@ class Learner:
                 )
         if only is not None:
             values = {field: value for field, value in values.items() if field in only}
+        if self.guard is not None and self.guard.guards.tripped:
+            values = {f: value for f, value in values.items() if self.guard.allows(f, value)}
         if not values:
             return None
         return ProfileChange(

@@ -11,13 +11,14 @@ import msgspec
 
 from actito_didomi import codes
 from actito_didomi.actito import Imports, ProfileTable, open_session, read_table
-from actito_didomi.consent.coalesce import Collector
+from actito_didomi.consent.coalesce import Collector, Field
 from actito_didomi.consent.event_ids import is_ours
 from actito_didomi.consent.fields import mapped_field
 from actito_didomi.consent.identity import matching_of
 from actito_didomi.consent.mapping import show_path
 from actito_didomi.consent.scope import Scope
 from actito_didomi.errors import BadInputError, ImportQuotaExceededError
+from actito_didomi.plugin.breaker import RefusalBreaker
 from actito_didomi.plugin.looks import LookLearner, ProfileReader
 from actito_didomi.plugin.rejects import Reject
 from target_actito.bulk import BulkWriter
@@ -26,6 +27,7 @@ from target_actito.counts import Counts
 from target_actito.decode import Decoder, Lines, read_batch
 from target_actito.delivery import Delivery
 from target_actito.gather import Gatherer
+from target_actito.guarding import ChangeGuard
 from target_actito.import_records import SessionRecords
 from target_actito.learning import Learner
 from target_actito.plan import plan_writes
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
     from target_actito.bulk import ImportRecords
     from target_actito.config import Settings
     from target_actito.counts import HasIntake
-    from target_actito.single import SingleWriter
+    from target_actito.single import SingleWriter, WriteResult
 
 logger = logging.getLogger("target-actito")
 
@@ -102,6 +104,14 @@ class Pipeline:
         self.collector = Collector(
             self.translator.masks, self.translator, for_ledger=ledger is not None
         )
+        for mapping in settings.mappings:
+            if mapping.invert:
+                logger.info(
+                    "Mapping inverted: an opt-out in Didomi (%s) turns %s on, and an opt-in turns "
+                    "it off.",
+                    mapping.value,
+                    mapping.id,
+                )
         self._scope = Scope(settings.regulation, frozenset(settings.skip_delegates))
         self._decoder = Decoder(self.translator.resolver)
         self._gatherer = Gatherer(
@@ -110,9 +120,15 @@ class Pipeline:
         self._sinks: dict[str, ConsentSink] = {}
         self._validates = False
         self._table = ProfileTable(self.session, structure, actito.user_unique_key)
+        self._guard = ChangeGuard(target.guards, self._turns_on())
+        self._breaker: RefusalBreaker[WriteResult] = RefusalBreaker(
+            target.guards.settings.breaker_threshold, "Actito"
+        )
         self._writer = Writer(
             self._table,
             create=settings.upsert_mode,
+            guards=target.guards,
+            breaker=self._breaker,
             max_concurrency=settings.max_concurrency,
             shutdown=shutdown,
             runtime=runtime,
@@ -155,7 +171,7 @@ class Pipeline:
             )
         ]
         bits = ledger.number_fields([field for field in fields if field is not None])
-        learner = Learner(fields, ledger.rules, ledger.key, bits)
+        learner = Learner(fields, ledger.rules, ledger.key, bits, self._guard)
         reader = ProfileReader(
             structure,
             actito.user_unique_key,
@@ -172,6 +188,8 @@ class Pipeline:
             table=self._table,
             run=run,
             create=settings.upsert_mode,
+            guards=self._guard.guards,
+            breaker=self._breaker,
             client=settings.client,
             look_timeout=settings.look_timeout,
             lookup_hours=settings.lookup_hours,
@@ -189,10 +207,19 @@ class Pipeline:
             structure=structure,
             settings=settings,
             events=self._events,
+            guard=self._guard,
             shutdown=self._shutdown,
             runtime=self._runtime,
         )
         return writer
+
+    def _turns_on(self) -> dict[Field, bool]:
+        """Return, by field, the choice whose value turns it on."""
+        return {
+            Field(mapping.type, mapping.id): not mapping.invert or self._settings.allow_invert
+            for number, mapping in enumerate(self._settings.mappings)
+            if self.translator.takes_choices(number)
+        }
 
     def _use_imports(self, structure: TableStructure, writer: SingleWriter) -> None:
         """Prepare imports; with a ledger also where none is made, for those of earlier runs."""
@@ -424,15 +451,21 @@ class Pipeline:
             len(changes),
             sum(change.opt_out for change in changes),
         )
+        kept, held_back = self._guard.check(
+            changes, lambda _, enough: min(enough, len(changes)), lambda: self.collector.people
+        )
         if self._bulk is None or self._records is None:
-            plan = plan_writes(changes, self._settings.limits)
+            plan = plan_writes(kept, self._settings.limits)
         else:
-            plan = self._bulk.plan(changes)
+            plan = self._bulk.plan(kept)
         logger.info("%s", plan.to_text())
         parts = [*plan.opt_out_singles, *plan.other_singles, *plan.deferred]
         parts += [change for file in plan.files for change in file.changes]
+        parts += held_back
         self._target.expect(part.first_record for part in parts)
         self._events.begin()
+        if held_back:  # STATE stays before them
+            self._events.on_deferred(len(held_back))
         if self._bulk is None or self._records is None:
             self._writer.write([*plan.opt_out_singles, *plan.other_singles], self._events.on_result)
             return

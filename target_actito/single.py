@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from actito_didomi import codes
+from actito_didomi.actito import Written
 from actito_didomi.errors import ApiError, RequestRejectedError
 from actito_didomi.plugin.parallel import run_parallel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
-    from actito_didomi.actito import ProfileTable, Written
+    from actito_didomi.actito import ProfileTable
     from actito_didomi.consent.coalesce import ProfileChange
+    from actito_didomi.plugin.breaker import RefusalBreaker
+    from actito_didomi.plugin.guards import Guards
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.runtime import Runtime
 
 logger = logging.getLogger("target-actito")
+
+_ACCEPTED = frozenset({Written.UPDATED, Written.CREATED})
+"""Outcomes that show that Actito accepts changes."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,14 @@ class WriteResult:
         outcome: What became of it, or why it was rejected.
         began: When the request began, by our clock.
         refused_attributes: Attributes that were refused and left out; None where none were.
+        repeats: Whether the same was refused the same way before.
     """
 
     change: ProfileChange
     outcome: Written | RequestRejectedError
     began: datetime
     refused_attributes: RefusedAttributes | None = None
+    repeats: bool = False
 
 
 class SingleWriter(Protocol):
@@ -66,6 +74,7 @@ def write_each(
     write_one: Callable[[ProfileChange], WriteResult],
     on_result: Callable[[WriteResult], None],
     *,
+    breaker: RefusalBreaker[WriteResult],
     workers: int,
     shutdown: Shutdown,
     runtime: Runtime,
@@ -75,21 +84,35 @@ def write_each(
     Args:
         changes: What to write.
         write_one: Called in another thread for each change.
-        on_result: Called in this thread with what `write_one` returned.
+        on_result: Called in this thread with what `write_one` returned; with a refusal once it is
+            clear that it concerns one person.
+        breaker: Holds refusals back until that is clear.
         workers: Maximum number of concurrent requests.
         shutdown: Checked between requests; those in flight may finish within its grace period.
         runtime: Clock and threads.
 
     Raises:
         StoppedError: The process is to stop; a change without a result may be written or not.
-        ApiError: The API can't be used; likewise.
+        ApiError: The API can't be used, or refuses all alike; likewise.
     """
     done = 0
 
     def handle_result(result: WriteResult) -> None:
         nonlocal done
         done += 1
-        on_result(result)
+        outcome = result.outcome
+        if not isinstance(outcome, RequestRejectedError):
+            if outcome in _ACCEPTED:
+                _each(breaker.accept())
+            on_result(result)
+        elif result.repeats:
+            on_result(result)
+        else:
+            _each(breaker.refuse(result, outcome.status))
+
+    def _each(refused: Iterable[WriteResult]) -> None:
+        for result in refused:
+            on_result(result)
 
     run_parallel(
         changes,
@@ -100,6 +123,15 @@ def write_each(
         runtime=runtime,
         on_progress=lambda: logger.info("Progress: %d of %d written.", done, len(changes)),
     )
+    _each(breaker.finish())
+
+
+def all_refused(error: RequestRejectedError) -> ApiError:
+    """Return the error that a refusal concerns all requests."""
+    return ApiError(
+        codes.ACCESS_REFUSED,
+        f"{error.message} This concerns all requests, so the run stops; nothing is lost.",
+    )
 
 
 class Writer:
@@ -108,6 +140,8 @@ class Writer:
     Args:
         table: The profile table.
         create: Whether a missing profile may be created.
+        guards: Stop writing if too many people are unknown, or would be created.
+        breaker: Stops the run if all is refused alike.
         max_concurrency: Maximum number of concurrent requests.
         shutdown: Checked between requests; those in flight may finish within its grace period.
         runtime: Clock and threads.
@@ -118,12 +152,17 @@ class Writer:
         table: ProfileTable,
         *,
         create: bool,
+        guards: Guards,
+        breaker: RefusalBreaker[WriteResult],
         max_concurrency: int,
         shutdown: Shutdown,
         runtime: Runtime,
     ) -> None:
         self._table = table
         self._create = create
+        self._guards = guards
+        self._people = self._unmatched = 0
+        self._breaker = breaker
         self._max_concurrency = max_concurrency
         self._shutdown = shutdown
         self._runtime = runtime
@@ -141,26 +180,45 @@ class Writer:
             StoppedError: The process is to stop; a change without a result may be written or not.
             ApiError: The API can't be used; likewise.
         """
+
+        def handle_result(result: WriteResult) -> None:
+            self._people += 1
+            if result.outcome is Written.UNMATCHED:
+                self._unmatched += 1
+                self._guards.check_unmatched(self._unmatched, self._people)
+                if self._guards.stops_lookups:
+                    result = replace(result, outcome=Written.POSTPONED)
+            on_result(result)
+
         write_each(
             changes,
             self._write_one,
-            on_result,
+            handle_result,
+            breaker=self._breaker,
             workers=self._max_concurrency,
             shutdown=self._shutdown,
             runtime=self._runtime,
         )
 
+    def _write(self, change: ProfileChange, *, create: bool) -> Written:
+        return self._table.write(
+            change.person, change.attributes, change.subscriptions, create=create
+        )
+
     def _write_one(self, change: ProfileChange) -> WriteResult:
         began = self._runtime.now()
+        if self._guards.stops_lookups:
+            return WriteResult(change, Written.POSTPONED, began)
+        # Only a limit on creating takes a second request for one who is missing.
+        is_limited = self._guards.settings.max_creates is not None
         try:
-            written = self._table.write(
-                change.person, change.attributes, change.subscriptions, create=self._create
-            )
+            written = self._write(change, create=self._create and not is_limited)
+            if written is Written.UNMATCHED and self._create:
+                if not self._guards.may_create():
+                    return WriteResult(change, Written.POSTPONED, began)
+                written = self._write(change, create=True)
         except RequestRejectedError as error:
             if error.is_record_level:
                 return WriteResult(change, error, began)
-            raise ApiError(
-                codes.ACCESS_REFUSED,
-                f"{error.message} This concerns all requests, so the run stops; nothing is lost.",
-            ) from None
+            raise all_refused(error) from None
         return WriteResult(change, written, began)

@@ -115,6 +115,8 @@ def target_config(url: str, folder: Path, **changes: Any) -> dict[str, Any]:
         "retry_max_wait": 0.05,
         "rejects_path": str(folder / "rejects.jsonl"),
         "report_path": str(folder / "report.json"),
+        "max_opt_in_pct": 100,
+        "max_unmatched_pct": 100,
         **changes,
     }
 
@@ -149,6 +151,7 @@ def post_config(url: str, folder: Path, **changes: Any) -> dict[str, Any]:
         url,
         rejects_path=str(folder / "didomi-rejects.jsonl"),
         report_path=str(folder / "didomi-report.json"),
+        **{"max_opt_in_pct": 100, "max_unmatched_pct": 100},
         **changes,
     )
 

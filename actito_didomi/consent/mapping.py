@@ -72,6 +72,26 @@ def check_mappings(mappings: Sequence[Mapping]) -> None:
             )
 
 
+def check_inverted(mappings: Sequence[Mapping], *, allowed: bool) -> None:
+    """Check that most mappings are not inverted.
+
+    Args:
+        mappings: The mappings.
+        allowed: Whether it is meant.
+
+    Raises:
+        InvalidMappingError: More than half of them are inverted.
+    """
+    inverted = [mapping.id for mapping in mappings if mapping.invert]
+    if not allowed and len(inverted) * 2 > len(mappings):
+        raise InvalidMappingError(
+            codes.TOO_MANY_INVERTED,
+            f"mappings: {len(inverted)} of {len(mappings)} are inverted: "
+            f"{', '.join(inverted)}. An inverted mapping turns the field on for an opt-out in "
+            "Didomi. Remove `invert`, or set allow_invert to true if this is meant.",
+        )
+
+
 def flatten(tree: MappingABC[str, Any]) -> Iterator[tuple[Path, Any]]:
     """Walk a record and yield each leaf with its path.
 

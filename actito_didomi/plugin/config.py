@@ -19,6 +19,7 @@ from dotenv import load_dotenv
 
 from actito_didomi.consent.mapping import Mapping
 from actito_didomi.errors import InvalidSettingsError
+from actito_didomi.plugin.guards import GuardSettings
 from actito_didomi.settings import NO_BLANKS, setting
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ class TargetSettings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         setting("Report file", "File to write the summary of the run to, as JSON."),
     ] = None
+    guards: GuardSettings
     shutdown_grace: Annotated[
         float,
         setting(

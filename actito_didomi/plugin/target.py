@@ -32,6 +32,7 @@ from actito_didomi.errors import (
     code_of,
 )
 from actito_didomi.plugin.base import BasePlugin
+from actito_didomi.plugin.guards import Guards, Trip
 from actito_didomi.plugin.reader import SafeReader
 from actito_didomi.plugin.rejects import Reject, RejectStore
 from actito_didomi.plugin.sink import ConsentSink
@@ -89,6 +90,7 @@ class ConsentTarget(BasePlugin, Target):
         self.max_parallelism = 1  # sinks hold nothing, so the SDK needs no threads to drain them
         self.shutdown.grace = self.settings.target.shutdown_grace
         self.summary = self.summary_class()
+        self.guards = Guards(self.settings.target.guards)
         self._barriers = StateBarriers()
         self._unacknowledged = Unacknowledged([])
         self._rejects: RejectStore | None = None
@@ -298,7 +300,10 @@ class ConsentTarget(BasePlugin, Target):
         if self.ledger is not None:
             self._conclude_with_ledger(self.ledger)
             return
-        rejected = self.summary.rejected_opt_outs
+        rejected, trip = self.summary.rejected_opt_outs, self.guards.trip
+        if trip is not None and not rejected:
+            self.conclude("changes deferred", trip.code)
+            raise self._held_back(trip)
         self.conclude(
             "opt-outs rejected" if rejected else "success",
             codes.OPT_OUTS_REJECTED if rejected else None,
@@ -322,15 +327,17 @@ class ConsentTarget(BasePlugin, Target):
         opt_outs = owed.opt_outs(self.direction)
         opt_outs += sum(n for (_, is_opt_out), n in unreadable.items() if is_opt_out)
         deferred = owed.deferred if self.direction == "forward" else 0
-        code = codes.OPT_OUTS_OWED if opt_outs else None
-        if deferred and not opt_outs:
-            code = codes.CHANGES_DEFERRED
-        status = "success"
+        trip = self.guards.trip
         if opt_outs:
-            status = "opt-outs owed"
+            self.conclude("opt-outs owed", codes.OPT_OUTS_OWED)
+        elif trip is not None:
+            self.conclude("changes deferred", trip.code)
         elif deferred:
-            status = "changes deferred"
-        self.conclude(status, code)
+            self.conclude("changes deferred", codes.CHANGES_DEFERRED)
+        else:
+            self.conclude("success")
+        if trip is not None and opt_outs:
+            self.logger.error("%s", self._held_back(trip))
         if opt_outs:
             raise OptOutsOwedError(
                 f"{opt_outs} opt-out(s) could not be written to {self.system}, and are owed. "
@@ -338,12 +345,32 @@ class ConsentTarget(BasePlugin, Target):
                 "--opt-outs`, and resolve them before the next campaign. Each run attempts them "
                 "again."
             )
+        if trip is not None:
+            raise self._held_back(trip)
         if deferred:
             raise ChangesDeferredError(
+                codes.CHANGES_DEFERRED,
                 f"Opt-ins of {deferred} people wait, since their profiles were opted out at the "
                 "first look and nobody knows since when. Set `baseline` to `opt_out` (they stay "
-                "opted out) or `didomi` (Didomi's choice counts). All opt-outs are written."
+                "opted out) or `didomi` (Didomi's choice counts). All opt-outs are written.",
             )
+
+    def _held_back(self, trip: Trip) -> ChangesDeferredError:
+        """Return the error that a guard held changes back."""
+        written = "Opt-outs are written" if self._writes_opt_outs else "Nothing more is written"
+        if self.ledger is None:
+            rest = "STATE stays before what is not"
+        else:
+            rest = "all else is owed, and attempted again at each run"
+        return ChangesDeferredError(
+            trip.code,
+            f"{trip.text}. {written}; {rest}. Correct the settings, or, if this is right, run "
+            "once with `force_guards: true`.",
+        )
+
+    @property
+    def _writes_opt_outs(self) -> bool:
+        return self.guards.settings.guards_allow_opt_outs
 
     # Records
 

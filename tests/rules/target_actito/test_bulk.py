@@ -468,6 +468,7 @@ def test_a_large_load_takes_a_dozen_calls_and_one_look(tmp_path: Path) -> None:
             "mappings": data.MAPPINGS,
             "report_path": str(tmp_path / "report.json"),
             "baseline": "didomi",
+            "max_opt_in_pct": 100,
         }
         run = run_plugin(
             "target-actito", config, tmp_path, "--input", str(tmp_path / "messages.jsonl")

@@ -392,7 +392,7 @@ def test_rule_8_in_this_process_the_error_is_one_of_ours(
 ) -> None:
     """A program that embeds the target can distinguish it from other failures."""
     actito.create("ann")
-    fault = {"side": "actito", "route": "patch_profile", "action": "status", "status": 403}
+    fault = {"side": "actito", "route": "patch_profile", "action": "status", "status": 409}
     actito.steer("faults", fault)
     with pytest.raises(OptOutsRejectedError, match="rejects"):
         listen(config, stream_of(event("ann", channels={"email": False})))
@@ -470,7 +470,7 @@ def test_an_inverted_opt_out_is_an_opt_out(actito: Actito, config: dict[str, Any
         {"id": "LegacyMagazine", "value": "consents_channels_email_enabled", "invert": True}
     ]
     events = [event("ann", NEW, channels={"email": choice}) for choice in (False, True)]
-    listen({**config, "mappings": mappings}, stream_of(*events))
+    listen({**config, "mappings": mappings, "allow_invert": True}, stream_of(*events))
     assert actito.subscriptions("ann")["LegacyMagazine"]
 
 
@@ -496,7 +496,8 @@ def test_too_many_rejects_stop_the_run(
     fault = {"side": "actito", "route": "patch_profile", "action": "status", "count": 1000}
     actito.steer("faults", {**fault, "status": 400})
     events = [event(p, channels={"email": True}) for p in people]
-    run = run_target({**config, "max_rejects": 5}, tmp_path, stream_of(*events))
+    limits = {"max_rejects": 5, "breaker_threshold": 0}
+    run = run_target({**config, **limits}, tmp_path, stream_of(*events))
     assert run.exit_code == 1
     assert run.states == []
     assert "max_rejects (5)" in run.err
