@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from actito_didomi.actito import ProfileTable
-    from actito_didomi.consent.ledgers import Ledger
+    from actito_didomi.consent.ledger import Ledger
     from actito_didomi.consent.person import Person
     from actito_didomi.http import ClientSettings
     from actito_didomi.plugin.looks import LookLearner, ProfileReader

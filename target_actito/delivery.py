@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from actito_didomi.actito import Execution, Imports, TableStructure
     from actito_didomi.consent.coalesce import PersonLayers, ProfileChange
-    from actito_didomi.consent.ledgers import Ledger, Look
+    from actito_didomi.consent.ledger import Ledger
+    from actito_didomi.consent.looks import Look
     from actito_didomi.consent.person import Person
     from actito_didomi.http import ApiSession
     from actito_didomi.plugin.looks import LookLearner

@@ -36,7 +36,7 @@ from target_actito.workspace import Workspace, account_name
 if TYPE_CHECKING:
     from actito_didomi.actito import Execution, TableStructure
     from actito_didomi.consent.coalesce import ProfileChange
-    from actito_didomi.consent.ledgers import Ledger
+    from actito_didomi.consent.ledger import Ledger
     from actito_didomi.consent.records import ConsentRecord
     from actito_didomi.http import ApiSession, RequestLimits
     from actito_didomi.plugin.shutdown import Shutdown

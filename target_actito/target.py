@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities
 
-from actito_didomi.consent.ledgers import LedgerScope
+from actito_didomi.consent.schema import LedgerScope
 from actito_didomi.plugin.connector import unfold_connector
 from actito_didomi.plugin.target import ConsentTarget
 from target_actito.config import Settings, find_problems

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from actito_didomi.consent.conflicts import Act
-    from actito_didomi.consent.ledgers import Ledger
+    from actito_didomi.consent.ledger import Ledger
     from actito_didomi.didomi.consents import ConsentApi
     from actito_didomi.errors import ApiError
     from actito_didomi.http import ApiSession

@@ -16,7 +16,8 @@ from singer_sdk.helpers.conform import TypeConformanceLevel
 from singer_sdk.singerlib.catalog import REPLICATION_FULL_TABLE, REPLICATION_INCREMENTAL
 
 from actito_didomi import codes
-from actito_didomi.consent.ledgers import Ledger, LedgerScope
+from actito_didomi.consent.ledger import Ledger
+from actito_didomi.consent.schema import LedgerScope
 from actito_didomi.errors import BadInputError, SettingsError, StoppedError
 from actito_didomi.plugin.base import BasePlugin, run_safely
 from actito_didomi.plugin.source import BrokenLines

@@ -21,7 +21,7 @@ from singer_sdk.singerlib.exceptions import SingerError
 from actito_didomi import codes, privacy
 from actito_didomi.consent import records
 from actito_didomi.consent.conflicts import END, to_micros
-from actito_didomi.consent.ledgers import Ledger, LedgerScope
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.rejects import RejectDetails
 from actito_didomi.errors import (
     BadInputError,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from singer_sdk.plugin_base import _ConfigInput
 
     from actito_didomi.codes import Code
+    from actito_didomi.consent.schema import LedgerScope
     from actito_didomi.http import ApiSession
     from actito_didomi.plugin.config import HasTargetSettings
 

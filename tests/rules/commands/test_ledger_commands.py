@@ -15,7 +15,7 @@ from actito_didomi.commands import main
 from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.conflicts import DIDOMI, Act
 from actito_didomi.consent.entries import Entry, Held, Place
-from actito_didomi.consent.ledgers import Ledger
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.person import Owed, Retry
 from actito_didomi.consent.rejects import RejectDetails
 from actito_didomi.runtime import Runtime

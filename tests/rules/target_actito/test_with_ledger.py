@@ -164,7 +164,8 @@ def test_an_event_of_ours_is_no_choice(config, actito, tmp_path) -> None:
     """A1, A2: what target-didomi posted comes back, and is no newer choice of the person."""
     from actito_didomi.consent.config import LedgerSettings
     from actito_didomi.consent.event_ids import make_event_id
-    from actito_didomi.consent.ledgers import Ledger, LedgerScope
+    from actito_didomi.consent.ledger import Ledger
+    from actito_didomi.consent.schema import LedgerScope
     from actito_didomi.runtime import Runtime
 
     actito.create("ann", Newsletter=True)

@@ -13,7 +13,7 @@ from ledger_databases import DATABASES, SCOPE
 
 from actito_didomi import codes
 from actito_didomi.consent.config import LedgerSettings
-from actito_didomi.consent.ledgers import Ledger
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.migrations import upgrade
 from actito_didomi.consent.store import connect
 from actito_didomi.consent.tables import VERSIONS
@@ -87,7 +87,8 @@ def test_alembic_is_not_imported_where_nothing_is_to_be_migrated(tmp_path: Path)
     code = (
         "import sys\n"
         "from actito_didomi.consent.config import LedgerSettings\n"
-        "from actito_didomi.consent.ledgers import Ledger, LedgerScope\n"
+        "from actito_didomi.consent.ledger import Ledger\n"
+        "from actito_didomi.consent.schema import LedgerScope\n"
         "from actito_didomi.runtime import Runtime\n"
         "settings = LedgerSettings(ledger_url=sys.argv[1])\n"
         "for _ in range(2): Ledger.open(settings, LedgerScope(), Runtime()).close()\n"

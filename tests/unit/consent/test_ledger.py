@@ -20,9 +20,11 @@ from actito_didomi import codes
 from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.conflicts import DIDOMI, Act
 from actito_didomi.consent.entries import Entry, Held, Intent, Place, Write, begin_write
-from actito_didomi.consent.ledgers import FoundChange, Ledger, LedgerScope, Look
+from actito_didomi.consent.ledger import Ledger
+from actito_didomi.consent.looks import FoundChange, Look
 from actito_didomi.consent.person import Owed, Person, Retry
 from actito_didomi.consent.rejects import RejectDetails
+from actito_didomi.consent.schema import LedgerScope
 from actito_didomi.errors import SettingsError
 from actito_didomi.runtime import Runtime
 
@@ -282,7 +284,7 @@ def test_many_choices_of_many_people(ledger: Ledger, parts: int) -> None:
 DYING = """
 import os, signal, sys
 from actito_didomi.consent.config import LedgerSettings
-from actito_didomi.consent.ledgers import Ledger
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.runtime import Runtime
 from ledger_databases import SCOPE
 ledger = Ledger.open(LedgerSettings(ledger_url=sys.argv[1], ledger_key="key"), SCOPE, Runtime())
@@ -320,7 +322,7 @@ COUNTING = """
 import sys
 from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.person import Retry
-from actito_didomi.consent.ledgers import Ledger
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.runtime import Runtime
 from ledger_databases import SCOPE
 ledger = Ledger.open(LedgerSettings(ledger_url=sys.argv[1], ledger_key="key"), SCOPE, Runtime())
