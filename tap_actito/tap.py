@@ -50,6 +50,7 @@ class TapActito(BaseTap):
     package_name = "actito-didomi"
     settings_class = Settings
     settings: Settings
+    direction = "reverse"
     dynamic_catalog = True  # discovery reads the table, so it checks the settings first
 
     def discover_streams(self) -> list[Stream]:

@@ -31,6 +31,7 @@ class TapDidomi(BaseTap):
     package_name = "actito-didomi"
     settings_class = Settings
     settings: Settings
+    direction = "forward"
     capabilities: ClassVar[list[CapabilitiesEnum]] = [
         *BaseTap.capabilities,
         PluginCapabilities.BATCH,

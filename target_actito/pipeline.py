@@ -454,8 +454,6 @@ class Pipeline:
             done = summary.updated + summary.created + summary.imported + summary.unmatched
             summary.unchanged = max(0, summary.people - done - summary.deferred)
         self._workspace.close()
-        if self.ledger is not None:
-            self.ledger.close()
         if names := sorted(translator.unknown_metadata):
             logger.info(
                 "Metadata keys without a matching attribute, ignored: %s.", ", ".join(names)

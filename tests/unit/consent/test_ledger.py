@@ -265,9 +265,21 @@ def test_changes_found_by_looks_are_numbered(ledger: Ledger) -> None:
 
 
 def test_runs_are_numbered(ledger: Ledger) -> None:
-    assert ledger.start_run("target-actito", "forward") == "1"
-    assert ledger.start_run("target-didomi", "reverse") == "2"
-    ledger.end_run("1", "exit 0")
+    assert ledger.start_run("target-actito", "forward") == 1
+    assert ledger.start_run("target-didomi", "reverse") == 2
+    ledger.end_run(1, "success", 0, {"people": 3, "skipped": {"guest": 1}})
+    second, first = ledger.last_runs()
+    assert (first.plugin, first.outcome, first.exit_status) == ("target-actito", "success", 0)
+    assert first.counts == {"people": 3, "skipped": {"guest": 1}}
+    assert first.ended is not None
+    assert (second.direction, second.ended, second.exit_status) == ("reverse", None, None)
+
+
+def test_a_hundred_runs_of_each_plugin_are_kept(ledger: Ledger) -> None:
+    rare = ledger.start_run("tap-actito", "reverse")
+    numbers = [ledger.start_run("target-actito", "forward") for _ in range(103)]
+    kept = [run.number for run in ledger.last_runs(1000)]
+    assert kept == [*reversed(numbers[3:]), rare]
 
 
 @pytest.mark.parametrize("parts", [4, 500])
