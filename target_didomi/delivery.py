@@ -300,6 +300,8 @@ class Delivery:
     def _act_of(self, event: IncomingEvent) -> Act:
         """Return an act with the window of an event; a timestamp in the future says nothing."""
         act, arrival = event.act(OPT_OUT), to_micros(self._runtime.now())
+        if event.arrival is not None:
+            arrival = min(arrival, to_micros(event.arrival))
         margin = max(self._ledger.rules.clock_tolerance, round(abs(self._session.skew) * 1e6))
         if act.latest <= arrival + margin:
             return act

@@ -135,7 +135,7 @@ class TargetDidomi(ConsentTarget):
             self.summary.skip(reason)
             return
         number = self.summary.records
-        incoming = read_incoming(consent, part, number, self.settings.delegate)
+        incoming = read_incoming(consent, part, number, self.settings.delegate, self.arrival)
         self._people.setdefault(incoming.person, []).append(incoming)
         self._seen.add(incoming.person)
         if self._oldest is None:

@@ -42,6 +42,7 @@ from actito_didomi.plugin.summary import Summary, write_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from datetime import datetime
 
     from singer_sdk.plugin_base import _ConfigInput
 
@@ -69,6 +70,7 @@ class ConsentTarget(BasePlugin, Target):
 
     Attributes:
         summary: Counts of the run.
+        arrival: When the record that is read had arrived at the latest; None for now.
     """
 
     package_name = "actito-didomi"
@@ -90,6 +92,7 @@ class ConsentTarget(BasePlugin, Target):
         self.max_parallelism = 1  # sinks hold nothing, so the SDK needs no threads to drain them
         self.shutdown.grace = self.settings.target.shutdown_grace
         self.summary = self.summary_class()
+        self.arrival: datetime | None = None
         self._barriers = StateBarriers()
         self._unacknowledged = Unacknowledged([])
         self._rejects: RejectStore | None = None
@@ -248,6 +251,7 @@ class ConsentTarget(BasePlugin, Target):
 
     def _process_record_message(self, message_dict: dict[str, Any]) -> None:
         self.summary.records += 1
+        self.arrival = records.read_arrival(message_dict.get("time_extracted"))
         super()._process_record_message(message_dict)
         self.after_records()
 
