@@ -1,8 +1,8 @@
 """The tables of the consent ledger, in their newest version.
 
 `VERSIONS` lists the versions of the schema, oldest first; each has a migration of the same name.
-A new ledger gets its tables from here, an older one from the migrations: both lead to the same. So
-whoever changes a table here adds a version and its migration, and never changes an older one.
+A new ledger gets its tables from here, an older one from the migrations: both lead to the same.
+A change of a table needs a new version and its migration; older ones stay as they are.
 """
 
 from __future__ import annotations
