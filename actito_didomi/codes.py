@@ -151,27 +151,10 @@ AMBIGUOUS_SCOPE = Code(120, "ambiguous_scope", "error")
 Correct the setting that the message names, set `ledger_scope`, or use another `ledger_url`.
 """
 
-MAPPING_SILENT = Code(121, "mapping_silent", "warning")
-"""No record held a value for a mapping, since the mappings were changed.
-
-Compare its `value` with the names in the message. If it may be so, add `"may_be_silent": true` to
-the mapping.
-"""
-MAPPING_MISSED = Code(122, "mapping_missed", "error")
-"""Mappings are probably wrong: none met a value, or one is nearly the name of another choice.
-
-Correct the `value` that the message names; everything else is written. The next run writes what the
-corrected mapping means. Exit status 5.
-"""
 TOO_MANY_INVERTED = Code(123, "too_many_inverted", "error")
 """More than half of the mappings are inverted, which is rarely meant.
 
 Remove `invert`, which would turn opt-outs into opt-ins, or set `allow_invert` if it is meant.
-"""
-REGULATION_MISSED = Code(124, "regulation_missed", "error")
-"""All records belong to another regulation than the setting `regulation`; exit status 5.
-
-Set `regulation` to the one that the message names. STATE stays, so the records are read again.
 """
 
 # Group AD2xx, input
@@ -433,7 +416,7 @@ TOO_MANY_UNMATCHED = Code(713, "too_many_unmatched", "error")
 """More people are unknown than `max_unmatched_pct` allows; exit status 4, or 3 with opt-outs.
 
 Check the attribute that people are matched by, and the environment. The people are owed and tried
-again at each run. If so many are unknown indeed, raise `max_unmatched_pct`.
+again at each run. If that is right, raise `max_unmatched_pct`.
 """
 
 TABLE: tuple[Code, ...] = tuple(

@@ -209,6 +209,11 @@ class ChangesDeferredError(ActitoDidomiError, FatalSyncError):
     exit_code = 4
 
 
+def exit_status_of(error: BaseException) -> int:
+    """Return the exit status of a plugin that ends with an error."""
+    return error.exit_code if isinstance(error, ActitoDidomiError) else 1
+
+
 def how_to_install(extra: str) -> str:
     """Return what to do if the packages of an extra are missing, with and without Meltano."""
     return (

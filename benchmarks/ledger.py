@@ -19,8 +19,9 @@ from actito_didomi.consent.coalesce import ChoiceLayer, PersonLayers
 from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.entries import Intent, begin_write
 from actito_didomi.consent.fields import ChoiceField
-from actito_didomi.consent.ledgers import Ledger, LedgerScope
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.owing import find_due
+from actito_didomi.consent.schema import LedgerScope
 from actito_didomi.runtime import Runtime
 from target_actito.learning import Learner
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
-    from actito_didomi.consent.ledgers import FoundChange, Ledger
+    from actito_didomi.consent.ledger import Ledger
+    from actito_didomi.consent.looks import FoundChange
 
 logger = logging.getLogger("tap-actito")
 

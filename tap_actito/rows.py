@@ -20,7 +20,7 @@ from actito_didomi.consent.identity import (
     match_key,
     profile_of,
 )
-from actito_didomi.consent.ledgers import FoundChange
+from actito_didomi.consent.looks import FoundChange
 from actito_didomi.consent.moves import attach_profile, detach_profile
 from actito_didomi.plugin.looks import refresh_held
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
     from actito_didomi.consent.conflicts import Act
     from actito_didomi.consent.fields import ChoiceField
     from actito_didomi.consent.identity import Matching
-    from actito_didomi.consent.ledgers import Ledger, Look
+    from actito_didomi.consent.ledger import Ledger
+    from actito_didomi.consent.looks import Look
     from actito_didomi.consent.person import Person
     from actito_didomi.plugin.looks import LookLearner
     from actito_didomi.runtime import Runtime

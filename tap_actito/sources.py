@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from actito_didomi.actito import TableStructure
     from actito_didomi.actito.changes import ChangeFolder, SubscriptionChange
     from actito_didomi.actito.listing import ProfilePage
-    from actito_didomi.consent.ledgers import Ledger
+    from actito_didomi.consent.ledger import Ledger
     from actito_didomi.files import ListedFile
     from actito_didomi.http import ApiSession
     from actito_didomi.plugin.looks import LookLearner

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from actito_didomi.actito import Attribute, TableStructure
     from actito_didomi.actito.changes import SubscriptionChange
     from actito_didomi.actito.listing import Profile
-    from actito_didomi.consent.ledgers import Ledger
+    from actito_didomi.consent.ledger import Ledger
     from actito_didomi.consent.reverse_mapping import ReverseMapping
     from actito_didomi.http import ApiSession
     from actito_didomi.plugin.shutdown import Shutdown

@@ -18,8 +18,8 @@ from actito_didomi.actito.changes import ChangeFolder
 from actito_didomi.actito.table import find_only_table
 from actito_didomi.consent.conflicts import to_micros
 from actito_didomi.consent.identity import matching_of
-from actito_didomi.consent.ledgers import LedgerScope
 from actito_didomi.consent.reverse_mapping import ReverseMapping, reverse_mappings
+from actito_didomi.consent.schema import LedgerScope
 from actito_didomi.errors import SettingsError
 from actito_didomi.plugin.connector import unfold_connector
 from actito_didomi.plugin.looks import LookLearner, ProfileReader
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from singer_sdk import Stream
 
     from actito_didomi.consent.identity import Matching
-    from actito_didomi.consent.ledgers import Ledger
+    from actito_didomi.consent.ledger import Ledger
     from actito_didomi.http import ApiSession
     from tap_actito.fields import Fields
     from tap_actito.streams import ActitoTap
@@ -50,6 +50,7 @@ class TapActito(BaseTap):
     package_name = "actito-didomi"
     settings_class = Settings
     settings: Settings
+    direction = "reverse"
     dynamic_catalog = True  # discovery reads the table, so it checks the settings first
 
     def discover_streams(self) -> list[Stream]:

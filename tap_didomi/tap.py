@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities
 
-from actito_didomi.consent.ledgers import LedgerScope
+from actito_didomi.consent.schema import LedgerScope
 from actito_didomi.didomi.exports import ExportFolder
 from actito_didomi.didomi.session import open_session
 from actito_didomi.plugin.tap import BaseTap
@@ -31,6 +31,7 @@ class TapDidomi(BaseTap):
     package_name = "actito-didomi"
     settings_class = Settings
     settings: Settings
+    direction = "forward"
     capabilities: ClassVar[list[CapabilitiesEnum]] = [
         *BaseTap.capabilities,
         PluginCapabilities.BATCH,

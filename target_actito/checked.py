@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from actito_didomi.actito import ProfileTable
-    from actito_didomi.consent.ledgers import Ledger
+    from actito_didomi.consent.ledger import Ledger
     from actito_didomi.consent.person import Person
     from actito_didomi.http import ClientSettings
     from actito_didomi.plugin.breaker import RefusalBreaker
@@ -69,7 +69,7 @@ class CheckedWriter:
         table: The profile table.
         run: Id of this run.
         create: Whether a missing profile may be created.
-        guards: Hold back all but opt-outs once a limit is passed.
+        guards: Defer all but opt-outs once a limit is passed.
         breaker: Stops the run if all is refused alike.
         client: How long to try.
         look_timeout: Seconds after which a look counts as failed.

@@ -11,6 +11,7 @@ from actito_didomi.plugin.rejects import Reject
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from datetime import datetime
 
     from actito_didomi.consent.coalesce import ProfileChange
     from actito_didomi.plugin.guards import Guards
@@ -24,6 +25,7 @@ class HasIntake(Protocol):
 
     summary: ActitoSummary
     guards: Guards
+    arrival: datetime | None
 
     def on_idle(self) -> None:
         """Look at signals and at the clock."""
@@ -34,7 +36,7 @@ class HasIntake(Protocol):
     def take_line(self, line: bytes) -> None:
         """Accept a line as a whole."""
 
-    def take_record(self, stream: str, record: dict[str, Any]) -> None:
+    def take_record(self, stream: str, record: dict[str, Any], arrival: datetime | None) -> None:
         """Accept a record as a whole."""
 
     def count_lines(self, count: int) -> None:

@@ -18,6 +18,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from actito_didomi import codes
+from actito_didomi.consent.records import read_arrival
 from actito_didomi.errors import BadInputError
 from actito_didomi.files import BROKEN, open_gzip
 from actito_didomi.plugin.reader import count_lines, whole_lines
@@ -323,6 +324,8 @@ class Decoder:
     Attributes:
         needs: What is decoded.
         choices: Decodes channels that aren't decoded with their purpose.
+        arrival: When the records of the last `messages` had arrived, as far as these say it: the
+            earliest `time_extracted`.
     """
 
     def __init__(self, resolver: Resolver) -> None:
@@ -333,6 +336,7 @@ class Decoder:
         names = (m.value for m in resolver.mappings if m.path is None)
         self._parts = set().union(*map(parts_of, names))
         self.needs = Needs()
+        self.arrival: datetime | None = None
         self.choices: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
         self._messages: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
         self._records: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
@@ -362,7 +366,10 @@ class Decoder:
 
     def messages(self, block: bytes) -> list[Any]:
         """Decode lines that are Singer messages: records of the streams, None for all others."""
-        return list(map(_record_of, _decode(self._messages, block)))
+        found = _decode(self._messages, block)
+        arrivals = map(read_arrival, set(map(_arrival_of, found)))  # of most blocks just one
+        self.arrival = min((at for at in arrivals if at is not None), default=None)
+        return list(map(_record_of, found))
 
     def records(self, block: bytes) -> list[Any]:
         """Decode lines that are bare records."""
@@ -386,14 +393,14 @@ class Decoder:
         stream = Literal[tuple(self._streams)] if self._streams else _NEVER
         union: Any = msgspec.defstruct(
             "RecordMessage",
-            [("stream", stream), ("record", record)],
+            [("stream", stream), ("record", record), ("time_extracted", str | None, None)],
             tag_field="type",
             tag="RECORD",
             gc=False,
         )
         for tag in _OTHER_MESSAGES:
             union |= msgspec.defstruct(
-                tag.title(), [], tag_field="type", tag=tag, namespace={"record": None}
+                tag.title(), [], tag_field="type", tag=tag, namespace=_NO_RECORD
             )
         self._messages = msgspec.json.Decoder(union)
         self._records = msgspec.json.Decoder(record)
@@ -441,10 +448,13 @@ class _Nothing:
     """What a line gives that can't be decoded by type."""
 
     record = None
+    time_extracted = None
 
 
 _NOTHING = _Nothing()
+_NO_RECORD: dict[str, Any] = {"record": None, "time_extracted": None}
 _record_of = operator.attrgetter("record")
+_arrival_of = operator.attrgetter("time_extracted")
 
 
 def read_batch(

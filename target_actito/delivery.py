@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from actito_didomi.actito import Execution, Imports, TableStructure
     from actito_didomi.consent.coalesce import PersonLayers, ProfileChange
     from actito_didomi.consent.fields import ChoiceField
-    from actito_didomi.consent.ledgers import Ledger, Look
+    from actito_didomi.consent.ledger import Ledger
+    from actito_didomi.consent.looks import Look
     from actito_didomi.consent.person import Person
     from actito_didomi.http import ApiSession
     from actito_didomi.plugin.looks import LookLearner
@@ -79,7 +80,7 @@ class Delivery:
         structure: The profile table.
         settings: Limits of plans.
         events: Counts what became of people.
-        guard: Holds back all but opt-outs once a limit is passed.
+        guard: Defers all but opt-outs once a limit is passed.
         shutdown: Checked between two pages.
         runtime: Clock.
     """
@@ -264,13 +265,13 @@ class Delivery:
         if self._looked_at is None and (is_first or len(batch) > self._pages(last)):
             self.look_at_table(batch)
         changes = self._still_due(batch)
-        changes, held_back = self._guard.check(
+        changes, deferred_changes = self._guard.check(
             changes, self._count_turned_off, self._ledger.count_people
         )
         if changes:
             self._write(changes)
-        if held_back:
-            self._note_held_back([self._writer.key_of(change.person) for change in held_back])
+        if deferred_changes:
+            self._note_deferred([self._writer.key_of(change.person) for change in deferred_changes])
 
     def _write(self, changes: list[ProfileChange]) -> None:
         """Write changes by the cheapest means."""
@@ -337,12 +338,12 @@ class Delivery:
         on = self._guard.turns_on.get(Field(field.kind, field.name))
         return bool(place and place.held and place.held.value is (not on))
 
-    def _note_held_back(self, keys: Sequence[str]) -> None:
+    def _note_deferred(self, keys: Sequence[str]) -> None:
         """Record why people are still owed something: they are tried again at each run."""
         trip = self._guards.trip
         if trip is None:
             return
-        logger.warning("%s: people held back: %d. %s.", trip.code, len(keys), trip.text)
+        logger.warning("%s: people deferred: %d. %s.", trip.code, len(keys), trip.text)
         self._events.on_deferred(len(keys))
         now = to_micros(self._runtime.now())
 
@@ -371,7 +372,7 @@ class Delivery:
         """Keep people owed, rather than without a profile, if too many are unknown."""
         self._guards.check_unmatched(len(self._unmatched), self._tried)
         if self._guards.stops_lookups:
-            self._note_held_back(self._unmatched)
+            self._note_deferred(self._unmatched)
             self._unmatched = []
 
     def _sleep(self, seconds: float) -> None:
@@ -417,7 +418,7 @@ class Delivery:
         """
         new = [key for key in keys if key not in self._looked_up]
         if self._guards.check_unmatched(len(new), people - len(keys) + len(new)):
-            self._note_held_back(new)
+            self._note_deferred(new)
             keys = sorted(set(keys).difference(new))
 
         def note(key: str, person: Person) -> None:

@@ -8,14 +8,14 @@ the bit `careful` is set: the record is then decoded as a whole.
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET
 
 from actito_didomi import codes
-from actito_didomi.consent.coalesce import EVENT, OURS, STATUS, Extra
+from actito_didomi.consent.coalesce import EVENT, OURS, STATUS, Extra, late_origin
 from actito_didomi.consent.identity import SUSPECTS, is_placeholder
 from actito_didomi.consent.mapping import flatten, is_answer
 from actito_didomi.consent.records import (
@@ -60,6 +60,8 @@ _METADATA_STARTS = frozenset({b"", b"{", b"n"})
 _NO_METADATA = frozenset({b"", b"null", b"{}"})
 _SHORTEST = 5
 """Bytes of metadata that may hold something."""
+NEVER = datetime.max.replace(tzinfo=timezone.utc)
+"""Later than any record."""
 _metadata = msgspec.json.Decoder(dict[str, Any])
 
 
@@ -269,6 +271,8 @@ class Gatherer:
         self._channels = self._routes.channels
         self._purposes = self._routes.purposes
         self._values: list[tuple[int, Any]] = []
+        self.latest = NEVER
+        """Records that are dated later are decoded as a whole: they had arrived before."""
 
     def update(self, decoder: Decoder) -> None:
         """Read records as they are decoded from now on."""
@@ -320,6 +324,7 @@ class Gatherer:
         """
         put, read, values = self._collector.put, self._read_consents, self._values
         careful, regulation, has_more = self._careful, self._scope.regulation, self._has_more
+        latest = self.latest
         for place in range(at, end):
             record = records[place]
             if (
@@ -354,7 +359,7 @@ class Gatherer:
                     return place
                 timestamp = max(timestamp, updated)
             mask = read(consents) | (self._read_more(record, user, more) if has_more else 0)
-            if mask >= careful:
+            if mask >= careful or timestamp > latest:
                 return place
             more = more if len(more) >= _SHORTEST else None
             if values:
@@ -373,6 +378,8 @@ class Gatherer:
             parts = self._read(record)
         except (CarefulError, BadInputError):
             return False
+        if any(part[2] > self.latest for part in parts):
+            return False
         for reason, person, timestamp, mask, more, origin in parts:
             if reason is None:
                 self._collector.put(person, number, timestamp, mask, more, origin)
@@ -385,10 +392,17 @@ class Gatherer:
 
     # Origins
 
-    def origin_of(self, consent: ConsentRecord) -> Origin:
-        """Return the origin of a record that was decoded as a whole; see `Collector.put`."""
+    def origin_of(self, consent: ConsentRecord, arrival: datetime | None) -> Origin:
+        """Return the origin of a record that was decoded as a whole; see `Collector.put`.
+
+        Args:
+            consent: The record.
+            arrival: When it had arrived at the latest; None for now.
+        """
         is_status = consent.shape is Shape.USER
-        return self._origin(consent.event_id, consent.user_id, is_status=is_status)
+        origin = self._origin(consent.event_id, consent.user_id, is_status=is_status)
+        is_late = arrival is not None and consent.timestamp > arrival
+        return late_origin(origin, arrival) if arrival is not None and is_late else origin
 
     def _origin(self, event_id: Any, user_id: Any, *, is_status: bool) -> Origin:
         kind = EVENT

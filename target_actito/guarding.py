@@ -1,4 +1,4 @@
-"""The guards on changes of profiles: what counts as an opt-in, and what is held back. Pure."""
+"""The guards on changes of profiles: what counts as an opt-in, and what is deferred. Pure."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ChangeGuard:
-    """Checks changes of profiles, and holds back all but opt-outs once a limit is passed.
+    """Checks changes of profiles, and defers all but opt-outs once a limit is passed.
 
     Attributes:
         guards: The limits.
@@ -56,7 +56,7 @@ class ChangeGuard:
             people: Returns how many people are known.
 
         Returns:
-            What may be written, and the changes of which something is held back.
+            What may be written, and the changes of which something is deferred.
         """
         opt_ins: Counter[str] = Counter()
         for change in changes:
@@ -67,14 +67,14 @@ class ChangeGuard:
         if not self.guards.tripped:
             return list(changes), []
         kept: list[ProfileChange] = []
-        held_back: list[ProfileChange] = []
+        deferred_changes: list[ProfileChange] = []
         for change in changes:
             rest = self._rest(change)
             if rest is not None:
                 kept.append(rest)
             if rest is None or len(rest.fields) < len(change.fields):
-                held_back.append(change)
-        return kept, held_back
+                deferred_changes.append(change)
+        return kept, deferred_changes
 
     def _rest(self, change: ProfileChange) -> ProfileChange | None:
         """Return what of a change may be written."""

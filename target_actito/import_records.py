@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
     from actito_didomi.actito import Execution, Imports
     from actito_didomi.consent.coalesce import ProfileChange
-    from actito_didomi.consent.ledgers import ImportRow, Ledger
+    from actito_didomi.consent.imports import ImportRow
+    from actito_didomi.consent.ledger import Ledger
     from actito_didomi.consent.person import Person
     from actito_didomi.runtime import Runtime
     from target_actito.learning import Learner

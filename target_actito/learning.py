@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from actito_didomi.consent.coalesce import EVENT, HELD, OURS, STATUS, Field, ProfileChange, Value
+from actito_didomi.consent.coalesce import (
+    EVENT,
+    HELD,
+    OURS,
+    STATUS,
+    Field,
+    ProfileChange,
+    Value,
+    arrival_of,
+)
 from actito_didomi.consent.codec import masks_of, put_masks
 from actito_didomi.consent.conflicts import ACTITO, OPT_OUT, to_datetime
 from actito_didomi.consent.entries import (
@@ -58,7 +67,7 @@ class Learner:
         rules: The rules of the ledger.
         key: Keys the digests of attributes.
         bits: The bits of the fields that hold choices.
-        guard: Holds back all but opt-outs once a limit is passed.
+        guard: Defers all but opt-outs once a limit is passed.
     """
 
     fields: Sequence[ChoiceField | None]
@@ -89,7 +98,7 @@ class Learner:
         Args:
             person: The person's row, changed here.
             found: What the records say.
-            arrival: When they had arrived, in microseconds.
+            arrival: When they had arrived at the latest, in microseconds; a layer may say better.
         """
         if person.spelling is None:
             person.spelling = found.person
@@ -98,6 +107,7 @@ class Learner:
         layers = () if self._learn_quickly(person, found, arrival) else found.layers
         for timestamp, opt_ins, opt_outs, user_key, kind in layers:
             user = user_place(user_key)
+            arrived = min(arrival_of(kind) or arrival, arrival)
             for mask, value in ((opt_ins, True), (opt_outs, False)):
                 for path in self._paths(mask):
                     entry = person.entries.get(path)
@@ -110,12 +120,12 @@ class Learner:
                             value,
                             timestamp,
                             ours=kind & (OURS | HELD) != 0,
-                            arrival=arrival,
+                            arrival=arrived,
                             rules=self.rules,
                         )
                     else:
                         learn_status(
-                            entry, user, value, timestamp, arrival=arrival, rules=self.rules
+                            entry, user, value, timestamp, arrival=arrived, rules=self.rules
                         )
         for name, (timestamp, value) in found.attributes.items():
             self._learn_attribute(person, name, timestamp, value)

@@ -17,6 +17,7 @@ from actito_didomi.consent.fields import mapped_field
 from actito_didomi.consent.identity import matching_of
 from actito_didomi.consent.mapping import show_path
 from actito_didomi.consent.scope import Scope
+from actito_didomi.didomi.exports import arrival_of_file
 from actito_didomi.errors import BadInputError, ImportQuotaExceededError
 from actito_didomi.plugin.breaker import RefusalBreaker
 from actito_didomi.plugin.looks import LookLearner, ProfileReader
@@ -26,7 +27,7 @@ from target_actito.checked import CheckedWriter
 from target_actito.counts import Counts
 from target_actito.decode import Decoder, Lines, read_batch
 from target_actito.delivery import Delivery
-from target_actito.gather import Gatherer
+from target_actito.gather import NEVER, Gatherer
 from target_actito.guarding import ChangeGuard
 from target_actito.import_records import SessionRecords
 from target_actito.learning import Learner
@@ -36,9 +37,11 @@ from target_actito.translate import Translator
 from target_actito.workspace import Workspace, account_name
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from actito_didomi.actito import Execution, TableStructure
     from actito_didomi.consent.coalesce import ProfileChange
-    from actito_didomi.consent.ledgers import Ledger
+    from actito_didomi.consent.ledger import Ledger
     from actito_didomi.consent.records import ConsentRecord
     from actito_didomi.http import ApiSession, RequestLimits
     from actito_didomi.plugin.shutdown import Shutdown
@@ -117,6 +120,8 @@ class Pipeline:
         self._gatherer = Gatherer(
             self.translator, self.collector, target.summary, self._scope, self._is_ours
         )
+        microseconds = 0 if ledger is None else ledger.rules.clock_tolerance
+        self._tolerance = timedelta(microseconds=microseconds)
         self._sinks: dict[str, ConsentSink] = {}
         self._validates = False
         self._table = ProfileTable(self.session, structure, actito.user_unique_key)
@@ -277,6 +282,7 @@ class Pipeline:
         while rest is not None:
             self._update()
             lines, records, at = Lines(rest), self._decoder.messages(rest), 0
+            self._use_arrival(self._decoder.arrival)
             rest = None
             while True:
                 taken = self._take_typed(records, lines, at)
@@ -298,16 +304,26 @@ class Pipeline:
         """
         summary = self._target.summary
         for url in batch["manifest"]:
-            before = summary.records
+            before, arrival = summary.records, arrival_of_file(url)
+            self._use_arrival(arrival)
             blocks = read_batch(url, batch["encoding"], self._settings.storage_options)
             for number, block in blocks:
                 self._target.on_idle()
-                self._take_bare(batch["stream"], url, number, block)
+                self._take_bare(batch["stream"], url, number, block, arrival)
                 self._target.after_records()
             logger.info("BATCH file read: %d records.", summary.records - before)
 
-    def _take_bare(self, stream: str, url: str, number: int, block: bytes) -> None:
+    def _take_bare(
+        self, stream: str, url: str, number: int, block: bytes, arrival: datetime | None
+    ) -> None:
         """Read lines of a file that hold bare records.
+
+        Args:
+            stream: Their stream.
+            url: The file.
+            number: Number of the first line.
+            block: The lines.
+            arrival: When they had arrived at the latest; None for now.
 
         Raises:
             BadInputError: One is not a JSON object.
@@ -325,7 +341,8 @@ class Pipeline:
                 if at == len(records):
                     break
                 if lines[at].strip():
-                    self._target.take_record(stream, _object(lines[at], url, number + at))
+                    record = _object(lines[at], url, number + at)
+                    self._target.take_record(stream, record, arrival)
                 at += 1
                 if at < len(records) and (
                     self._update() or is_typed is not (stream in self._sinks)
@@ -333,6 +350,14 @@ class Pipeline:
                     rest = lines.after(at)
                     number += at
                     break
+
+    def _use_arrival(self, arrival: datetime | None) -> None:
+        """Read by type only what is not dated later than the records of a block had arrived.
+
+        Without a ledger there is nothing that it would be compared with.
+        """
+        if self.ledger is not None:
+            self._gatherer.latest = NEVER if arrival is None else arrival + self._tolerance
 
     def _take_typed(
         self, records: list[Any], lines: Lines, at: int, stream: str | None = None
@@ -373,8 +398,7 @@ class Pipeline:
     def _update(self) -> bool:
         """Use what is known by now of mappings and streams; return whether lines are read again."""
         if self.ledger is not None:
-            tolerance = timedelta(microseconds=self.ledger.rules.clock_tolerance)
-            self.collector.latest = self._runtime.now() + tolerance
+            self.collector.latest = self._runtime.now() + self._tolerance
         self._gatherer.refresh()
         if self._decoder.update():
             self._gatherer.update(self._decoder)
@@ -386,7 +410,7 @@ class Pipeline:
         self._decoder.learn(consent.tree.get("consents"))
         target, collector = self._target, self.collector
         person, number = consent.person or "", target.summary.records
-        origin = self._gatherer.origin_of(consent)
+        origin = self._gatherer.origin_of(consent, target.arrival if self.ledger else None)
         reason = self._scope.reason_to_skip(
             person, consent.status, consent.regulation, consent.delegate
         )
@@ -451,7 +475,7 @@ class Pipeline:
             len(changes),
             sum(change.opt_out for change in changes),
         )
-        kept, held_back = self._guard.check(
+        kept, deferred_changes = self._guard.check(
             changes, lambda _, enough: min(enough, len(changes)), lambda: self.collector.people
         )
         if self._bulk is None or self._records is None:
@@ -461,11 +485,11 @@ class Pipeline:
         logger.info("%s", plan.to_text())
         parts = [*plan.opt_out_singles, *plan.other_singles, *plan.deferred]
         parts += [change for file in plan.files for change in file.changes]
-        parts += held_back
+        parts += deferred_changes
         self._target.expect(part.first_record for part in parts)
         self._events.begin()
-        if held_back:  # STATE stays before them
-            self._events.on_deferred(len(held_back))
+        if deferred_changes:  # STATE stays before them
+            self._events.on_deferred(len(deferred_changes))
         if self._bulk is None or self._records is None:
             self._writer.write([*plan.opt_out_singles, *plan.other_singles], self._events.on_result)
             return
@@ -487,8 +511,6 @@ class Pipeline:
             done = summary.updated + summary.created + summary.imported + summary.unmatched
             summary.unchanged = max(0, summary.people - done - summary.deferred)
         self._workspace.close()
-        if self.ledger is not None:
-            self.ledger.close()
         if names := sorted(translator.unknown_metadata):
             logger.info(
                 "Metadata keys without a matching attribute, ignored: %s.", ", ".join(names)

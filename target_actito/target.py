@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities
 
-from actito_didomi.consent.ledgers import LedgerScope
+from actito_didomi.consent.schema import LedgerScope
 from actito_didomi.plugin.connector import unfold_connector
 from actito_didomi.plugin.target import ConsentTarget
 from target_actito.config import Settings, find_problems
@@ -17,6 +17,7 @@ from target_actito.summary import ActitoSummary
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from datetime import datetime
 
     from actito_didomi.consent.coalesce import ProfileChange
     from actito_didomi.consent.records import ConsentRecord
@@ -86,9 +87,19 @@ class TargetActito(ConsentTarget):
                 return lines.after(at + 1)
         return None
 
-    def take_record(self, stream: str, record: dict[str, Any]) -> None:
-        """Read a record as a whole."""
-        self._process_record_message({"type": "RECORD", "stream": stream, "record": record})
+    def take_record(
+        self, stream: str, record: dict[str, Any], arrival: datetime | None = None
+    ) -> None:
+        """Read a record as a whole.
+
+        Args:
+            stream: Its stream.
+            record: The record.
+            arrival: When it had arrived at the latest; None for now.
+        """
+        self._process_record_message(
+            {"type": "RECORD", "stream": stream, "record": record, "time_extracted": arrival}
+        )
 
     def found_consent(self, sink: ConsentSink) -> None:
         """Read a stream's records by type, unless the SDK changes them."""

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from actito_didomi.consent.conflicts import Act
-    from actito_didomi.consent.ledgers import Ledger
+    from actito_didomi.consent.ledger import Ledger
     from actito_didomi.didomi.consents import ConsentApi
     from actito_didomi.errors import ApiError
     from actito_didomi.http import ApiSession
@@ -300,6 +300,8 @@ class Delivery:
     def _act_of(self, event: IncomingEvent) -> Act:
         """Return an act with the window of an event; a timestamp in the future says nothing."""
         act, arrival = event.act(OPT_OUT), to_micros(self._runtime.now())
+        if event.arrival is not None:
+            arrival = min(arrival, to_micros(event.arrival))
         margin = max(self._ledger.rules.clock_tolerance, round(abs(self._session.skew) * 1e6))
         if act.latest <= arrival + margin:
             return act

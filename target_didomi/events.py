@@ -46,6 +46,7 @@ class IncomingEvent:
         extra: Other parts of the event that are posted.
         user: Other parts of its user that are posted.
         record: The event as it came, for a reject.
+        arrival: When it had arrived at the latest; aware of its zone. None for now.
     """
 
     number: int
@@ -57,6 +58,7 @@ class IncomingEvent:
     extra: Mapping[str, Any]
     user: Mapping[str, Any]
     record: Mapping[str, Any]
+    arrival: datetime | None = None
 
     def act(self, choice: bool) -> Act:
         """Return one of its choices as an act in Actito."""
@@ -65,7 +67,11 @@ class IncomingEvent:
 
 
 def read_incoming(
-    consent: ConsentRecord, part: Mapping[str, Any], number: int, delegate: str
+    consent: ConsentRecord,
+    part: Mapping[str, Any],
+    number: int,
+    delegate: str,
+    arrival: datetime | None = None,
 ) -> IncomingEvent:
     """Read an event.
 
@@ -76,6 +82,7 @@ def read_incoming(
         part: The event as it came.
         number: Number of its record.
         delegate: Id of the delegate if it names none.
+        arrival: When it had arrived at the latest; None for now.
 
     Raises:
         BadInputError: A part of it is broken.
@@ -98,6 +105,7 @@ def read_incoming(
         },
         user={name: user[name] for name in POSTED_USER_PARTS if user.get(name)},
         record=part,
+        arrival=arrival,
     )
 
 

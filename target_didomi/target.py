@@ -7,8 +7,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi import codes
-from actito_didomi.consent.ledgers import LedgerScope
 from actito_didomi.consent.records import Shape
+from actito_didomi.consent.schema import LedgerScope
 from actito_didomi.consent.scope import Scope
 from actito_didomi.didomi.consents import ConsentApi
 from actito_didomi.didomi.session import open_session
@@ -135,7 +135,7 @@ class TargetDidomi(ConsentTarget):
             self.summary.skip(reason)
             return
         number = self.summary.records
-        incoming = read_incoming(consent, part, number, self.settings.delegate)
+        incoming = read_incoming(consent, part, number, self.settings.delegate, self.arrival)
         self._people.setdefault(incoming.person, []).append(incoming)
         self._seen.add(incoming.person)
         if self._oldest is None:

@@ -17,7 +17,7 @@ import pytest
 import sqlalchemy as sa
 
 from actito_didomi.consent.config import LedgerSettings
-from actito_didomi.consent.ledgers import LedgerScope
+from actito_didomi.consent.schema import LedgerScope
 
 SCOPE = LedgerScope("org", "gdpr", "entity", "people")
 

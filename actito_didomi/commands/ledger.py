@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 from sqlalchemy.engine import make_url
 
 from actito_didomi.commands.options import (
@@ -45,7 +46,10 @@ def info(configs: tuple[str, ...], output: str) -> None:
     for pair in found["pairs"]:
         click.echo("")
         for name, value in pair.items():
-            click.echo(f"{name}: {_line(value)}")
+            if name != "last_runs":
+                click.echo(f"{name}: {_line(value)}")
+        for run in pair["last_runs"]:
+            click.echo(_describe_run(run))
 
 
 def _line(value: Any) -> str:
@@ -54,6 +58,20 @@ def _line(value: Any) -> str:
     if isinstance(value, list):
         return "; ".join(map(_line, value)) or "none"
     return "unknown" if value in {None, ""} else str(value)
+
+
+def _describe_run(run: dict[str, Any]) -> str:
+    """Return a run in one line, with the counts that aren't 0."""
+    named = f"run {run['number']}: {run['plugin']}, {run['began']}"
+    if run["ended"] is None:
+        return f"{named}, not finished ({run['process']})"
+    counts = [
+        f"{name}: {_line(value)}" if isinstance(value, dict) else f"{name} {value}"
+        for name, value in run["counts"].items()
+        if value and isinstance(value, (int, float, dict))
+    ]
+    ended = f"{named} to {run['ended']}, exit {run['exit_status']} ({run['outcome']})"
+    return "; ".join(filter(None, [ended, ", ".join(counts)]))
 
 
 def describe_ledger(settings: LedgerSettings) -> dict[str, Any]:
@@ -93,7 +111,11 @@ def describe_ledger(settings: LedgerSettings) -> dict[str, Any]:
                     ],
                     "last_look": to_datetime(look.began).isoformat() if look else None,
                     "last_runs": [
-                        {**run, "began": _time(run["began"]), "ended": _time(run["ended"])}
+                        {
+                            **msgspec.structs.asdict(run),
+                            "began": _time(run.began),
+                            "ended": _time(run.ended),
+                        }
                         for run in pair.last_runs()
                     ],
                 }

@@ -26,7 +26,7 @@ from actito_didomi.runtime import Runtime
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from actito_didomi.consent.ledgers import Ledger
+    from actito_didomi.consent.ledger import Ledger
     from actito_didomi.consent.person import Person
     from actito_didomi.consent.rejects import StoredReject
 

@@ -36,6 +36,8 @@ HELD: Final = 4
 """Flag of what is not to be written, nor anything older over it: what a delegate did."""
 FUTURE: Final = 8
 """Flag of what is dated later than it can have been made: it says nothing of the order."""
+_ARRIVAL = 4
+"""Bits of flags; above them the kind of what is dated later than its arrival holds the arrival."""
 Origin = str | tuple[str, int]
 """Where choices come from: the id of the Didomi user, empty if there is none, and the kind; the id
 alone for an `EVENT`."""
@@ -118,6 +120,22 @@ class ProfileChange(msgspec.Struct, frozen=True, gc=False):
 
 def _parts_of(origin: Origin) -> tuple[str, int]:
     return (origin, EVENT) if isinstance(origin, str) else origin
+
+
+def late_origin(origin: Origin, arrival: datetime) -> Origin:
+    """Return the origin of choices that are dated later than they had arrived.
+
+    Args:
+        origin: Their origin.
+        arrival: When they had arrived at the latest; aware of its zone.
+    """
+    user_id, kind = _parts_of(origin)
+    return user_id, kind | FUTURE | to_micros(arrival) << _ARRIVAL
+
+
+def arrival_of(kind: int) -> int | None:
+    """Return when choices of a kind had arrived, in microseconds; None if it doesn't say."""
+    return kind >> _ARRIVAL or None
 
 
 def _in_future(origin: Origin) -> Origin:
@@ -223,7 +241,7 @@ class ChoiceLayer(NamedTuple):
         opt_ins: A bit for each mapped field that has an opt-in.
         opt_outs: A bit for each mapped field that has an opt-out; no field has both.
         user: Key of the Didomi user; 0 if the record named none.
-        kind: `EVENT`, or of `OURS`, `STATUS`, `HELD` what applies.
+        kind: `EVENT`, or of `OURS`, `STATUS`, `HELD`, `FUTURE` what applies; see `arrival_of`.
     """
 
     timestamp: int

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from actito_didomi import codes
-from actito_didomi.consent.ledgers import Ledger, LedgerScope
-from actito_didomi.consent.schema import keep_key, open_database
+from actito_didomi.consent.ledger import Ledger
+from actito_didomi.consent.schema import LedgerScope, keep_key, open_database
 from actito_didomi.consent.tables import METADATA
 from actito_didomi.errors import SettingsError
 

@@ -310,6 +310,18 @@ def parse_timestamp(value: Any, name: str) -> datetime:
     return timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=timezone.utc)
 
 
+def read_arrival(time_extracted: Any) -> datetime | None:
+    """Return when a record had arrived at the latest, from its message; None if it says nothing.
+
+    Args:
+        time_extracted: What a RECORD message holds under this name (documented by Singer).
+    """
+    try:
+        return None if not time_extracted else parse_timestamp(time_extracted, "time_extracted")
+    except BadInputError:
+        return None
+
+
 @lru_cache(maxsize=4096)
 def format_timestamp(timestamp: datetime) -> str:
     """Write a timestamp as Didomi does: UTC, to the millisecond."""

@@ -2,6 +2,7 @@
 
 `VERSIONS` lists the versions of the schema, oldest first; each has a migration of the same name.
 A new ledger gets its tables from here, an older one from the migrations: both lead to the same.
+A change of a table needs a new version and its migration; older ones stay as they are.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-VERSIONS = ("0001",)
+VERSIONS = ("0001", "0002")
 """Versions of the schema, oldest first; the last one is current."""
 
 METADATA = sa.MetaData()
@@ -122,6 +123,8 @@ sa.Table(
     sa.Column("began", sa.BigInteger, nullable=False),
     sa.Column("ended", sa.BigInteger),
     sa.Column("outcome", sa.Text),
+    sa.Column("exit_status", sa.Integer),
+    sa.Column("counts", sa.LargeBinary),
 )
 sa.Table(
     "ledger_leases",

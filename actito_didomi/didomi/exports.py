@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _PARTITION = re.compile(
     r"(?:^|/)export-id=([^/]+)/date=([1-9]\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01]))/"
 )
+_DAY = re.compile(r"/date=([1-9]\d{3}-\d\d-\d\d)/")
 _USERS = "users/"
 _SUCCESS = frozenset({"_SUCCESS", f"{_USERS}_SUCCESS"})
 """Where the file lies that closes a partition. Documented is only that it comes last; one of
@@ -49,8 +50,27 @@ class Partition:
     @property
     def arrived_at(self) -> datetime:
         """When its events had happened at the latest: the end of its day, in UTC."""
-        day = datetime.fromisoformat(self.date).replace(tzinfo=timezone.utc)
-        return day + timedelta(days=1)
+        return _end_of(self.date)
+
+
+def arrival_of_file(url: str) -> datetime | None:
+    """Return when the events of a file had happened at the latest, by the day in its path.
+
+    Args:
+        url: The file; of a partition of exports its folder is named `date=yyyy-MM-dd`.
+
+    Returns:
+        The end of that day, in UTC; None for a path that names none.
+    """
+    days = _DAY.findall(url)
+    try:
+        return _end_of(days[-1]) if days else None
+    except ValueError:  # a day that no month has
+        return None
+
+
+def _end_of(day: str) -> datetime:
+    return datetime.fromisoformat(day).replace(tzinfo=timezone.utc) + timedelta(days=1)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,13 @@ from singer_sdk.singerlib.exceptions import SingerError
 from singer_sdk.typing import DEFAULT_JSONSCHEMA_VALIDATOR
 
 from actito_didomi import codes, privacy
-from actito_didomi.errors import ActitoDidomiError, InvalidSettingsError, code_of
+from actito_didomi.errors import (
+    ActitoDidomiError,
+    InvalidSettingsError,
+    SettingsError,
+    code_of,
+    exit_status_of,
+)
 from actito_didomi.plugin.config import (
     REFUSED,
     find_invalid,
@@ -36,12 +42,15 @@ from actito_didomi.plugin.shutdown import Shutdown
 from actito_didomi.runtime import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from types import FrameType
 
     import click
     import msgspec
     from singer_sdk.about import AboutInfo
+
+    from actito_didomi.consent.leases import Direction
+    from actito_didomi.consent.ledger import Ledger
 
 
 def read_config_arguments(
@@ -91,7 +100,7 @@ def run_safely(plugin: str, main: Callable[[], None]) -> None:
         sys.exit(1)
     except ActitoDidomiError as error:
         log.error("%s", privacy.describe_exception(error))  # noqa: TRY400
-        sys.exit(error.exit_code)
+        sys.exit(exit_status_of(error))
     except (SingerError, RecordsWithoutSchemaException, MissingKeyPropertiesError) as error:
         # Texts of our own reader and sinks, and of the SDK where they name streams and keys only.
         log.error("%s: %s", code_of(error), error)  # noqa: TRY400
@@ -126,6 +135,7 @@ class BasePlugin(PluginBase):
         runtime: Clock, threads, transport and streams; another one runs the plugin under test.
         settings_class: Declares the settings; a field of another struct is a group of them.
         settings: The settings, checked and typed.
+        direction: Of the sync that the plugin is a part of.
         shutdown: The request to stop, seen by all parts of the plugin.
     """
 
@@ -133,6 +143,7 @@ class BasePlugin(PluginBase):
     runtime: ClassVar[Runtime] = Runtime()
     settings_class: ClassVar[type[msgspec.Struct]]
     settings: Any
+    direction: ClassVar[Direction]
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -141,6 +152,7 @@ class BasePlugin(PluginBase):
 
     def __init__(self, **kwargs: Any) -> None:
         self.shutdown = Shutdown(self.runtime)
+        self._run: tuple[Ledger, int] | None = None
         super().__init__(**kwargs)
 
     @classmethod
@@ -173,6 +185,32 @@ class BasePlugin(PluginBase):
         """
         del frame
         self.shutdown.request(signum)
+
+    # Runs
+
+    def record_start(self, ledger: Ledger) -> None:
+        """Record in the ledger that this run has begun.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        self._run = ledger, ledger.start_run(self.name, self.direction)
+
+    def record_end(self, outcome: str, exit_status: int, counts: Mapping[str, Any]) -> None:
+        """Record in the ledger how this run ends, if its start is recorded; once.
+
+        Args:
+            outcome: How it ends, in words.
+            exit_status: Exit status of the plugin.
+            counts: The counts of the run, as JSON has them; without personal data.
+        """
+        if self._run is None:
+            return
+        (ledger, number), self._run = self._run, None
+        try:
+            ledger.end_run(number, outcome, exit_status, counts)
+        except SettingsError as error:
+            self.logger.warning("The end of this run isn't recorded in the ledger: %s", error)
 
     # Settings
 

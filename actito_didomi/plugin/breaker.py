@@ -13,7 +13,7 @@ _FORBIDDEN = 403
 
 
 class RefusalBreaker(Generic[Result]):
-    """Holds refusals back until it is clear that they concern single people.
+    """Keep refusals waiting until it is clear that they concern single people.
 
     A refusal concerns one person once another response differs from it. Until then it may be due
     to the settings or the rights of the key, so nobody is rejected. After `threshold` refusals
@@ -42,14 +42,14 @@ class RefusalBreaker(Generic[Result]):
         """Record that a request was refused.
 
         Args:
-            result: What is held back.
+            result: What waits.
             status: HTTP status; None if there was none.
 
         Returns:
             The refusals that count now.
 
         Raises:
-            ApiError: So many were refused alike that this concerns the configuration.
+            ApiError: Enough were refused alike: this concerns the configuration.
         """
         counting: list[Result] = []
         if status != self._status:
@@ -62,7 +62,7 @@ class RefusalBreaker(Generic[Result]):
         return counting
 
     def finish(self) -> list[Result]:
-        """Return the refusals still held back: no more responses come for now.
+        """Return the refusals that still wait: no more responses come for now.
 
         Raises:
             ApiError: All requests of the run were forbidden, which concerns the key.

@@ -80,7 +80,7 @@ class GuardSettings(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         setting(
             "Write opt-outs in any case",
-            "Whether opt-outs are still written once a guard holds back the rest.",
+            "Whether opt-outs are still written once a guard defers the rest.",
             advanced=True,
         ),
     ] = True
@@ -88,7 +88,7 @@ class GuardSettings(msgspec.Struct, frozen=True, kw_only=True):
         bool,
         setting(
             "Override the guards",
-            "Whether to write, for this run, what the guards would hold back. Set it for one run, "
+            "Whether to write, for this run, what the guards would defer. Set it for one run, "
             "after a look at what would change.",
             advanced=True,
         ),
@@ -144,7 +144,7 @@ class Guards:
 
     @property
     def tripped(self) -> bool:
-        """Whether all but opt-outs is held back."""
+        """Whether all but opt-outs is deferred."""
         return self.trip is not None
 
     @property

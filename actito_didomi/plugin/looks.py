@@ -20,7 +20,7 @@ from actito_didomi.consent.entries import (
     orphan,
 )
 from actito_didomi.consent.identity import is_placeholder, keyless_row, match_key, profile_of
-from actito_didomi.consent.ledgers import FoundChange
+from actito_didomi.consent.looks import FoundChange
 from actito_didomi.consent.masks import Seen, decide, learn_first_look, shows_what_is_held
 from actito_didomi.consent.moves import ProfilePart, attach_profile, detach_profile
 from actito_didomi.consent.owing import flag, flag_quickly
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from actito_didomi.actito import TableStructure
     from actito_didomi.actito.listing import Profile, ProfilePage
     from actito_didomi.consent.fields import ChoiceField
-    from actito_didomi.consent.ledgers import Ledger, Look
+    from actito_didomi.consent.ledger import Ledger
+    from actito_didomi.consent.looks import Look
     from actito_didomi.consent.masks import FieldBits
     from actito_didomi.consent.person import Person
 

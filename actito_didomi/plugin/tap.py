@@ -16,8 +16,14 @@ from singer_sdk.helpers.conform import TypeConformanceLevel
 from singer_sdk.singerlib.catalog import REPLICATION_FULL_TABLE, REPLICATION_INCREMENTAL
 
 from actito_didomi import codes
-from actito_didomi.consent.ledgers import Ledger, LedgerScope
-from actito_didomi.errors import BadInputError, SettingsError, StoppedError
+from actito_didomi.consent.ledger import Ledger
+from actito_didomi.consent.schema import LedgerScope
+from actito_didomi.errors import (
+    BadInputError,
+    SettingsError,
+    StoppedError,
+    exit_status_of,
+)
 from actito_didomi.plugin.base import BasePlugin, run_safely
 from actito_didomi.plugin.source import BrokenLines
 from actito_didomi.plugin.state import LEDGER
@@ -79,6 +85,10 @@ class BaseTap(BasePlugin, Tap):
         tap.shutdown.watch()
         try:
             tap.read()
+            tap.record_end("success", 0, tap.counts)
+        except Exception as error:
+            tap.record_end("failed", exit_status_of(error), tap.counts)
+            raise
         finally:
             if tap.ledger is not None:
                 tap.ledger.close()
@@ -92,11 +102,16 @@ class BaseTap(BasePlugin, Tap):
         self.check_catalog()
         self.prepare()
         self.open_ledger()
+        if self.ledger is not None:
+            self.record_start(self.ledger)
         try:
             self.sync_all()
             self.shutdown.check()
         except StoppedError:
             self.logger.warning("Stopped by %s.", self.shutdown.signal_name)
+            self.record_end(
+                f"stopped by {self.shutdown.signal_name}", self.shutdown.exit_code, self.counts
+            )
             self.shutdown.finish()
         if skipped := self.broken_lines.skipped:
             self.logger.error(
@@ -106,6 +121,21 @@ class BaseTap(BasePlugin, Tap):
             )
         self.conclude()
         self.broken_lines.check()
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """The counts of the run, as JSON has them."""
+        emitted = {
+            name: stream.emitted
+            for name, stream in self.streams.items()
+            if isinstance(stream, CheckpointStream) and stream.selected
+        }
+        broken = self.broken_lines
+        return {
+            "records": sum(emitted.values()),
+            "streams": emitted,
+            "broken": broken.skipped + broken.failed,
+        }
 
     def check_catalog(self) -> None:
         """Check that a catalog, if there is one, selects streams that this tap has.
@@ -220,6 +250,8 @@ class CheckpointStream(Stream):
 
     uses_ledger = True
     """Whether its bookmark has a meaning only together with the ledger."""
+    emitted = 0
+    """Records emitted so far."""
     TYPE_CONFORMANCE_LEVEL = TypeConformanceLevel.NONE
     STATE_MSG_FREQUENCY = sys.maxsize
 
@@ -266,6 +298,7 @@ class CheckpointStream(Stream):
 
     def _generate_record_messages(self, record: Any) -> Generator[RecordMessage, None, None]:
         """Return the messages of a record, with the arrival of its batch."""
+        self.emitted += 1
         for message in super()._generate_record_messages(record):
             message.time_extracted = self._arrived_at
             yield message
@@ -323,6 +356,7 @@ class CheckpointStream(Stream):
         with self.get_record_counter() as counter, self.get_sync_timer():
             try:
                 for record in self.raw_records(context):
+                    self.emitted += 1
                     buffer += (start, encode(record), self._end_of_record)
                     counter.increment()
                     if len(buffer) > _BUFFERED_PARTS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import gc
-from typing import IO, TYPE_CHECKING, Any, ClassVar, Literal
+from typing import IO, TYPE_CHECKING, Any, ClassVar
 
 import msgspec
 from singer_sdk import Target
@@ -21,15 +21,17 @@ from singer_sdk.singerlib.exceptions import SingerError
 from actito_didomi import codes, privacy
 from actito_didomi.consent import records
 from actito_didomi.consent.conflicts import END, to_micros
-from actito_didomi.consent.ledgers import Ledger, LedgerScope
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.rejects import RejectDetails
 from actito_didomi.errors import (
+    ActitoDidomiError,
     BadInputError,
     ChangesDeferredError,
     OptOutsOwedError,
     OptOutsRejectedError,
     StoppedError,
     code_of,
+    exit_status_of,
 )
 from actito_didomi.plugin.base import BasePlugin
 from actito_didomi.plugin.guards import Guards, Trip
@@ -41,10 +43,12 @@ from actito_didomi.plugin.summary import Summary, write_report
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from datetime import datetime
 
     from singer_sdk.plugin_base import _ConfigInput
 
     from actito_didomi.codes import Code
+    from actito_didomi.consent.schema import LedgerScope
     from actito_didomi.http import ApiSession
     from actito_didomi.plugin.config import HasTargetSettings
 
@@ -67,14 +71,13 @@ class ConsentTarget(BasePlugin, Target):
 
     Attributes:
         summary: Counts of the run.
+        arrival: When the record that is read had arrived at the latest; None for now.
     """
 
     package_name = "actito-didomi"
     default_sink_class = ConsentSink
     system: ClassVar[str]
     """The system written to, as people call it."""
-    direction: ClassVar[Literal["forward", "reverse"]]
-    """Of the sync; one run of a direction at a time writes."""
     summary_class: ClassVar[type[Summary]]
     settings: HasTargetSettings
     capabilities: ClassVar[list[CapabilitiesEnum]] = [
@@ -91,6 +94,7 @@ class ConsentTarget(BasePlugin, Target):
         self.shutdown.grace = self.settings.target.shutdown_grace
         self.summary = self.summary_class()
         self.guards = Guards(self.settings.target.guards)
+        self.arrival: datetime | None = None
         self._barriers = StateBarriers()
         self._unacknowledged = Unacknowledged([])
         self._rejects: RejectStore | None = None
@@ -205,13 +209,13 @@ class ConsentTarget(BasePlugin, Target):
                 target.flush()  # what came before the break is whole
                 raise
             target.shutdown.check()  # a signal may have come when all was done
-        except StoppedError:
-            target.conclude(f"stopped by {target.shutdown.signal_name}", codes.STOPPED)
+        except StoppedError as error:
+            target.conclude(f"stopped by {target.shutdown.signal_name}", error)
             target.shutdown.finish()
         except (OptOutsRejectedError, OptOutsOwedError, ChangesDeferredError):
             raise
         except Exception as error:
-            target.conclude("failed", code_of(error))
+            target.conclude("failed", error)
             raise
         finally:
             if not frozen:
@@ -249,6 +253,7 @@ class ConsentTarget(BasePlugin, Target):
 
     def _process_record_message(self, message_dict: dict[str, Any]) -> None:
         self.summary.records += 1
+        self.arrival = records.read_arrival(message_dict.get("time_extracted"))
         super()._process_record_message(message_dict)
         self.after_records()
 
@@ -301,19 +306,20 @@ class ConsentTarget(BasePlugin, Target):
             self._conclude_with_ledger(self.ledger)
             return
         rejected, trip = self.summary.rejected_opt_outs, self.guards.trip
-        if trip is not None and not rejected:
-            self.conclude("changes deferred", trip.code)
-            raise self._held_back(trip)
-        self.conclude(
-            "opt-outs rejected" if rejected else "success",
-            codes.OPT_OUTS_REJECTED if rejected else None,
+        if not rejected or self._rejects is None:
+            if trip is not None:
+                deferred_changes = self._deferred(trip)
+                self.conclude("changes deferred", deferred_changes)
+                raise deferred_changes
+            self.conclude("success")
+            return
+        error = OptOutsRejectedError(
+            f"{rejected} change(s) that hold an opt-out could not be written. They are in "
+            f"{self._rejects.path} with the reason. Everything else is written. "
+            "Resolve these rejects before the next campaign."
         )
-        if rejected and self._rejects:
-            raise OptOutsRejectedError(
-                f"{rejected} change(s) that hold an opt-out could not be written. They are in "
-                f"{self._rejects.path} with the reason. Everything else is written. "
-                "Resolve these rejects before the next campaign."
-            )
+        self.conclude("opt-outs rejected", error)
+        raise error
 
     def _conclude_with_ledger(self, ledger: Ledger) -> None:
         """Report, with what the ledger says is owed.
@@ -328,34 +334,34 @@ class ConsentTarget(BasePlugin, Target):
         opt_outs += sum(n for (_, is_opt_out), n in unreadable.items() if is_opt_out)
         deferred = owed.deferred if self.direction == "forward" else 0
         trip = self.guards.trip
+        error: ActitoDidomiError
         if opt_outs:
-            self.conclude("opt-outs owed", codes.OPT_OUTS_OWED)
-        elif trip is not None:
-            self.conclude("changes deferred", trip.code)
-        elif deferred:
-            self.conclude("changes deferred", codes.CHANGES_DEFERRED)
-        else:
-            self.conclude("success")
-        if trip is not None and opt_outs:
-            self.logger.error("%s", self._held_back(trip))
-        if opt_outs:
-            raise OptOutsOwedError(
+            error = OptOutsOwedError(
                 f"{opt_outs} opt-out(s) could not be written to {self.system}, and are owed. "
                 "Everything else is written. See them with `actito-didomi rejects list "
                 "--opt-outs`, and resolve them before the next campaign. Each run attempts them "
                 "again."
             )
+            if trip is not None:
+                self.logger.error("%s", self._deferred(trip))
+            self.conclude("opt-outs owed", error)
+            raise error
         if trip is not None:
-            raise self._held_back(trip)
+            error = self._deferred(trip)
+            self.conclude("changes deferred", error)
+            raise error
         if deferred:
-            raise ChangesDeferredError(
+            error = ChangesDeferredError(
                 codes.CHANGES_DEFERRED,
                 f"Opt-ins of {deferred} people wait, since their profiles were opted out at the "
                 "first look and nobody knows since when. Set `baseline` to `opt_out` (they stay "
                 "opted out) or `didomi` (Didomi's choice counts). All opt-outs are written.",
             )
+            self.conclude("changes deferred", error)
+            raise error
+        self.conclude("success")
 
-    def _held_back(self, trip: Trip) -> ChangesDeferredError:
+    def _deferred(self, trip: Trip) -> ChangesDeferredError:
         """Return the error that a guard held changes back."""
         written = "Opt-outs are written" if self._writes_opt_outs else "Nothing more is written"
         if self.ledger is None:
@@ -446,6 +452,7 @@ class ConsentTarget(BasePlugin, Target):
         now = to_micros(self.runtime.now())
         details = RejectDetails(
             reason=reject.reason,
+            run=str(self._run[1]) if self._run else "",
             first_at=now,
             response=reject.response or "",
             raw=msgspec.json.encode(reject.record, enc_hook=str),
@@ -499,6 +506,7 @@ class ConsentTarget(BasePlugin, Target):
             ledger.close()
             raise
         self.ledger = ledger
+        self.record_start(ledger)
 
     def close_ledger(self) -> None:
         """Release the lease, and close the ledger."""
@@ -568,19 +576,28 @@ class ConsentTarget(BasePlugin, Target):
 
     # The end
 
-    def conclude(self, status: str, code: Code | None = None) -> None:
-        """Print the summary, and write the report; once."""
+    def conclude(self, status: str, error: Exception | None = None) -> None:
+        """Print the summary, record it in the ledger, and write the report; once.
+
+        Args:
+            status: How the run ends, in words.
+            error: What it ends with; None for exit status 0.
+        """
         if self._concluded:
             return
         self._concluded = True
         summary = self.summary
         summary.status = status
-        summary.code = code.name if code else None
+        summary.code = code_of(error).name if error else None
         summary.seconds = self.runtime.monotonic() - self._started
         if self._session:
             summary.requests = self._session.count.calls
             summary.retries = self._session.count.retries
         self.close()
+        exit_status = exit_status_of(error) if error else 0
+        if isinstance(error, StoppedError):
+            exit_status = self.shutdown.exit_code
+        self.record_end(status, exit_status, summary.to_dict())
         self.close_ledger()
         if summary.unmatched:
             self.logger.info(
@@ -595,9 +612,9 @@ class ConsentTarget(BasePlugin, Target):
         if self.settings.target.report_path:
             try:
                 write_report(summary, self.settings.target.report_path, self.runtime)
-            except OSError as error:
+            except OSError as problem:
                 self.logger.error(  # noqa: TRY400
-                    "report_path: the report can't be written: %s", error.strerror
+                    "report_path: the report can't be written: %s", problem.strerror
                 )
 
 

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 
 from actito_didomi.consent.conflicts import Rules, to_micros
 from actito_didomi.consent.entries import Entry, Held, is_deferred
-from actito_didomi.consent.ledgers import Ledger
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.person import Owed, Person
 from actito_didomi.consent.places import field_place, user_key, user_place
 from actito_didomi.consent.schema import Prepared

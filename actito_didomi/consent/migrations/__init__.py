@@ -15,17 +15,18 @@ if TYPE_CHECKING:
 VERSION_TABLE = "ledger_version"
 
 
-def upgrade(connection: sa.Connection) -> None:
+def upgrade(connection: sa.Connection, to: str = "head") -> None:
     """Bring the tables to the newest version.
 
     Args:
         connection: In a transaction that may write, which the caller commits.
+        to: An older version to stop at, for tests.
     """
     scripts = ScriptDirectory(str(Path(__file__).parent))
 
     def find_steps(version: Any, context: Any) -> Any:
         del context
-        return scripts._upgrade_revs("head", version)  # noqa: SLF001 - as Alembic's own commands
+        return scripts._upgrade_revs(to, version)  # noqa: SLF001 - as Alembic's own commands
 
     with EnvironmentContext(Config(), scripts, fn=find_steps) as environment:
         environment.configure(

@@ -15,7 +15,7 @@ from actito_didomi.commands import main
 from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.conflicts import DIDOMI, Act
 from actito_didomi.consent.entries import Entry, Held, Place
-from actito_didomi.consent.ledgers import Ledger
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.person import Owed, Retry
 from actito_didomi.consent.rejects import RejectDetails
 from actito_didomi.runtime import Runtime
@@ -68,8 +68,9 @@ def run(config: str, *arguments: str, answer: str | None = None) -> Result:
 
 
 def test_info_shows_what_is_owed_and_nobody(ledger: Ledger, config: str) -> None:
-    run_id = ledger.start_run("target-actito", "forward")
-    ledger.end_run(run_id, "exit 3")
+    number = ledger.start_run("target-actito", "forward")
+    ledger.end_run(number, "opt-outs owed", 3, {"records": 7, "skipped": {"guest": 2}, "x": 0})
+    ledger.start_run("tap-didomi", "forward")
     result = run(config, "ledger", "info", "--output", "json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -82,10 +83,17 @@ def test_info_shows_what_is_owed_and_nobody(ledger: Ledger, config: str) -> None
     assert pair["people"] == 2
     assert pair["owed"] == {"actito": 1, "opt_out_actito": 1}
     assert pair["rejects"] == {"invalid_line": 1}
-    assert pair["last_runs"][0]["outcome"] == "exit 3"
+    killed, ended = pair["last_runs"]
+    assert (ended["outcome"], ended["exit_status"]) == ("opt-outs owed", 3)
+    assert ended["counts"] == {"records": 7, "skipped": {"guest": 2}, "x": 0}
+    assert killed["ended"] is None
     text = run(config, "ledger", "info")
     assert text.exit_code == 0
     assert "owed: actito 1, opt_out_actito 1" in text.stdout
+    assert "run 1: target-actito, " in text.stdout
+    assert "exit 3 (opt-outs owed); records 7, skipped: guest 2\n" in text.stdout
+    assert "run 2: tap-didomi, " in text.stdout
+    assert "not finished" in text.stdout
     assert PERSON not in result.output + text.output
 
 

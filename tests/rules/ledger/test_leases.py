@@ -23,7 +23,7 @@ from actito_didomi.actito import _wire
 from actito_didomi.actito.config import ActitoSettings
 from actito_didomi.actito.session import open_session
 from actito_didomi.consent.config import LedgerSettings
-from actito_didomi.consent.ledgers import Ledger
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.errors import DirectionInUseError
 from actito_didomi.http import ClientSettings
 from actito_didomi.runtime import Runtime
@@ -46,7 +46,7 @@ def ledger(settings: LedgerSettings) -> Iterator[Ledger]:
 HOLDING = """
 import sys, time
 from actito_didomi.consent.config import LedgerSettings
-from actito_didomi.consent.ledgers import Ledger
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.runtime import Runtime
 from ledger_databases import SCOPE
 ledger = Ledger.open(LedgerSettings(ledger_url=sys.argv[1], ledger_key="key"), SCOPE, Runtime())

@@ -19,8 +19,9 @@ from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.conflicts import to_micros
 from actito_didomi.consent.entries import Intent, begin_write, end_write, winner
 from actito_didomi.consent.identity import keyless_row
-from actito_didomi.consent.ledgers import Ledger, LedgerScope
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.person import Owed
+from actito_didomi.consent.schema import LedgerScope
 from actito_didomi.runtime import Runtime
 
 EMAIL = ("consents", "channels", "email", "enabled")

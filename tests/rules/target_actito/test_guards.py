@@ -70,9 +70,7 @@ def test_a20_an_inverted_mapping_subscribes_nobody(config, actito, tmp_path) -> 
     """Opt-outs of Didomi that turn a field on count as opt-ins where they are written."""
     actito.create_many(PEOPLE)
     inverted = [{**config["mappings"][0], "invert": True}, *config["mappings"][1:]]
-    run = sync(
-        {**config, "mappings": inverted}, tmp_path, *(mail(p, choice=False) for p in PEOPLE)
-    )
+    run = sync({**config, "mappings": inverted}, tmp_path, *(mail(p, choice=False) for p in PEOPLE))
     assert run.exit_code in {3, 4}, run.err
     assert "Is `invert` swapped" in run.err
     assert subscribed(actito) == []
@@ -119,7 +117,9 @@ def test_b3_a_wrong_key_makes_nobody_unmatched(config, actito, tmp_path) -> None
 def test_b3_no_more_requests_for_unknown_people(config, actito, tmp_path) -> None:
     """Once too many are unknown, the key is wrong: the rest need not be asked for."""
     people = [f"r{number:03}" for number in range(300)]
-    run = sync({**config, "write_mode": "single"}, tmp_path, *(mail(p, choice=True) for p in people))
+    run = sync(
+        {**config, "write_mode": "single"}, tmp_path, *(mail(p, choice=True) for p in people)
+    )
     assert run.exit_code == 4, run.err
     assert actito.calls("read_profile") + actito.calls("patch_profile") < 60
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -9,9 +10,11 @@ from support import (
     Actito,
     Run,
     event,
+    lines,
     rejects,
     report,
     run_target,
+    schema,
     stream_of,
     with_ledger,
 )
@@ -62,6 +65,51 @@ def test_a5_a_first_run_defers_what_nobody_can_know(config, actito, tmp_path) ->
     again = sync({**config, "baseline": "didomi"}, tmp_path)
     assert again.exit_code == 0, again.err
     assert actito.subscriptions("ann")["Newsletter"] is True
+
+
+def arrived(messages: list[dict[str, Any]], when: str) -> list[dict[str, Any]]:
+    """Date the arrival of records."""
+    return [{**m, "time_extracted": when} if m["type"] == "RECORD" else m for m in messages]
+
+
+def as_messages(folder, when: str, *events: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return events as a tap emits them that reads the export of the day before again."""
+    return arrived(stream_of(*events), when)
+
+
+def as_odd_messages(folder, when: str, *events: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the same in a form that isn't decoded by type."""
+    odd = [{**event, "consents": {**event["consents"], "new": [{"id": 1}]}} for event in events]
+    return arrived(stream_of(*odd), when)
+
+
+def as_file(folder, when: str, *events: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the same as a file of that day, named in a BATCH message."""
+    day = datetime.fromisoformat(when) - timedelta(days=1)
+    file = folder / f"date={day:%Y-%m-%d}" / "events.jsonl"
+    file.parent.mkdir()
+    file.write_text(lines(events))
+    encoding = {"format": "jsonl", "compression": "none"}
+    batch = {"type": "BATCH", "stream": "consent_events", "encoding": encoding}
+    return [schema(), {**batch, "manifest": [str(file)]}]
+
+
+@pytest.mark.parametrize("give", [as_messages, as_odd_messages, as_file])
+def test_what_is_dated_after_its_arrival_says_nothing_of_the_order(
+    give, config, actito, tmp_path
+) -> None:
+    """A replay ends at the day of its partition, opt-out or opt-in, in 2099 or before today."""
+    for person in ("ann", "bob", "cy"):
+        actito.create(person, Newsletter=True)
+    known = [on("ann", "2026-10-10T10:00:00Z"), off("bob", "2026-10-10T10:00:00Z")]
+    known.append(on("cy", "2026-10-10T10:00:00Z"))
+    assert run_target(config, tmp_path, stream_of(*known)).exit_code == 0
+    odd = [off("ann", "2099-01-01T00:00:00Z"), on("bob", "2026-10-15T00:00:00Z")]
+    odd.append(off("cy", "2026-10-15T00:00:00Z"))
+    run = run_target(config, tmp_path, give(tmp_path, "2026-10-02T00:00:00+00:00", *odd))
+    assert run.exit_code == 0, run.err
+    found = {person: actito.subscriptions(person)["Newsletter"] for person in ("ann", "bob", "cy")}
+    assert found == {"ann": True, "bob": False, "cy": True}
 
 
 def test_a12_an_opt_in_dated_2099_blocks_no_opt_out(config, actito, tmp_path) -> None:
@@ -164,7 +212,8 @@ def test_an_event_of_ours_is_no_choice(config, actito, tmp_path) -> None:
     """A1, A2: what target-didomi posted comes back, and is no newer choice of the person."""
     from actito_didomi.consent.config import LedgerSettings
     from actito_didomi.consent.event_ids import make_event_id
-    from actito_didomi.consent.ledgers import Ledger, LedgerScope
+    from actito_didomi.consent.ledger import Ledger
+    from actito_didomi.consent.schema import LedgerScope
     from actito_didomi.runtime import Runtime
 
     actito.create("ann", Newsletter=True)

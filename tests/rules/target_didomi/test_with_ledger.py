@@ -58,6 +58,28 @@ def states(didomi: Didomi, person: str) -> dict[str, Any]:
     }
 
 
+def test_what_is_dated_after_its_arrival_says_nothing_of_the_order(
+    didomi, config, tmp_path
+) -> None:
+    """An old message that is read again ends at its own arrival, in 2099 or before today."""
+    didomi.say(said("ann", "2026-10-10T10:00:00Z", email=True))
+    didomi.say(said("bob", "2026-10-10T10:00:00Z", email=False))
+    messages = stream_of(
+        chosen("ann", "2099-01-01T00:00:00Z", email=False),
+        chosen("bob", "2026-10-15T00:00:00Z", email=True),
+    )
+    arrived = [
+        {**message, "time_extracted": "2026-10-02T00:00:00Z"}
+        if message["type"] == "RECORD"
+        else message
+        for message in messages
+    ]
+    run = run_plugin("target-didomi", config, tmp_path, stdin=lines(arrived))
+    assert run.exit_code == 0, run.err
+    assert states(didomi, "ann") == {"user-ann": True}
+    assert states(didomi, "bob") == {"user-bob": False}
+
+
 def test_a8_an_opt_out_reaches_every_user_of_the_person(didomi, config, tmp_path) -> None:
     """Both users said yes; a second run has nothing to post."""
     didomi.say(said("ann", "2026-10-01T10:00:00Z", "u1", email=True))

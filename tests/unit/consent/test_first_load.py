@@ -12,7 +12,7 @@ from ledger_databases import DATABASES, SCOPE
 
 from actito_didomi.consent.coalesce import ChoiceLayer, PersonLayers
 from actito_didomi.consent.fields import ChoiceField
-from actito_didomi.consent.ledgers import Ledger
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.runtime import Runtime
 from target_actito.learning import Learner
 

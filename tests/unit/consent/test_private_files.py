@@ -12,7 +12,7 @@ from ledger_databases import SCOPE
 
 from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.git import find_unignored
-from actito_didomi.consent.ledgers import Ledger
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.store import refuse_network
 from actito_didomi.errors import SettingsError
 from actito_didomi.runtime import Runtime

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,19 @@ from ledger_databases import DATABASES, SCOPE
 
 from actito_didomi import codes
 from actito_didomi.consent.config import LedgerSettings
-from actito_didomi.consent.ledgers import Ledger
+from actito_didomi.consent.conflicts import DIDOMI, Act
+from actito_didomi.consent.entries import Held
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.migrations import upgrade
+from actito_didomi.consent.person import Owed
 from actito_didomi.consent.store import connect
 from actito_didomi.consent.tables import VERSIONS
 from actito_didomi.errors import SettingsError
 from actito_didomi.runtime import Runtime
+
+T = 1_790_000_000_000_000
+VERSION_1 = Path(__file__).with_name("ledger_0001.sql")
+"""A ledger as the release with version 0001 wrote it, as SQL."""
 
 
 @pytest.fixture(params=DATABASES)
@@ -64,6 +73,43 @@ def test_migrations_lead_to_the_same_tables_as_a_new_ledger_has(settings: Ledger
     assert tables(settings) == migrated
 
 
+def test_a_ledger_of_the_first_version_is_brought_to_the_newest(tmp_path: Path) -> None:
+    settings = LedgerSettings(ledger_url=f"sqlite:///{tmp_path}/ledger.db", ledger_key="key")
+    with closing(sqlite3.connect(tmp_path / "ledger.db")) as older:
+        older.executescript(VERSION_1.read_text(encoding="utf-8"))
+    ledger = Ledger.open(settings, SCOPE, Runtime())
+    assert ledger.describe_database()["version"] == VERSIONS[-1]
+    person = ledger.read(["anna@example.com"])["anna@example.com"]
+    (entry,) = person.entries.values()
+    assert entry.acts == {DIDOMI: Act(False, T, T, DIDOMI, "event")}
+    assert entry.places["d:00000001"].held == Held(False, T, T)
+    assert (person.spelling, person.profile_id) == ("Anna@example.com", "7")
+    assert [key for key, _ in ledger.owed(Owed.OPT_OUT_ACTITO)] == ["anna@example.com"]
+    assert [reject.details.raw for reject in ledger.list_rejects()] == [b"line"]
+    assert [row.file_name for row in ledger.open_imports()] == ["file.csv"]
+    (run,) = ledger.last_runs()
+    assert (run.outcome, run.exit_status, run.counts) == ("exit 0", None, {})
+    ledger.end_run(ledger.start_run("target-actito", "forward"), "success", 0, {"records": 1})
+    assert ledger.last_runs()[0].number == 2
+    ledger.close()
+
+
+@pytest.mark.parametrize("version", VERSIONS[:-1])
+def test_each_older_version_leads_to_the_newest(settings: LedgerSettings, version: str) -> None:
+    store = connect(settings.ledger_url, Runtime())
+    with store.write() as transaction:
+        upgrade(transaction.connection, version)
+        assert transaction.one("SELECT version_num FROM ledger_version")[0] == version
+        transaction.execute(
+            "INSERT INTO ledger_info (id, created, key_check) VALUES ('an id', 1, 'a check')"
+        )
+    store.close()
+    ledger = Ledger.open(settings, SCOPE, Runtime())
+    assert ledger.id == "an id"
+    assert ledger.describe_database()["version"] == VERSIONS[-1]
+    ledger.close()
+
+
 def test_a_ledger_of_a_later_release_is_refused(settings: LedgerSettings) -> None:
     ledger = Ledger.open(settings, SCOPE, Runtime())
     with ledger._store.write() as transaction:
@@ -87,7 +133,8 @@ def test_alembic_is_not_imported_where_nothing_is_to_be_migrated(tmp_path: Path)
     code = (
         "import sys\n"
         "from actito_didomi.consent.config import LedgerSettings\n"
-        "from actito_didomi.consent.ledgers import Ledger, LedgerScope\n"
+        "from actito_didomi.consent.ledger import Ledger\n"
+        "from actito_didomi.consent.schema import LedgerScope\n"
         "from actito_didomi.runtime import Runtime\n"
         "settings = LedgerSettings(ledger_url=sys.argv[1])\n"
         "for _ in range(2): Ledger.open(settings, LedgerScope(), Runtime()).close()\n"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from actito_didomi.consent.ledgers import FoundChange
+from actito_didomi.consent.looks import FoundChange
 from tap_actito.found import to_change, whole_groups
 
 

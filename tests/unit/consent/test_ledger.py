@@ -20,9 +20,11 @@ from actito_didomi import codes
 from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.conflicts import DIDOMI, Act
 from actito_didomi.consent.entries import Entry, Held, Intent, Place, Write, begin_write
-from actito_didomi.consent.ledgers import FoundChange, Ledger, LedgerScope, Look
+from actito_didomi.consent.ledger import Ledger
+from actito_didomi.consent.looks import FoundChange, Look
 from actito_didomi.consent.person import Owed, Person, Retry
 from actito_didomi.consent.rejects import RejectDetails
+from actito_didomi.consent.schema import LedgerScope
 from actito_didomi.errors import SettingsError
 from actito_didomi.runtime import Runtime
 
@@ -263,9 +265,21 @@ def test_changes_found_by_looks_are_numbered(ledger: Ledger) -> None:
 
 
 def test_runs_are_numbered(ledger: Ledger) -> None:
-    assert ledger.start_run("target-actito", "forward") == "1"
-    assert ledger.start_run("target-didomi", "reverse") == "2"
-    ledger.end_run("1", "exit 0")
+    assert ledger.start_run("target-actito", "forward") == 1
+    assert ledger.start_run("target-didomi", "reverse") == 2
+    ledger.end_run(1, "success", 0, {"people": 3, "skipped": {"guest": 1}})
+    second, first = ledger.last_runs()
+    assert (first.plugin, first.outcome, first.exit_status) == ("target-actito", "success", 0)
+    assert first.counts == {"people": 3, "skipped": {"guest": 1}}
+    assert first.ended is not None
+    assert (second.direction, second.ended, second.exit_status) == ("reverse", None, None)
+
+
+def test_a_hundred_runs_of_each_plugin_are_kept(ledger: Ledger) -> None:
+    rare = ledger.start_run("tap-actito", "reverse")
+    numbers = [ledger.start_run("target-actito", "forward") for _ in range(103)]
+    kept = [run.number for run in ledger.last_runs(1000)]
+    assert kept == [*reversed(numbers[3:]), rare]
 
 
 @pytest.mark.parametrize("parts", [4, 500])
@@ -282,7 +296,7 @@ def test_many_choices_of_many_people(ledger: Ledger, parts: int) -> None:
 DYING = """
 import os, signal, sys
 from actito_didomi.consent.config import LedgerSettings
-from actito_didomi.consent.ledgers import Ledger
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.runtime import Runtime
 from ledger_databases import SCOPE
 ledger = Ledger.open(LedgerSettings(ledger_url=sys.argv[1], ledger_key="key"), SCOPE, Runtime())
@@ -320,7 +334,7 @@ COUNTING = """
 import sys
 from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.person import Retry
-from actito_didomi.consent.ledgers import Ledger
+from actito_didomi.consent.ledger import Ledger
 from actito_didomi.runtime import Runtime
 from ledger_databases import SCOPE
 ledger = Ledger.open(LedgerSettings(ledger_url=sys.argv[1], ledger_key="key"), SCOPE, Runtime())

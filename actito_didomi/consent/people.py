@@ -1,0 +1,492 @@
+"""People in the ledger: who chose what, what each side holds, and what is owed to whom."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+import sqlalchemy as sa
+from msgspec import structs
+
+from actito_didomi.consent.codec import Codec
+from actito_didomi.consent.first_load import FirstPeople
+from actito_didomi.consent.imports import ImportTable
+from actito_didomi.consent.leases import LeaseTable
+from actito_didomi.consent.looks import LookTable
+from actito_didomi.consent.masks import FieldBits, fits
+from actito_didomi.consent.person import Owed, Person
+from actito_didomi.consent.rows import (
+    StoredNames,
+    by_key,
+    delete_people,
+    insert_people,
+    lock_people,
+    select_people,
+    write_people,
+)
+from actito_didomi.consent.store import is_worth_repeating
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+
+    from actito_didomi.consent.choices import Path
+    from actito_didomi.consent.coalesce import PersonLayers
+    from actito_didomi.consent.conflicts import Micros, Rules, Side
+    from actito_didomi.consent.fields import ChoiceField
+    from actito_didomi.consent.looks import FoundChange
+    from actito_didomi.consent.masks import ImportEnd
+    from actito_didomi.consent.rows import Row
+    from actito_didomi.consent.store import Store, Transaction
+    from actito_didomi.runtime import Runtime
+
+_OPT_OUTS = {Owed.ACTITO: Owed.OPT_OUT_ACTITO, Owed.DIDOMI: Owed.OPT_OUT_DIDOMI}
+_CHANGED_TOGETHER = 5_000
+"""People that are changed in one transaction by `change_each`."""
+_BATCH_SIZE = 10_000
+"""People that are read together."""
+_ATTEMPTS = 5
+
+
+class OwedCounts:
+    """To how many people something is owed.
+
+    Args:
+        people: By all flags of a person together.
+    """
+
+    def __init__(self, people: Mapping[Owed, int]) -> None:
+        self._people = people
+
+    def having(self, flag: Owed, without: Owed = Owed.NONE) -> int:
+        """Return how many people have one flag and not another."""
+        return sum(n for owed, n in self._people.items() if owed & flag and not owed & without)
+
+    def opt_outs(self, direction: Literal["forward", "reverse"]) -> int:
+        """Return to how many people an opt-out is owed for another reason than being unknown."""
+        if direction == "forward":
+            return self.having(Owed.OPT_OUT_ACTITO, Owed.NO_PROFILE)
+        return self.having(Owed.OPT_OUT_DIDOMI, Owed.NO_USER)
+
+    @property
+    def deferred(self) -> int:
+        """How many people have opt-ins that wait for the setting `baseline`."""
+        return self.having(Owed.DEFERRED)
+
+
+class Change:
+    """What is changed in one transaction.
+
+    Attributes:
+        people: Those asked for, by their key; an empty one for whom the ledger doesn't know.
+            Change them in place, or put others in their place.
+        found: Changes in Actito to append; see `add_found`.
+    """
+
+    def __init__(self, people: dict[str, Person]) -> None:
+        self.people = people
+        self.found: list[FoundChange] = []
+
+    def add_found(self, change: FoundChange) -> None:
+        """Append a change that a look found; it gets its number when the transaction ends."""
+        self.found.append(change)
+
+
+class PeopleTable(ImportTable, LookTable, LeaseTable):
+    """The people of a pair, as what is known of imports makes them.
+
+    Args:
+        store: The database, with its tables.
+        scope: Number of the pair.
+        runtime: Clock and locks.
+        key: Key of the hashes.
+        rules: Settings that decide between choices.
+
+    Attributes:
+        key: The same.
+        rules: The same.
+    """
+
+    def __init__(
+        self, store: Store, scope: int, runtime: Runtime, *, key: bytes, rules: Rules
+    ) -> None:
+        super().__init__(store, scope, runtime)
+        self.key = key
+        self.rules = rules
+        self._names = StoredNames(scope)
+        self._codec = Codec(self._names)
+        self._lock = runtime.lock()
+
+    def hash(self, person: str) -> str:
+        """Return what a person is called in logs: 10 hexadecimal digits, keyed."""
+        return hashlib.blake2s(person.encode(), key=self.key, digest_size=5).hexdigest()
+
+    def digest(self, value: Any) -> bytes:
+        """Return 8 bytes that stand for a value of JSON, keyed."""
+        encoded = msgspec.json.encode(value, order="sorted")
+        return hashlib.blake2s(encoded, key=self.key, digest_size=8).digest()
+
+    def read(self, people: Collection[str]) -> dict[str, Person]:
+        """Return the people of these keys whom the ledger knows.
+
+        Imports that have ended are part of them: what they were to write is held.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.read() as transaction:
+            return self._decode(transaction, self._select(transaction, sorted(set(people))))
+
+    def change_each(self, people: Sequence[str], work: Callable[[str, Person], None]) -> None:
+        """Change people in transactions of many, one after the other.
+
+        Args:
+            people: Keys of those to be changed.
+            work: Called for each, with the key; changes the person. As for `change`, it calls no
+                other method of the ledger.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        for start in range(0, len(people), _CHANGED_TOGETHER):
+            with self.change(people[start : start + _CHANGED_TOGETHER]) as change:
+                for key, person in change.people.items():
+                    work(key, person)
+
+    @contextmanager
+    def change(self, people: Collection[str]) -> Iterator[Change]:
+        """Change people in one transaction; nobody else can change them meanwhile.
+
+        At its end the rows that differ are written; an exception leaves all as it was. No other
+        method of the ledger may be called in the block.
+
+        Args:
+            people: Keys of those to be changed.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        keys = sorted(set(people))
+        with self._store.write() as transaction:
+            self._check_leases(transaction)
+            rows = self._claim(transaction, keys)
+            found = self._decode(transaction, rows)
+            change = Change({key: found.get(key) or Person() for key in keys})
+            yield change
+            self._save(transaction, rows, change)
+
+    def learn_new(
+        self,
+        found: Sequence[tuple[str, PersonLayers]],
+        paths: Sequence[Path | None],
+        arrival: Micros,
+        digest: Callable[[Any], bytes],
+    ) -> list[int]:
+        """Learn events of people whom the ledger doesn't know yet, in one transaction.
+
+        It is the quick way of a first load, and leads to the same as `change` does.
+
+        Args:
+            found: Keys of people, and what records say of them.
+            paths: The choice of each mapped field, by the numbers of the fields in masks; None for
+                a field that holds other values than choices.
+            arrival: When the records had arrived.
+            digest: Returns what stands for the value of an attribute.
+
+        Returns:
+            Positions in `found` of those who are left to `change`: people whom the ledger knows,
+            who occur repeatedly, or of whom more than events is said.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.write() as transaction, self._lock:
+            self._check_leases(transaction)
+            self._names.transaction = transaction
+            try:
+                encode = FirstPeople(self._codec, paths, digest).encode
+                made: dict[str, tuple[str, int, int, bytes] | None] = {}
+                left: list[int] = []
+                for position, (key, layers) in enumerate(found):
+                    if key in made:
+                        left.append(position)  # after what was said of the person before
+                    elif (row := encode(key, layers, arrival)) is None:
+                        made[key] = None
+                        left.append(position)
+                    else:
+                        made[key] = row
+                rows = sorted([row for row in made.values() if row is not None])
+                if not insert_people(transaction, self._scope, rows):
+                    there = self._select(transaction, [row[0] for row in rows])
+                    known = {row[0] for row in rows if there.get(row[0]) != row[1:]}
+                    waiting = set(left)
+                    left = [
+                        position
+                        for position, (key, _) in enumerate(found)
+                        if key in known or position in waiting
+                    ]
+                transaction.connection.commit()
+            except BaseException:
+                self._names.forget()
+                self._codec.forget()
+                raise
+        return left
+
+    def number_fields(self, fields: Collection[ChoiceField]) -> FieldBits | None:
+        """Return the bits of fields, which are for good; None where masks of them are too wide.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.write() as transaction, self._lock:
+            self._names.transaction = transaction
+            try:
+                bits = [
+                    (
+                        field,
+                        self._codec.bit(field.path),
+                        self._codec.field_bit(field.path, field.place),
+                    )
+                    for field in fields
+                ]
+                transaction.connection.commit()
+            except BaseException:
+                self._names.forget()
+                self._codec.forget()
+                raise
+        return FieldBits(bits) if fits(bits) else None
+
+    def owed(
+        self,
+        flag: Owed,
+        *,
+        after: str | None = None,
+        limit: int = 1000,
+        opt_outs_only: bool = False,
+        due_at: Micros | None = None,
+    ) -> list[tuple[str, Person]]:
+        """Return people to whom something is owed, in the order of their keys.
+
+        Args:
+            flag: What is owed, or why it waits; several flags stand for any of them.
+            after: Only people after this key.
+            limit: Maximum number of people.
+            opt_outs_only: Only people to whom an opt-out is owed, on the sides of `flag`.
+            due_at: Only people who may be tried again at this timestamp.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        wanted, also = int(flag), -1
+        if opt_outs_only:
+            also = sum(int(opt_out) for side, opt_out in _OPT_OUTS.items() if side & flag)
+            also = also or sum(map(int, _OPT_OUTS.values()))
+        with self._store.read() as transaction:
+            rows = transaction.all(
+                "SELECT person, owed, due, data FROM ledger_people WHERE scope = ? AND owed > 0 "
+                "AND (owed & ?) <> 0 AND (owed & ?) <> 0 AND person > ? AND due <= ? "
+                "ORDER BY person LIMIT ?",
+                self._scope,
+                wanted,
+                also,
+                after or "",
+                due_at if due_at is not None else 2**62,
+                limit,
+            )
+            return list(self._decode(transaction, by_key(rows)).items())
+
+    def count_owed(self) -> OwedCounts:
+        """Return to how many people something is owed.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.read() as transaction:
+            rows = transaction.all(
+                "SELECT owed, count(*) FROM ledger_people WHERE scope = ? AND owed > 0 "
+                "GROUP BY owed",
+                self._scope,
+            )
+        return OwedCounts({Owed(owed): people for owed, people in rows})
+
+    def _select(self, transaction: Transaction, keys: list[str]) -> dict[str, Row]:
+        rows: dict[str, Row] = {}
+        for start in range(0, len(keys), _BATCH_SIZE):
+            part = keys[start : start + _BATCH_SIZE]
+            rows |= by_key(select_people(transaction, self._scope, part))
+        return rows
+
+    def _claim(self, transaction: Transaction, keys: list[str]) -> dict[str, Row]:
+        """Read rows so that nobody else can write them before the transaction ends."""
+        if transaction.is_sqlite:  # has one writer at a time
+            return self._select(transaction, keys)
+        for attempt in range(_ATTEMPTS):
+            try:
+                return lock_people(transaction, self._scope, keys)
+            except sa.exc.DBAPIError as error:
+                if not is_worth_repeating(error) or attempt == _ATTEMPTS - 1:
+                    raise
+                transaction.connection.rollback()
+        raise AssertionError
+
+    def _decode(self, transaction: Transaction, rows: dict[str, Row]) -> dict[str, Person]:
+        def find_endings(imports: set[int]) -> list[ImportEnd]:
+            return self._find_endings(transaction, imports, self.rules)
+
+        with self._lock:
+            self._names.transaction = transaction
+            return {
+                key: self._codec.decode(data, owed, find_endings, key)
+                for key, (owed, _, data) in rows.items()
+                if data
+            }
+
+    def _save(self, transaction: Transaction, rows: dict[str, Row], change: Change) -> None:
+        with self._lock:
+            self._names.transaction = transaction
+            try:
+                changed, emptied = self._encode(rows, change.people)
+                write_people(transaction, self._scope, changed)
+                delete_people(transaction, self._scope, emptied)
+                self._add_found(transaction, change.found)
+                transaction.connection.commit()
+            except BaseException:
+                self._names.forget()
+                self._codec.forget()
+                raise
+
+    def _encode(
+        self, rows: dict[str, Row], people: dict[str, Person]
+    ) -> tuple[list[tuple[str, int, int, bytes]], list[str]]:
+        """Return the rows to write, in the order of their keys, and the people to delete."""
+        changed, emptied = [], []
+        nobody = (0, 0, self._codec.encode(Person()))
+        for key, person in people.items():
+            row = (
+                int(person.owed),
+                _due(person),
+                self._codec.encode(person, key),
+            )
+            before = rows.get(key)
+            if row == nobody:
+                if before is not None:
+                    emptied.append(key)
+            elif row != before:
+                changed.append((key, *row))
+        return changed, emptied
+
+    def retry_people(self, keys: Collection[str] | None = None, *, code: str | None = None) -> int:
+        """Make what is owed to people due at once, though it was refused; return how many.
+
+        Args:
+            keys: Only these people; None for all.
+            code: Only what was refused with the code of this name.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        count, after = 0, None
+        while found := self.owed(Owed.ACTITO | Owed.DIDOMI, after=after):
+            after = found[-1][0]
+            waiting = [
+                key
+                for key, person in found
+                if (keys is None or key in keys)
+                and any(code in {None, retry.code} for retry in person.retries.values())
+            ]
+            with self.change(waiting) as change:
+                for person in change.people.values():
+                    for side, retry in person.retries.items():
+                        if code in {None, retry.code}:
+                            person.retries[side] = structs.replace(retry, next_at=0)
+            count += len(waiting)
+        return count
+
+    def between(self, first: str, last: str, limit: int) -> list[tuple[str, Person]]:
+        """Return people whose keys are greater than `first` and less than `last`, in their order.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.read() as transaction:
+            rows = transaction.all(
+                "SELECT person, owed, due, data FROM ledger_people WHERE scope = ? AND person > ? "
+                "AND person < ? ORDER BY person LIMIT ?",
+                self._scope,
+                first,
+                last,
+                limit,
+            )
+            return list(self._decode(transaction, by_key(rows)).items())
+
+    def find_profiles(self, profile_ids: Collection[str]) -> dict[str, str]:
+        """Return the keys of people by the ids of their profiles, as far as these are known.
+
+        All people are read, so it is for what is rare.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        found: dict[str, str] = {}
+        after = ""
+        while True:
+            with self._store.read() as transaction:
+                rows = transaction.all(
+                    "SELECT person, data FROM ledger_people WHERE scope = ? AND person > ? "
+                    "ORDER BY person LIMIT ?",
+                    self._scope,
+                    after,
+                    _BATCH_SIZE,
+                )
+            if not rows:
+                return found
+            for key, data in rows:
+                profile_id = self._codec.profile_id(data) if data else None
+                if profile_id is not None and profile_id in profile_ids:
+                    found[profile_id] = key
+            after = rows[-1][0]
+
+    def end_import_of(self, number: int, people: Collection[str]) -> list[str]:
+        """Record that an import which has ended is open no longer for people, as far as it is easy.
+
+        What it wrote counts as held for everybody who reads it, and then just that is owed which
+        was owed in addition to it. So only the flag is taken away, in one transaction.
+
+        Args:
+            number: Its number; `set_import` has recorded its end.
+            people: Keys of people whom it wrote.
+
+        Returns:
+            The keys of those who are left to `change`.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        keys, left = sorted(set(people)), []
+        with self._store.write() as transaction:
+            self._check_leases(transaction)
+            rows = self._claim(transaction, keys)
+            ended: list[tuple[str, int, int, bytes]] = []
+            for key in keys:
+                owed, due, data = rows.get(key, (0, 0, b""))
+                if owed & Owed.IN_IMPORT and self._codec.is_alone(data, number):
+                    ended.append((key, owed & ~int(Owed.IN_IMPORT), due, data))
+                else:
+                    left.append(key)
+            write_people(transaction, self._scope, ended)
+            transaction.connection.commit()
+        return left
+
+
+def _due(person: Person) -> Micros:
+    """Return when something may be tried again; 0 for at any time."""
+    if not person.retries:
+        return 0
+    sides: list[Side] = []
+    if person.owed & Owed.ACTITO:
+        sides.append("actito")
+    if person.owed & Owed.DIDOMI:
+        sides.append("didomi")
+    times = [person.retries[side].next_at if side in person.retries else 0 for side in sides]
+    return min(times, default=0)
