@@ -60,6 +60,26 @@ def is_value(path: Path) -> bool:
     return len(path) == _VALUE_PARTS and path[3] == "values"
 
 
+_ODD_NO = frozenset({"false", "0", "0.0", "no", "off", "n"})
+_ODD_YES = frozenset({"true", "1", "1.0", "yes", "on", "y"})
+
+
+def read_odd_boolean(value: Any) -> bool | None:
+    """Read a choice that is not a boolean, such as `"false"`, `0` or `"no"`.
+
+    An opt-out is carried out whatever its spelling; an opt-in must be spelt as documented.
+
+    Returns:
+        What it seems to say; None where that can't be known.
+    """
+    if not isinstance(value, (str, int, float)):
+        return None
+    text = str(value).strip().lower()
+    if text in _ODD_YES:
+        return True
+    return False if text in _ODD_NO else None
+
+
 def split_answer(answer: str) -> list[str]:
     """Split an answer of the current format into the ids of the values chosen."""
     return [value_id.strip() for value_id in answer.split(",")]
