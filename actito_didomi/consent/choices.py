@@ -20,6 +20,8 @@ Path = tuple[str, ...]
 Answer = tuple[str, ...]
 """The values of a preference that are chosen, in their order in the record."""
 
+CHOICES = ("enabled", "enabled_li")
+"""Keys of choices."""
 _NODES = ("channels", "purposes", "preferences")
 _VENDORS = (
     ("enabled", "enabled", True),
@@ -114,6 +116,7 @@ def readable(consents: Any) -> dict[str, Any]:
     """Return consents without the nodes that are not of Didomi's form.
 
     One odd node never stops what else is said: `read_choices` reads the result without an error.
+    Of choices that are not booleans, opt-outs are kept.
     """
     if not isinstance(consents, dict):
         return {}
@@ -121,15 +124,21 @@ def readable(consents: Any) -> dict[str, Any]:
     vendors = consents.get("vendors")
     if isinstance(vendors, dict):
         kept["vendors"] = {
-            part: found for part, found in vendors.items() if isinstance(found, list)
+            part: [vendor for vendor in found if isinstance(vendor, (str, int))]
+            for part, found in vendors.items()
+            if isinstance(found, list)
         }
     return kept
 
 
 def _readable(node: Mapping[str, Any]) -> dict[str, Any]:
-    kept: dict[str, Any] = {
-        name: node[name] for name in ("enabled", "enabled_li") if isinstance(node.get(name), bool)
-    }
+    kept: dict[str, Any] = {}
+    for name in CHOICES:
+        choice = node.get(name)
+        if isinstance(choice, bool):
+            kept[name] = choice
+        elif choice is not None and read_odd_boolean(choice) is False:
+            kept[name] = False
     for name in (*_NODES, "values"):
         below = node.get(name)
         if isinstance(below, list):
@@ -144,7 +153,7 @@ def _readable(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _walk(node: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, bool | Answer]]:
-    for name in ("enabled", "enabled_li"):
+    for name in CHOICES:
         choice = node.get(name)
         if choice is not None:
             if not isinstance(choice, bool):

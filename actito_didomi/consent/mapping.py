@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from actito_didomi import codes
-from actito_didomi.consent.choices import Path, split_answer
+from actito_didomi.consent.choices import CHOICES, Path, split_answer
 from actito_didomi.consent.conflicts import resolve_tie
 from actito_didomi.errors import InvalidMappingError
 from actito_didomi.tolerant import ODD_CHARACTER, is_unreadable
@@ -31,7 +31,6 @@ Kind = Literal["subscription", "attribute"]
 
 _MIN_PREFERENCE_PATH = 4
 _NODES = ("channels", "purposes", "preferences")
-_CHOICES = ("enabled", "enabled_li")
 _VALUE_PATH = 6
 """Parts of consents, purposes, PURPOSE, values, PREFERENCE, value."""
 _MOST_PATHS = 50_000
@@ -113,7 +112,7 @@ def odd_nodes(consents: MappingABC[str, Any]) -> Iterator[Path]:
                     yield (*path, name)
                 for element in elements:
                     own = (*path, name, element["id"])
-                    if any(_is_odd_choice(element.get(key)) for key in _CHOICES):
+                    if any(_is_odd_choice(element.get(key)) for key in CHOICES):
                         yield own
                     stack.append((own, element))
             elif below is not None and not _is_keyed(below):

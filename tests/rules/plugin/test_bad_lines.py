@@ -267,7 +267,7 @@ def test_rule_12_for_any_bytes_between_two_records_the_second_is_written(tmp_pat
 def test_b5_an_opt_out_in_an_odd_form_is_carried_out(
     actito: Actito, config: dict[str, Any], tmp_path: Path
 ) -> None:
-    """What looks like an opt-in is rejected; what can't be told may be an opt-out."""
+    """What looks like an opt-in is rejected; what says neither may be an opt-out."""
     outs, ins, unknown = ["false", 0, "No", " OFF ", 0.0], ["true", 1, "yes"], ["maybe", 7, ""]
     people = [f"p{n}" for n in range(len([*outs, *ins, *unknown]))]
     for number, person in enumerate(people):
@@ -298,3 +298,38 @@ def test_b5_metadata_of_an_odd_form_holds_up_no_choice(
     run = run_bytes("target-actito", config, tmp_path, lines(stream_of(*events)).encode())
     assert (run.exit_code, rejects(config)) == (0, [])
     assert [p for p, found in actito.all().items() if found["subscriptions"]["Newsletter"]] == []
+
+
+def test_b5_b9_target_didomi_posts_what_is_readable_next_to_what_is_odd(
+    url: str, tmp_path: Path
+) -> None:
+    """An odd opt-out is posted; what looks like an opt-in, or can't be read, is rejected."""
+    config = post_config(url, tmp_path, create_users=True)
+    odd: list[tuple[Any, list[bool]]] = [
+        ("false", []), (0, []), ("true", [False]), ("maybe", [True]), ({"x": 1}, [True]),
+    ]  # fmt: skip
+    events = [
+        event(f"p{number}", channels={"email": value, "sms": False})
+        for number, (value, _) in enumerate(odd)
+    ]
+    for number, broken in enumerate([["x"], [{"id": 7}], "x"], start=len(odd)):
+        found = event(f"p{number}", channels={"sms": False})
+        found["consents"]["purposes"] = broken
+        events.append(found)
+        odd.append((broken, [True]))
+    data = lines([schema(), *map(record, events)]).encode()
+    data += with_odd({**opting_out("p9"), "proofs": [HERE], "metadata": {"x": HERE}}, b"NaN")
+    data += with_odd(
+        {**opting_out("p10"), "consents": {"channels": [{"id": "email", "enabled": HERE}]}}, b"NaN"
+    )
+    run = run_bytes("target-didomi", config, tmp_path, data + lines([state({"n": 1})]).encode())
+    assert run.exit_code == 3, run.err[-2000:]
+    assert run.states == [{"n": 1}]
+    didomi = Didomi(url)
+    for number in range(len(odd)):
+        assert didomi.state(f"p{number}")["sms"] is False
+    assert [didomi.state(f"p{n}").get("email") for n in (0, 1, 2, 3)] == [False, False, None, None]
+    assert didomi.state("p9")["email"] is False
+    assert [r["opt_out"] for r in rejects(config)] == [
+        *(opt_out for _, found in odd for opt_out in found), True,
+    ]  # fmt: skip
