@@ -233,6 +233,19 @@ Find what sends these events (a website or app that calls Didomi before the pers
 correct it. Whose choices these are can't be found out.
 """
 
+UNREADABLE_LINE = Code(216, "unreadable_line", "reject")
+"""A line of the input can't be decoded at all, so it is kept as it came, and counts as an opt-out.
+
+Find out what broke it (`actito-didomi rejects show`), have its records sent again, and dismiss it.
+"""
+
+ODD_BOOLEAN = Code(217, "odd_boolean", "warning")
+"""A choice is not a boolean, but a text or number such as "false", 0 or "no".
+
+Correct it at its source. Until then such opt-outs are carried out; what looks like an opt-in is
+rejected.
+"""
+
 # Group AD3xx, Actito refuses; 301 is kept for `attribute_refused`
 
 CHANGE_REFUSED = Code(302, "change_refused", "reject")

@@ -42,6 +42,9 @@ class HasIntake(Protocol):
     def count_lines(self, count: int) -> None:
         """Record that lines were taken in."""
 
+    def reject_line(self, line: bytes, reason: str) -> None:
+        """Store a line that can't be decoded as a reject."""
+
     def reject(self, reject: Reject) -> None:
         """Store a reject."""
 

@@ -22,6 +22,7 @@ from actito_didomi.consent.records import read_arrival
 from actito_didomi.errors import BadInputError
 from actito_didomi.files import BROKEN, open_gzip
 from actito_didomi.plugin.reader import count_lines, whole_lines
+from actito_didomi.tolerant import ODD_CHARACTER
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -361,7 +362,9 @@ class Decoder:
         self._others |= {
             key
             for key in keys_of(consents)
-            if key not in self._parts and len(self._others) < _MOST_OTHERS
+            if key not in self._parts
+            and ODD_CHARACTER not in key
+            and len(self._others) < _MOST_OTHERS
         }
 
     def messages(self, block: bytes) -> list[Any]:
@@ -432,7 +435,7 @@ def _decode(decoder: msgspec.json.Decoder[Any], block: bytes) -> list[Any]:
         found = decoder.decode_lines(block)
         if len(found) == count_lines(block):
             return found
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         pass
     return [_decode_one(decoder, line) for line in block.split(b"\n")]
 
@@ -440,7 +443,7 @@ def _decode(decoder: msgspec.json.Decoder[Any], block: bytes) -> list[Any]:
 def _decode_one(decoder: msgspec.json.Decoder[Any], line: bytes) -> Any:
     try:
         return decoder.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return _NOTHING
 
 

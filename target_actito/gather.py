@@ -654,7 +654,7 @@ class Gatherer:
         """Return what metadata says that mappings name."""
         try:
             found = _metadata.decode(metadata)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return self._careful
         mask = 0
         routes = self._routes.metadata

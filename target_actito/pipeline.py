@@ -21,7 +21,9 @@ from actito_didomi.didomi.exports import arrival_of_file
 from actito_didomi.errors import BadInputError, ImportQuotaExceededError
 from actito_didomi.plugin.breaker import RefusalBreaker
 from actito_didomi.plugin.looks import LookLearner, ProfileReader
+from actito_didomi.plugin.reader import CutLine, LongLine
 from actito_didomi.plugin.rejects import Reject
+from actito_didomi.tolerant import decode_tolerantly
 from target_actito.bulk import BulkWriter
 from target_actito.checked import CheckedWriter
 from target_actito.counts import Counts
@@ -309,7 +311,10 @@ class Pipeline:
             blocks = read_batch(url, batch["encoding"], self._settings.storage_options)
             for number, block in blocks:
                 self._target.on_idle()
-                self._take_bare(batch["stream"], url, number, block, arrival)
+                if isinstance(block, (CutLine, LongLine)):
+                    self._take_odd(batch["stream"], block, f"{url}, line {number}", arrival)
+                else:
+                    self._take_bare(batch["stream"], url, number, block, arrival)
                 self._target.after_records()
             logger.info("BATCH file read: %d records.", summary.records - before)
 
@@ -341,8 +346,7 @@ class Pipeline:
                 if at == len(records):
                     break
                 if lines[at].strip():
-                    record = _object(lines[at], url, number + at)
-                    self._target.take_record(stream, record, arrival)
+                    self._take_odd(stream, lines[at], f"{url}, line {number + at}", arrival)
                 at += 1
                 if at < len(records) and (
                     self._update() or is_typed is not (stream in self._sinks)
@@ -358,6 +362,34 @@ class Pipeline:
         """
         if self.ledger is not None:
             self._gatherer.latest = NEVER if arrival is None else arrival + self._tolerance
+
+    def _take_odd(self, stream: str, line: bytes, where: str, arrival: datetime | None) -> None:
+        """Read a line of a file as a whole, or reject it.
+
+        Args:
+            stream: Stream of the record.
+            line: The line.
+            where: Where it stands.
+            arrival: When it had come into being at the latest; None if that isn't known.
+
+        Raises:
+            BadInputError: It is cut off.
+        """
+        problem = "not a JSON object"
+        if isinstance(line, LongLine):
+            record = None
+            problem = f"longer than {line.limit:,} bytes (max_line_bytes)"
+        else:
+            record = _decode_whole(line)
+        if isinstance(record, dict):
+            self._target.take_record(stream, record, arrival)
+        elif isinstance(line, CutLine):
+            raise BadInputError(
+                codes.UNREADABLE_BATCH,
+                f"{where}: cut off. Nothing after it is acknowledged; have the file made again.",
+            )
+        else:
+            self._target.reject_line(line, f"{where}: {problem}.")
 
     def _take_typed(
         self, records: list[Any], lines: Lines, at: int, stream: str | None = None
@@ -389,7 +421,10 @@ class Pipeline:
 
     def _fits(self, line: bytes, stream: str | None) -> bool:
         """Return whether a record fits the schema of its stream, where that is to be checked."""
-        record = msgspec.json.decode(line)
+        try:
+            record = msgspec.json.decode(line)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return False
         if stream is None:
             stream, record = record["stream"], record["record"]
         sink = self._sinks[stream]
@@ -433,7 +468,7 @@ class Pipeline:
                     record={"target": choice.id, "timestamp": consent.timestamp, **consent.tree},
                 ),
             )
-        for path in self.translator.find_odd(consent.tree.get("consents")):
+        for path in self.translator.find_odd(consent.tree):
             target.reject(
                 Reject(
                     code=codes.INVALID_RECORD,
@@ -519,20 +554,13 @@ class Pipeline:
             logger.warning("Metadata %r could not be converted. People: %d.", name, count)
 
 
-def _object(line: bytes, url: str, number: int) -> dict[str, Any]:
-    """Decode a line of a file as a whole.
-
-    Raises:
-        BadInputError: It is not a JSON object.
-    """
+def _decode_whole(line: bytes) -> Any:
+    """Decode a line strictly, or else tolerantly; None where that is impossible."""
     try:
-        record = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        record = None
-    if not isinstance(record, dict):
-        raise BadInputError(
-            codes.UNREADABLE_BATCH,
-            f"{url}, line {number}: not a JSON object. Nothing after it is acknowledged; have the "
-            "file made again.",
-        )
-    return record
+        return msgspec.json.decode(line)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        return decode_tolerantly(line)
+    except ValueError:
+        return None

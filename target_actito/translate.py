@@ -11,11 +11,14 @@ import msgspec
 
 from actito_didomi import codes
 from actito_didomi.actito import ConversionError, ValueType, convert
+from actito_didomi.consent.choices import read_odd_boolean
 from actito_didomi.consent.coalesce import Extra, Field, MappedField, Masks
 from actito_didomi.consent.mapping import Mapping, Resolver, Unclear, odd_nodes, show_path
 from actito_didomi.errors import SettingsError
+from actito_didomi.tolerant import decode_tolerantly, is_unreadable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping as MappingABC
     from zoneinfo import ZoneInfo
 
     from actito_didomi.actito import TableStructure
@@ -111,6 +114,7 @@ class Translator:
             for name, attribute in self.metadata_attributes.items()
             if attribute.type is ValueType.STRING
         }
+        self._odd: set[str] = set()
         self.unknown_metadata: set[str] = set()
         self.unusable_metadata: Counter[str] = Counter()
 
@@ -142,14 +146,21 @@ class Translator:
         """
         if not isinstance(consents, dict):
             return consents is not None
-        if self.find_odd(consents):
+        if self.find_odd({"consents": consents}):
             return True
         found, unclear = self.resolver.resolve({"consents": consents})
         return bool(unclear) or any(hit.value is not True or hit.mapping.invert for hit in found)
 
-    def find_odd(self, consents: Any) -> list[Path]:
-        """Find the nodes of consents that are not as documented and that a mapping may name."""
-        found = odd_nodes(consents) if isinstance(consents, dict) else ()
+    def find_odd(self, tree: MappingABC[str, Any]) -> list[Path]:
+        """Find the nodes of a record that are not as documented and that a mapping may name.
+
+        Args:
+            tree: The record in the user form.
+        """
+        consents = tree.get("consents")
+        found = list(odd_nodes(consents)) if isinstance(consents, dict) else []
+        if is_unreadable(tree.get("metadata")):
+            found.append(("metadata",))
         return [path for path in found if self.resolver.may_name_below(path)]
 
     # Choices
@@ -171,28 +182,28 @@ class Translator:
         if isinstance(value, Untranslatable):
             return value
         choice = raw if isinstance(raw, bool) else None
-        if choice is None and mapping.type == "attribute" and self._is_boolean(mapping.id):
+        if choice is None and self._is_boolean(mapping):
             choice = value is not mapping.invert  # a text such as "false" is a yes or no as well
         if choice is None:
             return Said(self.masks.value(number), ((number, value),))
         return Said(self.masks.choice(number, choice))
 
-    def _is_boolean(self, attribute: str) -> bool:
-        return self._structure.attributes[attribute].type is ValueType.BOOLEAN
+    def _is_boolean(self, mapping: Mapping) -> bool:
+        return (
+            mapping.type == "subscription"
+            or self._structure.attributes[mapping.id].type is ValueType.BOOLEAN
+        )
 
     def _convert(self, mapping: Mapping, path: Path, raw: Any) -> Any:
         """Return a value in the form of a mapping's field."""
         choice = raw if isinstance(raw, bool) else None
         value = (not raw) if mapping.invert and choice is not None else raw
+        if choice is None and (
+            mapping.type == "subscription"
+            or (self._is_boolean(mapping) and path[:1] == ("consents",))
+        ):
+            return self._convert_odd(mapping, path, raw)
         if mapping.type == "subscription":
-            if choice is None:
-                return Untranslatable(
-                    codes.INVALID_VALUE,
-                    mapping.id,
-                    f"{mapping.value} ({show_path(path)}) must be a boolean, but is a "
-                    f"{type(raw).__name__}, so subscription {mapping.id!r} can't be set from it.",
-                    opt_out=False,
-                )
             return value
         attribute = self._structure.attributes[mapping.id]
         try:
@@ -209,6 +220,29 @@ class Translator:
             return not converted
         return converted
 
+    def _convert_odd(self, mapping: Mapping, path: Path, raw: Any) -> Any:
+        """Return the value of a choice that is not a boolean: only an opt-out is read from it."""
+        said = read_odd_boolean(raw)
+        if said is not False:
+            return Untranslatable(
+                codes.INVALID_VALUE,
+                mapping.id,
+                f"{mapping.value} ({show_path(path)}) must be a boolean, but is a "
+                f"{'value that cannot be read' if is_unreadable(raw) else type(raw).__name__}, so "
+                f"{mapping.type} {mapping.id!r} can't be set from it.",
+                opt_out=said is None or mapping.invert,
+            )
+        if mapping.id not in self._odd:
+            self._odd.add(mapping.id)
+            logger.warning(
+                "%s: %s (%s) must be a boolean, but is a %s; only opt-outs are read so.",
+                codes.ODD_BOOLEAN,
+                mapping.value,
+                show_path(path),
+                type(raw).__name__,
+            )
+        return mapping.invert
+
     # Metadata
 
     def convert_metadata(
@@ -217,9 +251,8 @@ class Translator:
         """Convert metadata; a value that can't be converted holds up nothing else."""
         try:
             found = _METADATA.decode(metadata)
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            self._note_unusable("", "not valid JSON")
-            return []
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            found = _decode_odd(metadata)
         texts = self._texts
         converted: list[tuple[str, Any, Any]] = []
         for name, raw in found.items():
@@ -258,6 +291,15 @@ class Translator:
                 problem,
             )
         self.unusable_metadata[name] += 1
+
+
+def _decode_odd(metadata: bytes) -> dict[str, Any]:
+    """Decode metadata that can't be decoded strictly; what is odd in it is left out."""
+    try:
+        found = decode_tolerantly(metadata)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _unclear(item: Unclear) -> Untranslatable:

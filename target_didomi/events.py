@@ -5,12 +5,19 @@ from __future__ import annotations
 import uuid
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from actito_didomi.consent.choices import ConsentChoices, read_choices
+from actito_didomi.consent.choices import (
+    CHOICES,
+    ConsentChoices,
+    read_choices,
+    read_odd_boolean,
+    readable,
+)
 from actito_didomi.consent.conflicts import ACTITO, Act, to_micros
+from actito_didomi.consent.mapping import odd_nodes, show_path
 from actito_didomi.consent.records import (
     CONFIRMED,
     PENDING,
@@ -19,9 +26,11 @@ from actito_didomi.consent.records import (
     format_timestamp,
     parse_timestamp,
 )
+from actito_didomi.errors import BadInputError
+from actito_didomi.tolerant import readable_part
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from datetime import datetime
 
     from actito_didomi.consent.conflicts import Source
@@ -90,23 +99,73 @@ def read_incoming(
     after = part.get("changed_after")
     latest = consent.timestamp
     earliest = latest if after is None else parse_timestamp(after, "changed_after")
-    user = part.get("user") or {}
+    user = readable_part(part.get("user")) or {}
     event_id = part.get("id")
+    event_id = event_id if isinstance(event_id, (str, int)) else None
+    extra = {name: readable_part(part.get(name)) for name in POSTED_EVENT_PARTS}
     return IncomingEvent(
         number=number,
         id=str(event_id) if event_id else _id_of(part),
         person=consent.person or "",
         earliest=min(earliest, latest),
         latest=latest,
-        choices=read_choices(part.get("consents") or {}),
+        choices=read_choices(readable(part.get("consents"))),
         extra={
-            "delegate": part.get("delegate") or {"id": delegate},
-            **{name: part[name] for name in POSTED_EVENT_PARTS if part.get(name)},
+            "delegate": readable_part(part.get("delegate")) or {"id": delegate},
+            **{name: value for name, value in extra.items() if value},
         },
         user={name: user[name] for name in POSTED_USER_PARTS if user.get(name)},
         record=part,
         arrival=arrival,
     )
+
+
+class OddChoices(NamedTuple):
+    """Choices of an event that can't be read, or only in another form than documented.
+
+    Attributes:
+        reason: What is wrong, for a reject; holds no personal data.
+        opt_out: Whether one may be an opt-out that is not posted.
+        is_rejected: Whether one is not posted at all.
+    """
+
+    reason: str
+    opt_out: bool
+    is_rejected: bool
+
+
+def find_odd(consents: Any) -> OddChoices | None:
+    """Return what of an event's consents is not of Didomi's form; None if all is.
+
+    What is readable next to it is posted, and of choices that are not booleans the opt-outs.
+    """
+    if not isinstance(consents, dict):
+        return None
+    if (path := next(odd_nodes(consents), None)) is not None:
+        reason = f"`{show_path(path)}` holds something that can't be read; all else is posted."
+        return OddChoices(reason, opt_out=True, is_rejected=True)
+    said = [read_odd_boolean(choice) for choice in _odd_choices(consents)]
+    if said:
+        reason = "A choice is not true, false or null; all else is posted."
+        unclear = [choice is not False for choice in said]
+        return OddChoices(reason, opt_out=None in said, is_rejected=any(unclear))
+    try:
+        read_choices(consents)
+    except BadInputError as error:
+        return OddChoices(error.message, opt_out=True, is_rejected=True)
+    return None
+
+
+def _odd_choices(node: Any) -> Iterator[Any]:
+    if isinstance(node, list):
+        for element in node:
+            yield from _odd_choices(element)
+    elif isinstance(node, dict):
+        for name, part in node.items():
+            if name not in CHOICES:
+                yield from _odd_choices(part)
+            elif part is not None and not isinstance(part, bool):
+                yield part
 
 
 def to_event(

@@ -7,6 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi import codes
+from actito_didomi.consent.choices import read_choices, readable
 from actito_didomi.consent.records import Shape
 from actito_didomi.consent.schema import LedgerScope
 from actito_didomi.consent.scope import Scope
@@ -19,7 +20,7 @@ from actito_didomi.plugin.target import ConsentTarget
 from target_didomi.answers import Decision
 from target_didomi.config import Settings, find_problems
 from target_didomi.delivery import Delivery
-from target_didomi.events import IncomingEvent, read_incoming
+from target_didomi.events import IncomingEvent, find_odd, read_incoming
 from target_didomi.summary import DidomiSummary
 from target_didomi.writer import Writer
 
@@ -62,6 +63,7 @@ class TargetDidomi(ConsentTarget):
         self._created: set[str] = set()
         self._unmatched: set[str] = set()
         self._rejected: set[str] = set()
+        self._warned_of_odd = False
         self._writer: Writer | None = None
         self._delivery: Delivery | None = None
 
@@ -122,7 +124,11 @@ class TargetDidomi(ConsentTarget):
 
     def may_opt_out(self, part: dict[str, Any]) -> bool:
         """Return whether a record that could not be read may hold an opt-out."""
-        return _holds_false(part.get("consents"))
+        consents = part.get("consents")
+        if not isinstance(consents, dict):
+            return consents is not None
+        odd, choices = find_odd(consents), read_choices(readable(consents))
+        return (odd is not None and odd.opt_out) or not all(choices.single.values())
 
     def take(self, consent: ConsentRecord, part: Mapping[str, Any]) -> None:
         """Gather an event."""
@@ -134,12 +140,35 @@ class TargetDidomi(ConsentTarget):
         if reason:
             self.summary.skip(reason)
             return
+        self._check_odd(consent, part)
         number = self.summary.records
         incoming = read_incoming(consent, part, number, self.settings.delegate, self.arrival)
         self._people.setdefault(incoming.person, []).append(incoming)
         self._seen.add(incoming.person)
         if self._oldest is None:
             self._oldest = number
+
+    def _check_odd(self, consent: ConsentRecord, part: Mapping[str, Any]) -> None:
+        """Reject choices that can't be read; what else the event says is posted."""
+        odd = find_odd(part.get("consents"))
+        if odd is None:
+            return
+        if odd.is_rejected:
+            self.reject(
+                Reject(
+                    codes.INVALID_VALUE,
+                    odd.reason,
+                    consent.person,
+                    opt_out=odd.opt_out,
+                    record=part,
+                )
+            )
+        elif not self._warned_of_odd:
+            self._warned_of_odd = True
+            logger.warning(
+                "%s: a choice is not a boolean, but a text or number; only opt-outs are read so.",
+                codes.ODD_BOOLEAN,
+            )
 
     # Writing
 
@@ -289,9 +318,3 @@ def _groups(people: Iterable[list[IncomingEvent]]) -> Iterator[list[list[Incomin
     waiting = iter(people)
     while group := list(islice(waiting, _PEOPLE_AT_ONCE)):
         yield group
-
-
-def _holds_false(node: Any) -> bool:
-    if isinstance(node, dict):
-        node = list(node.values())
-    return node is False or (isinstance(node, list) and any(_holds_false(n) for n in node))

@@ -70,7 +70,10 @@ def convert(
     if _DATE.fullmatch(text):
         day = _date(text)
         return day.isoformat() if to is ValueType.DATE else f"{day.isoformat()} 00:00:00"
-    timestamp = parse_timestamp(text).astimezone(zone)
+    try:
+        timestamp = parse_timestamp(text).astimezone(zone)
+    except OverflowError:
+        raise ConversionError("expected a year from 2 to 9998") from None
     return timestamp.strftime("%Y-%m-%d" if to is ValueType.DATE else "%Y-%m-%d %H:%M:%S")
 
 

@@ -20,6 +20,8 @@ Path = tuple[str, ...]
 Answer = tuple[str, ...]
 """The values of a preference that are chosen, in their order in the record."""
 
+CHOICES = ("enabled", "enabled_li")
+"""Keys of choices."""
 _NODES = ("channels", "purposes", "preferences")
 _VENDORS = (
     ("enabled", "enabled", True),
@@ -60,6 +62,26 @@ def is_value(path: Path) -> bool:
     return len(path) == _VALUE_PARTS and path[3] == "values"
 
 
+_ODD_NO = frozenset({"false", "0", "0.0", "no", "off", "n"})
+_ODD_YES = frozenset({"true", "1", "1.0", "yes", "on", "y"})
+
+
+def read_odd_boolean(value: Any) -> bool | None:
+    """Read a choice that is not a boolean, such as `"false"`, `0` or `"no"`.
+
+    An opt-out is carried out whatever its spelling; an opt-in must be spelt as documented.
+
+    Returns:
+        What it seems to say; None where that can't be known.
+    """
+    if not isinstance(value, (str, int, float)):
+        return None
+    text = str(value).strip().lower()
+    if text in _ODD_YES:
+        return True
+    return False if text in _ODD_NO else None
+
+
 def split_answer(answer: str) -> list[str]:
     """Split an answer of the current format into the ids of the values chosen."""
     return [value_id.strip() for value_id in answer.split(",")]
@@ -94,6 +116,7 @@ def readable(consents: Any) -> dict[str, Any]:
     """Return consents without the nodes that are not of Didomi's form.
 
     One odd node never stops what else is said: `read_choices` reads the result without an error.
+    Of choices that are not booleans, opt-outs are kept.
     """
     if not isinstance(consents, dict):
         return {}
@@ -101,15 +124,21 @@ def readable(consents: Any) -> dict[str, Any]:
     vendors = consents.get("vendors")
     if isinstance(vendors, dict):
         kept["vendors"] = {
-            part: found for part, found in vendors.items() if isinstance(found, list)
+            part: [vendor for vendor in found if isinstance(vendor, (str, int))]
+            for part, found in vendors.items()
+            if isinstance(found, list)
         }
     return kept
 
 
 def _readable(node: Mapping[str, Any]) -> dict[str, Any]:
-    kept: dict[str, Any] = {
-        name: node[name] for name in ("enabled", "enabled_li") if isinstance(node.get(name), bool)
-    }
+    kept: dict[str, Any] = {}
+    for name in CHOICES:
+        choice = node.get(name)
+        if isinstance(choice, bool):
+            kept[name] = choice
+        elif choice is not None and read_odd_boolean(choice) is False:
+            kept[name] = False
     for name in (*_NODES, "values"):
         below = node.get(name)
         if isinstance(below, list):
@@ -124,7 +153,7 @@ def _readable(node: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _walk(node: Mapping[str, Any], path: Path) -> Iterator[tuple[Path, bool | Answer]]:
-    for name in ("enabled", "enabled_li"):
+    for name in CHOICES:
         choice = node.get(name)
         if choice is not None:
             if not isinstance(choice, bool):

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import msgspec
 
 from actito_didomi import codes
-from actito_didomi.consent.choices import Path, split_answer
+from actito_didomi.consent.choices import CHOICES, Path, split_answer
 from actito_didomi.consent.conflicts import resolve_tie
 from actito_didomi.errors import InvalidMappingError
+from actito_didomi.tolerant import ODD_CHARACTER, is_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +31,6 @@ Kind = Literal["subscription", "attribute"]
 
 _MIN_PREFERENCE_PATH = 4
 _NODES = ("channels", "purposes", "preferences")
-_CHOICES = ("enabled", "enabled_li")
 _VALUE_PATH = 6
 """Parts of consents, purposes, PURPOSE, values, PREFERENCE, value."""
 _MOST_PATHS = 50_000
@@ -101,7 +101,7 @@ def flatten(tree: MappingABC[str, Any]) -> Iterator[tuple[Path, Any]]:
     stack: list[tuple[Path, Any]] = [((), tree)]
     while stack:
         path, node = stack.pop()
-        if isinstance(node, dict):
+        if isinstance(node, dict) and not is_unreadable(node):
             stack.extend(((*path, str(key)), value) for key, value in node.items())
         elif isinstance(node, list) and (elements := _identified(node)):
             stack.extend(((*path, element["id"]), element) for element in elements)
@@ -112,7 +112,8 @@ def flatten(tree: MappingABC[str, Any]) -> Iterator[tuple[Path, Any]]:
 def odd_nodes(consents: MappingABC[str, Any]) -> Iterator[Path]:
     """Find the nodes of consents that are not as documented, and may hide a choice.
 
-    Nodes must be lists of objects with an `id`; `enabled` must not hold objects or lists.
+    Nodes must be lists of objects with an `id`; `enabled` must not hold objects or lists, answers
+    must be texts, and keys must be readable.
 
     Returns:
         Their paths. What is readable in such a node is still read.
@@ -120,6 +121,9 @@ def odd_nodes(consents: MappingABC[str, Any]) -> Iterator[Path]:
     stack: list[tuple[Path, MappingABC[str, Any]]] = [(("consents",), consents)]
     while stack:
         path, node = stack.pop()
+        if is_unreadable(node) or any(ODD_CHARACTER in key for key in node):
+            yield path
+        yield from _odd_answers(path, node.get("values"))
         for name in _NODES:
             below = node.get(name)
             if isinstance(below, list):
@@ -128,11 +132,30 @@ def odd_nodes(consents: MappingABC[str, Any]) -> Iterator[Path]:
                     yield (*path, name)
                 for element in elements:
                     own = (*path, name, element["id"])
-                    if any(isinstance(element.get(key), (dict, list)) for key in _CHOICES):
+                    if any(_is_odd_choice(element.get(key)) for key in CHOICES):
                         yield own
                     stack.append((own, element))
             elif below is not None and not _is_keyed(below):
                 yield (*path, name)
+
+
+def _is_odd_choice(value: Any) -> bool:
+    """Return whether a choice holds others; one that is merely unreadable is a value."""
+    return isinstance(value, (dict, list)) and not is_unreadable(value)
+
+
+def _odd_answers(path: Path, values: Any) -> Iterator[Path]:
+    """Find answers of the current format that can't be read, in both spellings of their path."""
+    if not isinstance(values, dict):
+        return
+    for preference, answer in values.items():
+        text = answer.get("value", "") if isinstance(answer, dict) else None
+        if is_unreadable(text) or is_unreadable(answer):
+            yield (*path, "values", preference)
+            yield (*path, "preferences", preference)
+    if is_unreadable(values) or any(ODD_CHARACTER in preference for preference in values):
+        yield (*path, "values")
+        yield (*path, "preferences")
 
 
 def _identified(nodes: list[Any]) -> list[dict[str, Any]]:

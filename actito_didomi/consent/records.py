@@ -17,12 +17,14 @@ import msgspec
 
 from actito_didomi import codes
 from actito_didomi.errors import BadInputError
+from actito_didomi.tolerant import UNREADABLE, is_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 CONFIRMED = "confirmed"
 PENDING = "pending_approval"
+_FIRST_YEAR, _LAST_YEAR = 1, 9999
 DEFAULT_REGULATION = "gdpr"
 """Of an event that names none (documented)."""
 
@@ -134,7 +136,7 @@ def events_of_line(line: Mapping[str, Any]) -> list[dict[str, Any]]:
         BadInputError: The line isn't of that form.
     """
     user, events = line.get("user"), line.get("events")
-    if not isinstance(user, dict):
+    if not isinstance(user, dict) or is_unreadable(user):
         raise BadInputError(codes.INVALID_RECORD, "`user` must be an object.")
     if not isinstance(events, list) or not all(isinstance(e, dict) for e in events):
         raise BadInputError(codes.INVALID_RECORD, "`events` must be a list of objects.")
@@ -196,7 +198,7 @@ def _read_event(event: Mapping[str, Any]) -> ConsentRecord:
             **_user_form(user, _object(event, "consents")),
             "created_at": event.get("created_at"),
         },
-        metadata=_object(user, "metadata"),
+        metadata=_metadata(user),
         event_id=event.get("id"),
         user_id=user.get("id"),
     )
@@ -209,7 +211,7 @@ def _read_user(user: Mapping[str, Any]) -> ConsentRecord:
         timestamp=_timestamp(user, "updated_at", "created_at"),
         regulation=_text(user, "regulation"),
         tree={**_user_form(user, _object(user, "consents")), "created_at": user.get("created_at")},
-        metadata=_object(user, "metadata"),
+        metadata=_metadata(user),
         user_id=user.get("id"),
     )
 
@@ -217,9 +219,19 @@ def _read_user(user: Mapping[str, Any]) -> ConsentRecord:
 def _user_form(user: Mapping[str, Any], consents: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{name: user[name] for name in ROOT_FIELDS if name in user},
-        "metadata": user.get("metadata") or {},
+        "metadata": UNREADABLE if _has_odd_metadata(user) else user.get("metadata") or {},
         "consents": consents,
     }
+
+
+def _metadata(user: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the metadata; anything but an object counts as none, since no choice depends on it."""
+    return {} if _has_odd_metadata(user) else user.get("metadata") or {}
+
+
+def _has_odd_metadata(user: Mapping[str, Any]) -> bool:
+    metadata = user.get("metadata")
+    return metadata is not None and (not isinstance(metadata, dict) or is_unreadable(metadata))
 
 
 def _person(user: Mapping[str, Any]) -> str | None:
@@ -237,7 +249,7 @@ def _object(record: Mapping[str, Any], name: str) -> dict[str, Any]:
     value = record.get(name)
     if value is None:
         return {}
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or is_unreadable(value):
         raise BadInputError(codes.INVALID_RECORD, f"`{name}` must be an object.")
     return value
 
@@ -307,7 +319,14 @@ def parse_timestamp(value: Any, name: str) -> datetime:
         raise BadInputError(
             codes.INVALID_RECORD, f"`{name}` is no timestamp in ISO 8601 form."
         ) from None
-    return timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=timezone.utc)
+    if timestamp.tzinfo is None:
+        return timestamp.replace(tzinfo=timezone.utc)
+    if _FIRST_YEAR < timestamp.year < _LAST_YEAR:
+        return timestamp
+    try:
+        return timestamp.astimezone(timezone.utc)
+    except OverflowError:  # some hours before the first year, or after the last one
+        return timestamp.replace(tzinfo=timezone.utc)
 
 
 def read_arrival(time_extracted: Any) -> datetime | None:

@@ -80,6 +80,28 @@ RejectsPath = Annotated[
 ]
 
 
+MaxLineBytes = Annotated[
+    int,
+    setting(
+        "Maximum line (bytes)",
+        "Longest line of the input or of a file that is decoded, in bytes; a longer one is "
+        "rejected, or reported as broken.",
+        advanced=True,
+        ge=65_536,
+    ),
+]
+MaxCompressionRatio = Annotated[
+    float,
+    setting(
+        "Maximum compression ratio",
+        "How many times larger than its compressed form the content of a file may be, after its "
+        "first MiB. A file that claims more is not read on.",
+        advanced=True,
+        ge=1,
+    ),
+]
+
+
 class TargetSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Settings of all targets."""
 
@@ -111,6 +133,7 @@ class TargetSettings(msgspec.Struct, frozen=True, kw_only=True):
         setting("Report file", "File to write the summary of the run to, as JSON."),
     ] = None
     guards: GuardSettings
+    max_line_bytes: MaxLineBytes = 64 << 20
     shutdown_grace: Annotated[
         float,
         setting(

@@ -14,11 +14,17 @@ import msgspec
 from singer_sdk.singerlib.encoding.base import GenericSingerReader
 from singer_sdk.singerlib.exceptions import InvalidInputLine
 
+from actito_didomi.tolerant import decode_tolerantly, readable_part
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _CHUNK = 1 << 16
 """What a pipe holds, and a processor's cache."""
+MAX_LINE_BYTES = 64 << 20
+"""Default of `max_line_bytes`."""
+_KEPT = 1 << 16
+"""Bytes that are kept of a line that is too long."""
 _TICK = 0.2
 """Seconds between two looks at the clock and at signals while the tap is quiet."""
 
@@ -28,11 +34,13 @@ class SafeReader(GenericSingerReader[str]):
 
     Attributes:
         line_number: Number of the last line that was read.
+        max_line_bytes: Longer lines are not decoded.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.line_number = 0
+        self.max_line_bytes = MAX_LINE_BYTES
         self._callbacks: dict[str, Callable[[dict[str, Any]], None]] = {}
         self._counts: Counter[str] = Counter()
         self._decoder = msgspec.json.Decoder()
@@ -53,11 +61,12 @@ class SafeReader(GenericSingerReader[str]):
         handle = _pipe_handle(source)
         raw = getattr(source, "buffer", None)
         if handle is not None:
-            yield from whole_lines(_chunks_of_pipe(handle))
+            chunks = _chunks_of_pipe(handle)
         elif raw is not None:
-            yield from whole_lines(iter(lambda: raw.read(_CHUNK), b""))
+            chunks = iter(lambda: raw.read(_CHUNK), b"")
         else:
-            yield from (line.rstrip("\n").encode() for line in source)
+            chunks = (line.encode("utf-8", "surrogatepass") for line in source)
+        yield from whole_lines(chunks, self.max_line_bytes)
 
     def process_lines(
         self,
@@ -70,8 +79,8 @@ class SafeReader(GenericSingerReader[str]):
             How many messages of each type were passed by `process_line`.
 
         Raises:
-            InvalidInputLine: A line isn't a JSON object, lacks a key, or is of an unknown type; the
-                message names the number of the line.
+            InvalidInputLine: A message lacks a key, or the last line is cut off; the message names
+                the number of the line.
         """
         self._callbacks = callbacks
         for block in self.blocks(file_input):
@@ -85,6 +94,9 @@ class SafeReader(GenericSingerReader[str]):
             block: Whole lines, without the end of the last; None several times a second while no
                 line comes.
         """
+        if isinstance(block, (CutLine, LongLine)):
+            self.process_line(block)
+            return
         for line in [] if block is None else block.split(b"\n"):
             self.process_line(line)
 
@@ -92,46 +104,65 @@ class SafeReader(GenericSingerReader[str]):
         """Pass one message to the callback of its type.
 
         Raises:
-            InvalidInputLine: As `process_lines`.
+            InvalidInputLine: The line can't be read, and is cut off at the end of the input.
         """
         self.line_number += 1
         if not line.strip():
             return
-        message = self.deserialize_json(line)
+        try:
+            message = self.deserialize_json(line)
+        except InvalidInputLine as error:
+            if isinstance(line, CutLine):
+                raise
+            self.handle_unreadable(line, str(error))
+            return
         kind = message["type"]
-        callback = self._callbacks.get(kind)
-        if callback is None:
-            raise InvalidInputLine(
-                f"Line {self.line_number} is a message of unknown type. Known types: "
-                "SCHEMA, RECORD, STATE, BATCH, ACTIVATE_VERSION."
-            )
-        callback(message)
+        self._callbacks[kind](message)
         self._counts[kind] += 1
 
-    def deserialize_json(self, line: str | bytes) -> dict[str, Any]:
-        """Decode a line.
+    def handle_unreadable(self, line: bytes, reason: str) -> None:
+        """Handle a whole line that is no message; override to go on without it.
+
+        Args:
+            line: The line; of a `LongLine` the beginning.
+            reason: What is wrong with it, with its number, and nothing of what it holds.
 
         Raises:
-            InvalidInputLine: It isn't a JSON object with a `type`.
+            InvalidInputLine: Always.
         """
+        del line
+        raise InvalidInputLine(reason)
+
+    def deserialize_json(self, line: str | bytes) -> dict[str, Any]:
+        """Decode a line: strictly, or else tolerantly.
+
+        Raises:
+            InvalidInputLine: It isn't a message, or one that no part may be missing of.
+        """
+        where = f"Line {self.line_number} of the input"
+        if isinstance(line, LongLine):
+            raise InvalidInputLine(f"{where} is longer than {line.limit:,} bytes (max_line_bytes).")
+        raw = line.encode() if isinstance(line, str) else line
         try:
-            message = self._decoder.decode(line)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+            message = self._decoder.decode(raw)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            message = _decode_odd(raw, where)
+        kind = message.get("type") if isinstance(message, dict) else None
+        if not isinstance(kind, str):
+            raise InvalidInputLine(f"{where} is not a Singer message: it has no `type`.")
+        if kind not in self._callbacks:
             raise InvalidInputLine(
-                f"Line {self.line_number} of the input is not valid JSON. Singer messages are one "
-                "JSON object per line; something else writes to the tap's standard output, or the "
-                "tap was cut off."
-            ) from None
-        if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-            raise InvalidInputLine(
-                f"Line {self.line_number} of the input is not a Singer message: it has no `type`."
+                f"{where} is a message of unknown type. Known types: "
+                "SCHEMA, RECORD, STATE, BATCH, ACTIVATE_VERSION."
             )
-        if message["type"] == "RECORD" and not isinstance(message.get("record", {}), dict):
+        if kind == "RECORD" and not (
+            isinstance(message.get("record"), dict) and isinstance(message.get("stream"), str)
+        ):
             raise InvalidInputLine(
-                f"Line {self.line_number} of the input is a RECORD message without an object "
-                "`record`."
+                f"{where} is a RECORD message without an object `record` or a text `stream`."
             )
-        return message
+        found: dict[str, Any] = message
+        return found
 
     @staticmethod
     def assert_line_requires(line_dict: dict[str, Any], requires: set[str]) -> None:
@@ -148,6 +179,45 @@ class SafeReader(GenericSingerReader[str]):
             )
 
 
+class CutLine(bytes):
+    """The last line of the input, which has no end: it may be cut off."""
+
+
+class LongLine(bytes):
+    """The beginning of a line that is too long.
+
+    Attributes:
+        limit: Bytes that it may have.
+    """
+
+    limit: int
+
+
+def _decode_odd(line: bytes, where: str) -> Any:
+    """Decode a message that can't be decoded strictly.
+
+    Of a RECORD only the record may hold what can't be read, and a STATE nothing: it comes back as
+    it left.
+
+    Raises:
+        InvalidInputLine: That is impossible.
+    """
+    try:
+        message = decode_tolerantly(line)
+    except ValueError:
+        raise InvalidInputLine(
+            f"{where} is not valid JSON. Singer messages are one JSON object per line; something "
+            "else writes to the tap's standard output, or the tap was cut off."
+        ) from None
+    if not isinstance(message, dict):
+        return message
+    if message.get("type") == "STATE":
+        raise InvalidInputLine(f"{where} is a STATE message with something that can't be read.")
+    return {
+        name: part if name == "record" else readable_part(part) for name, part in message.items()
+    }
+
+
 def count_lines(block: bytes) -> int:
     """Count the lines of a block, the last of which has no end.
 
@@ -156,26 +226,47 @@ def count_lines(block: bytes) -> int:
     return len(io.BytesIO(block).readlines()) + (not block or block.endswith(b"\n"))
 
 
-def whole_lines(chunks: Iterator[bytes | None]) -> Iterator[bytes | None]:
+def whole_lines(
+    chunks: Iterable[bytes | None], max_bytes: int = MAX_LINE_BYTES
+) -> Iterator[bytes | None]:
     """Cut chunks of bytes into blocks of whole lines, without the end of the last line.
 
-    None, which stands for a pause, is passed on.
+    None, which stands for a pause, is passed on. A last line without an end is a `CutLine`. Of a
+    line that is longer than `max_bytes`, more than a chunk, only a `LongLine` remains.
     """
     rest: list[bytes | memoryview] = []
+    size, is_long = 0, False
     for chunk in chunks:
         if chunk is None:
             yield None
             continue
+        if size > max_bytes:
+            is_long = True
+            rest = [b"".join(rest)[:_KEPT]]
+            size = 0
         end = chunk.rfind(b"\n")
         if end < 0:
-            rest.append(chunk)
+            if not is_long:
+                rest.append(chunk)
+                size += len(chunk)
             continue
-        view = memoryview(chunk)
-        rest.append(view[:end])
-        yield b"".join(rest)
+        view, start = memoryview(chunk), 0
+        if is_long:
+            yield _long_line(b"".join(rest), max_bytes)
+            rest, is_long, start = [], False, chunk.find(b"\n") + 1
+        if start <= end:
+            rest.append(view[start:end])
+            yield b"".join(rest)
         rest = [view[end + 1 :]]
+        size = len(chunk) - end - 1
     if last := b"".join(rest):
-        yield last
+        yield CutLine(last)
+
+
+def _long_line(start: bytes, limit: int) -> LongLine:
+    line = LongLine(start)
+    line.limit = limit
+    return line
 
 
 def _pipe_handle(source: IO[str]) -> int | None:

@@ -33,6 +33,7 @@ class Reject:
         record: The record itself, if no change could be made of it.
         status: HTTP status, if an API refused it.
         response: The API's response, as it came; may hold personal data.
+        raw: The line itself, if nothing could be decoded of it.
     """
 
     code: Code
@@ -43,6 +44,7 @@ class Reject:
     record: Any = None
     status: int | None = None
     response: str | None = None
+    raw: bytes | None = None
 
 
 class RejectStore:
@@ -96,6 +98,8 @@ class RejectStore:
             "response": reject.response,
             "record": reject.record,
         }
+        if reject.raw is not None:
+            line["raw"] = reject.raw  # as base64
         self._append(msgspec.json.encode(line, enc_hook=str) + b"\n")
         self.count += 1
         self.by_code[reject.code.name] += 1

@@ -35,11 +35,12 @@ from actito_didomi.errors import (
 )
 from actito_didomi.plugin.base import BasePlugin
 from actito_didomi.plugin.guards import Guards, Trip
-from actito_didomi.plugin.reader import SafeReader
+from actito_didomi.plugin.reader import CutLine, LongLine, SafeReader
 from actito_didomi.plugin.rejects import Reject, RejectStore
 from actito_didomi.plugin.sink import ConsentSink
 from actito_didomi.plugin.state import StateBarriers, Unacknowledged, check_ledger
 from actito_didomi.plugin.summary import Summary, write_report
+from actito_didomi.tolerant import is_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -92,6 +93,7 @@ class ConsentTarget(BasePlugin, Target):
         super().__init__(message_reader=self._reader, **kwargs)
         self.max_parallelism = 1  # sinks hold nothing, so the SDK needs no threads to drain them
         self.shutdown.grace = self.settings.target.shutdown_grace
+        self._reader.max_line_bytes = self.settings.target.max_line_bytes
         self.summary = self.summary_class()
         self.guards = Guards(self.settings.target.guards)
         self.arrival: datetime | None = None
@@ -424,6 +426,16 @@ class ConsentTarget(BasePlugin, Target):
         opt_out = parts is None or any(self.may_opt_out(part) for part in parts)
         self.reject(Reject(code, reason, _person_of(record), opt_out=opt_out, record=record))
 
+    def reject_line(self, line: bytes, reason: str) -> None:
+        """Reject a line that can't be decoded, with its bytes: it may hold an opt-out.
+
+        Args:
+            line: The line, or the beginning of one that is too long.
+            reason: What is wrong with it, and where it stands.
+        """
+        self.summary.records += 1
+        self.reject(Reject(codes.UNREADABLE_LINE, reason, opt_out=True, raw=bytes(line)))
+
     def reject(self, reject: Reject) -> None:
         """Store a reject, count it and say so.
 
@@ -432,7 +444,7 @@ class ConsentTarget(BasePlugin, Target):
         """
         store = self.connect()
         try:
-            if self.ledger is not None and reject.record is not None:
+            if self.ledger is not None and not (reject.record is None and reject.raw is None):
                 self._keep_unreadable(self.ledger, reject)
             store.add(reject)
         finally:
@@ -455,7 +467,9 @@ class ConsentTarget(BasePlugin, Target):
             run=str(self._run[1]) if self._run else "",
             first_at=now,
             response=reject.response or "",
-            raw=msgspec.json.encode(reject.record, enc_hook=str),
+            raw=msgspec.json.encode(reject.record, enc_hook=str)
+            if reject.raw is None
+            else reject.raw,
         )
         ledger.add_reject(reject.code.name, reject.person, details, opt_out=reject.opt_out, due=END)
 
@@ -632,13 +646,19 @@ class _TargetReader(SafeReader):
     def process_block(self, block: bytes | None) -> None:
         """Make the target check the time and signals, and read the lines."""
         self._target.on_idle()
-        if block is not None:
+        if isinstance(block, (CutLine, LongLine)):
+            self.process_line(block)
+        elif block is not None:
             self._target.take_lines(block)
+
+    def handle_unreadable(self, line: bytes, reason: str) -> None:
+        """Make it a reject: one bad line never stops the others."""
+        self._target.reject_line(line, reason)
 
 
 def _parts_of(record: Any) -> list[dict[str, Any]] | None:
     """Return what holds consents in a record that could not be read; None if that isn't known."""
-    if not isinstance(record, dict):
+    if not isinstance(record, dict) or is_unreadable(record):
         return None
     events = record.get("events")
     parts = [record, *(events if isinstance(events, list) else [events] if events else [])]

@@ -17,6 +17,7 @@ from support import (
     listen,
     record,
     report,
+    run_plugin,
     run_target,
     schema,
     start_target,
@@ -142,10 +143,11 @@ def test_a_quiet_tap_delays_neither_writing_nor_state(
 def test_what_came_before_broken_input_is_written(
     actito: Actito, config: dict[str, Any], tmp_path: Path
 ) -> None:
-    """A line that is no message ends the run with its number; what is whole is kept."""
+    """A line that is cut off ends the run with its number; what is whole is kept."""
     actito.create("ann")
-    messages = [*stream_of(event("ann", channels={"email": True})), '{"type": "RECORD", "stre']
-    run = run_target(config, tmp_path, messages)
+    messages = lines(stream_of(event("ann", channels={"email": True})))
+    cut = f'{messages}{{"type": "RECORD", "stre'
+    run = run_plugin("target-actito", config, tmp_path, stdin=cut)
     assert run.exit_code == 1
     assert "Line 4 of the input is not valid JSON" in run.err
     assert run.states == [{"read": 1}]
