@@ -192,7 +192,8 @@ Fetch or make the file again. Nothing after the damage was acknowledged.
 INVALID_LINE = Code(207, "invalid_line", "error")
 """A line of a file can't be read.
 
-Repair the file, or set `on_bad_line` to `skip` to continue without this line.
+Repair the file, or set `on_bad_line` to `skip` to continue without this line. With a ledger
+`actito-didomi rejects show` prints it; while it may hold an opt-out, the target's exit status is 3.
 """
 SCHEMA_MISMATCH = Code(208, "schema_mismatch", "reject")
 """A record doesn't fit the JSON schema of its stream.

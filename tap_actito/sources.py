@@ -10,12 +10,11 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
-from actito_didomi.actito.changes import ChangeFile
+from actito_didomi.actito.changes import BrokenRowError, ChangeFile
 from actito_didomi.actito.listing import list_profiles
 from actito_didomi.consent.conflicts import to_micros
-from actito_didomi.errors import BadInputError
 from actito_didomi.files import add_marks, keep_marks, unread
-from actito_didomi.plugin.source import PROGRESS_INTERVAL, Batch
+from actito_didomi.plugin.source import PROGRESS_INTERVAL, Batch, BrokenLine
 
 if TYPE_CHECKING:
     import logging
@@ -84,7 +83,8 @@ class ExportSource:
     """Reads each new or grown file of Actito's export of profile changes once.
 
     The state holds a mark of each file that was read to the end. The order of the files has no
-    meaning: of each choice the newest counts, in whatever order they are read.
+    meaning: of each choice the newest counts, in whatever order they are read. A file with a broken
+    line makes the run fail at its end, and is read again, unless such lines are skipped.
 
     Attributes:
         table: The table.
@@ -105,11 +105,11 @@ class ExportSource:
     learner: RowLearner | None
 
     def read(self, state: Mapping[str, Any]) -> Iterator[Batch[SubscriptionChange]]:
-        """Yield the changes of each file that is new; a batch is a file.
+        """Yield the changes of each file that is new; a batch is a file, and then its state.
 
         Raises:
             SettingsError: The folder doesn't exist, or a file's columns aren't those expected.
-            BadInputError: A file or line is broken.
+            BadInputError: A file is broken.
         """
         table = self.table
         files = self.folder.files()
@@ -127,8 +127,11 @@ class ExportSource:
             changes = self._read_file(file.name)
             if self.learner is not None:
                 changes = self._learn(self.learner, file, changes)
-            marks = add_marks(marks, [file])
-            yield Batch(changes, {_FILES: marks})
+            failed = self.broken_lines.failed
+            yield Batch(changes, None)
+            if self.broken_lines.failed == failed:
+                marks = add_marks(marks, [file])
+                yield Batch([], {_FILES: marks})
 
     def _is_stable(self, name: str) -> bool:
         table = self.table
@@ -146,14 +149,16 @@ class ExportSource:
         with self.folder.open(name) as raw:
             for change in file.read(raw):
                 table.shutdown.check()
-                if isinstance(change, BadInputError):
-                    self.broken_lines.handle(change.message)
+                if isinstance(change, BrokenRowError):
+                    line = BrokenLine(name, change.line, change.raw, change.may_opt_out)
+                    self.broken_lines.report(change.message, line=line)
                     continue
                 count += 1
                 yield change
                 if clock() - last > PROGRESS_INTERVAL:
                     last = clock()
                     table.logger.info("Exports: %s: %d changes read.", name, count)
+        self.broken_lines.finish(name)
         table.logger.info(
             "Exports: %s: done, %d changes, %d lines about something else.",
             name,

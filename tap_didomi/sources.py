@@ -21,7 +21,7 @@ from actito_didomi.consent.records import (
 from actito_didomi.didomi.exports import Line, decode_line
 from actito_didomi.didomi.lists import pages
 from actito_didomi.errors import BadInputError, RequestRejectedError
-from actito_didomi.plugin.source import PROGRESS_INTERVAL, Batch
+from actito_didomi.plugin.source import PROGRESS_INTERVAL, Batch, BrokenLine
 from tap_didomi.partitions import Progress, is_day
 
 if TYPE_CHECKING:
@@ -207,6 +207,7 @@ class ExportSource:
         clock, partition = self.runtime.monotonic, reading.partition
         lines, last = 0, clock()
         for at, file in enumerate(reading.files, start=1):
+            line: bytes | Line = b""
             for number, line in self.folder.raw_lines(file.path):
                 self.shutdown.check()
                 lines += 1
@@ -221,6 +222,8 @@ class ExportSource:
                         len(reading.files),
                         lines,
                     )
+            if isinstance(line, bytes):  # else the rest of the file can't be read
+                self.broken_lines.finish(file.path)
         self.logger.info(
             "Export %s, %s: done, %d lines in %d file(s).",
             partition.export_id,
@@ -235,7 +238,10 @@ class ExportSource:
         """Decode a line; report what is broken, and return None where nothing can be read."""
         decoded = line if isinstance(line, Line) else decode_line(file.path, number, line)
         if decoded.problem is not None:
-            self.broken_lines.report(decoded.problem)
+            raw = line if isinstance(line, bytes) else b""
+            self.broken_lines.report(
+                decoded.problem, line=BrokenLine(file.path, number, raw.rstrip(b"\r\n"))
+            )
             if not self.broken_lines.skips and file not in broken:
                 broken.append(file)
         return decoded.value

@@ -15,6 +15,11 @@ from typing import Any
 
 import requests
 
+from actito_didomi.consent.config import LedgerSettings
+from actito_didomi.consent.ledger import Ledger
+from actito_didomi.consent.rejects import StoredReject
+from actito_didomi.consent.schema import LedgerScope
+from actito_didomi.runtime import Runtime
 from actito_didomi.sandbox.options import ACTITO_KEY, DIDOMI_KEY, DIDOMI_SECRET, ORGANIZATION
 from target_actito.target import TargetActito
 
@@ -421,6 +426,15 @@ def rejects(config: dict[str, Any]) -> list[dict[str, Any]]:
     """Read the rejects file."""
     path = Path(config["rejects_path"])
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def rejects_kept(url: str) -> list[StoredReject]:
+    """Return the open rejects in a ledger, which has one pair."""
+    ledger = Ledger.open(LedgerSettings(ledger_url=url), LedgerScope(), Runtime())
+    try:
+        return ledger.list_rejects()
+    finally:
+        ledger.close()
 
 
 def start_target(config: dict[str, Any], folder: Path) -> subprocess.Popen[bytes]:

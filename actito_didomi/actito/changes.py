@@ -158,6 +158,22 @@ class ChangeFolder:
         return bool(now - modified >= timedelta(seconds=seconds))
 
 
+class BrokenRowError(BadInputError):
+    """A line of the export that can't be read.
+
+    Attributes:
+        line: Its number in the file, from 1.
+        raw: Its cells, with the separator between them.
+        may_opt_out: Whether it may hold an opt-out.
+    """
+
+    def __init__(self, message: str, *, line: int, raw: bytes, may_opt_out: bool) -> None:
+        super().__init__(codes.INVALID_LINE, message)
+        self.line = line
+        self.raw = raw
+        self.may_opt_out = may_opt_out
+
+
 class ChangeFile:
     """One file of the export.
 
@@ -190,7 +206,7 @@ class ChangeFile:
         self._about: dict[str, bool] = {}
         self.other_lines = 0
 
-    def read(self, raw: IO[bytes]) -> Iterator[SubscriptionChange | BadInputError]:
+    def read(self, raw: IO[bytes]) -> Iterator[SubscriptionChange | BrokenRowError]:
         """Read the file line by line, in constant memory.
 
         A broken line is yielded as its error, and reading continues; the caller decides.
@@ -220,7 +236,8 @@ class ChangeFile:
                         if change is not None:
                             yield change
                     elif row:
-                        yield self._broken(number, f"{len(row)} cells where the header has {width}")
+                        problem = f"{len(row)} cells where the header has {width}"
+                        yield self._broken(row, number, problem)
         except csv.Error as error:
             raise BadInputError(
                 codes.DAMAGED_FILE,
@@ -264,7 +281,7 @@ class ChangeFile:
 
     def _change(
         self, row: list[str], places: dict[str, int], number: int
-    ) -> SubscriptionChange | BadInputError | None:
+    ) -> SubscriptionChange | BrokenRowError | None:
         row.append("")  # what an absent column holds
         subscription, event = row[places["subscription"]], row[places["event"]]
         about = self._about.get(event)
@@ -275,22 +292,29 @@ class ChangeFile:
             return None
         if subscription not in self._subscriptions:
             return self._broken(
+                row[:-1],
                 number,
                 f"the table has no subscription {subscription!r}. It has: {self._known}. Either "
                 "it was deleted in Actito, or another column holds the names (export_columns)",
+                may_opt_out=_wire.read_state(row[places["subscribed"]]) is not True,
             )
         state = row[places["subscribed"]]
         subscribed = self._states.get(state)
         if subscribed is None:
             subscribed = _wire.read_state(state)
             if subscribed is None:
-                return self._broken(number, "the state must be Y or N, or a word with that meaning")
+                return self._broken(
+                    row[:-1], number, "the state must be Y or N, or a word with that meaning"
+                )
             self._states[state] = subscribed
         text = row[places["timestamp"]]
         window = self._windows.get(text) or self._window(text)
         if window is None:
             return self._broken(
-                number, "the timestamp must be a date and time such as 2026-11-23 08:00:00"
+                row[:-1],
+                number,
+                "the timestamp must be a date and time such as 2026-11-23 08:00:00",
+                may_opt_out=not subscribed,
             )
         profile_id = row[places["profile_id"]]
         return SubscriptionChange(
@@ -311,8 +335,12 @@ class ChangeFile:
             self._windows[text] = found
         return found
 
-    def _broken(self, number: int, problem: str) -> BadInputError:
-        return BadInputError(codes.INVALID_LINE, f"{self._name}, line {number}: {problem}.")
+    def _broken(
+        self, row: list[str], number: int, problem: str, *, may_opt_out: bool = True
+    ) -> BrokenRowError:
+        raw = ";".join(row).encode("utf-8", "surrogatepass")
+        message = f"{self._name}, line {number}: {problem}."
+        return BrokenRowError(message, line=number, raw=raw, may_opt_out=may_opt_out)
 
 
 def read_window(text: str, zone: ZoneInfo) -> tuple[datetime, datetime] | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from actito_didomi.consent.conflicts import Micros
+from actito_didomi.consent.leases import Direction
 from actito_didomi.consent.parts import LedgerPart
 from actito_didomi.consent.rows import advance
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 RejectState = Literal["open", "done", "superseded", "dismissed"]
 REJECT_STATES: tuple[RejectState, ...] = ("open", "done", "superseded", "dismissed")
 _OPEN: tuple[RejectState, ...] = ("open",)
+_ALL = 2**31
 _COLUMNS = "number, state, code, person, opt_out, due, data"
 
 
@@ -34,7 +36,9 @@ class RejectDetails(msgspec.Struct, frozen=True, omit_defaults=True):
         events: Ids and timestamps of the events that it comes from.
         choices: What was to be written.
         response: Words of the API that refused.
-        raw: The record or line as it came, where it can't be read.
+        raw: The record or line as it came, where it can't be read; its beginning if it is long.
+        file: The file that the line stands in; empty for a record.
+        line: Number of the line in it, from 1.
         because: Why it was dismissed.
     """
 
@@ -48,6 +52,28 @@ class RejectDetails(msgspec.Struct, frozen=True, omit_defaults=True):
     response: str = ""
     raw: bytes = b""
     because: str = ""
+    file: str = ""
+    line: int = 0
+
+
+class NewReject(msgspec.Struct, frozen=True, kw_only=True):
+    """A reject to be stored.
+
+    Attributes:
+        code: Name of its code.
+        person: Key of the person; None if it isn't known.
+        opt_out: Whether it holds an opt-out, or may hold one.
+        due: When to try it again.
+        direction: Of the sync that met it; None where it concerns both.
+        details: The rest.
+    """
+
+    code: str
+    person: str | None = None
+    opt_out: bool
+    due: Micros
+    direction: Direction | None = None
+    details: RejectDetails
 
 
 class StoredReject(msgspec.Struct, frozen=True):
@@ -75,65 +101,79 @@ class StoredReject(msgspec.Struct, frozen=True):
 class RejectTable(LedgerPart):
     """The rejects of a pair."""
 
-    def add_reject(
-        self, code: str, person: str | None, details: RejectDetails, *, opt_out: bool, due: Micros
-    ) -> int:
-        """Store a reject durably.
+    def add_reject(self, reject: NewReject) -> int:
+        """Store a reject durably; return its number.
 
         One that is open already is counted there once more; one that was dismissed stays so.
-
-        Args:
-            code: Name of its code.
-            person: Key of the person; None if it isn't known.
-            details: The rest.
-            opt_out: Whether it holds an opt-out, or may hold one.
-            due: When to try it again.
-
-        Returns:
-            Its number.
 
         Raises:
             SettingsError: The database fails.
         """
-        digest = _digest(code, person, details)
+        return self.add_rejects([reject])[0]
+
+    def add_rejects(self, rejects: Collection[NewReject]) -> list[int]:
+        """Store rejects in one transaction, each as `add_reject` does; return their numbers.
+
+        Raises:
+            SettingsError: The database fails.
+        """
         with self._store.write() as transaction:
-            known = transaction.one(
-                f"SELECT {_COLUMNS} FROM ledger_rejects WHERE scope = ? AND digest = ? "  # noqa: S608
-                "AND state IN ('open', 'dismissed') ORDER BY number DESC LIMIT 1",
-                self._scope,
-                digest,
-            )
-            if known is not None:
-                before = _read(known)
-                if before.state == "dismissed":
-                    return before.number
-                merged = msgspec.structs.replace(
-                    details,
-                    first_at=before.details.first_at,
-                    attempts=before.details.attempts + 1,
-                )
-                transaction.execute(
-                    "UPDATE ledger_rejects SET due = ?, data = ? WHERE scope = ? AND number = ?",
-                    due,
-                    msgspec.msgpack.encode(merged),
-                    self._scope,
-                    before.number,
-                )
+            return [self._add_reject(transaction, reject) for reject in rejects]
+
+    def _add_reject(self, transaction: Transaction, reject: NewReject) -> int:
+        digest = _digest(reject)
+        known = transaction.one(
+            f"SELECT {_COLUMNS} FROM ledger_rejects WHERE scope = ? AND digest = ? "  # noqa: S608
+            "AND state IN ('open', 'dismissed') ORDER BY number DESC LIMIT 1",
+            self._scope,
+            digest,
+        )
+        if known is not None:
+            before = _read(known)
+            if before.state == "dismissed":
                 return before.number
-            number = advance(transaction, self._scope, "rejects")
-            transaction.execute(
-                "INSERT INTO ledger_rejects (scope, number, state, code, person, opt_out, due, "
-                "digest, data) VALUES (?, ?, 'open', ?, ?, ?, ?, ?, ?)",
-                self._scope,
-                number,
-                code,
-                person,
-                opt_out,
-                due,
-                digest,
-                msgspec.msgpack.encode(details),
+            merged = msgspec.structs.replace(
+                reject.details,
+                first_at=before.details.first_at,
+                attempts=before.details.attempts + 1,
             )
-            return number
+            transaction.execute(
+                "UPDATE ledger_rejects SET due = ?, data = ? WHERE scope = ? AND number = ?",
+                reject.due,
+                msgspec.msgpack.encode(merged),
+                self._scope,
+                before.number,
+            )
+            return before.number
+        number = advance(transaction, self._scope, "rejects")
+        transaction.execute(
+            "INSERT INTO ledger_rejects (scope, number, state, code, person, opt_out, due, "
+            "digest, data, direction) VALUES (?, ?, 'open', ?, ?, ?, ?, ?, ?, ?)",
+            self._scope,
+            number,
+            reject.code,
+            reject.person,
+            reject.opt_out,
+            reject.due,
+            digest,
+            msgspec.msgpack.encode(reject.details),
+            reject.direction,
+        )
+        return number
+
+    def settle_lines(self, file: str, run: str) -> None:
+        """Settle the lines of a file that a run has read to its end, but for those it rejected.
+
+        Args:
+            file: The file.
+            run: Id of the run.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        for reject in self.list_rejects(limit=_ALL):
+            if reject.details.file == file and reject.details.run != run:
+                self.set_reject_state(reject.number, "done")
 
     def list_rejects(
         self,
@@ -223,8 +263,11 @@ class RejectTable(LedgerPart):
                 ).rowcount
         return changed
 
-    def count_rejects(self) -> dict[tuple[str, bool], int]:
+    def count_rejects(self, direction: Direction | None = None) -> dict[tuple[str, bool], int]:
         """Return the number of open rejects by the name of their code, and whether of opt-outs.
+
+        Args:
+            direction: Only those that concern this direction; None for all.
 
         Raises:
             SettingsError: The database fails.
@@ -232,8 +275,10 @@ class RejectTable(LedgerPart):
         with self._store.read() as transaction:
             rows = transaction.all(
                 "SELECT code, opt_out, count(*) FROM ledger_rejects WHERE scope = ? AND "
-                "state = 'open' GROUP BY code, opt_out",
+                "state = 'open' AND (direction IS NULL OR direction = coalesce(?, direction)) "
+                "GROUP BY code, opt_out",
                 self._scope,
+                direction,
             )
         return {(code, bool(opt_out)): count for code, opt_out, count in rows}
 
@@ -253,7 +298,11 @@ def _read(row: Any) -> StoredReject:
     return StoredReject(number, state, code, person, bool(opt_out), due, details)
 
 
-def _digest(code: str, person: str | None, details: RejectDetails) -> str:
+def _digest(reject: NewReject) -> str:
     """Return what is equal for the same reject met again."""
-    same = (code, person, details.stream, details.events, details.choices, details.raw)
-    return hashlib.blake2b(msgspec.msgpack.encode(same), digest_size=12).hexdigest()
+    details = reject.details
+    same: tuple[Any, ...] = (details.stream, details.events, details.choices, details.raw)
+    if details.file:
+        same = (*same, details.file, details.line)
+    encoded = msgspec.msgpack.encode((reject.code, reject.person, *same))
+    return hashlib.blake2b(encoded, digest_size=12).hexdigest()

@@ -145,6 +145,7 @@ sa.Table(
     sa.Column("due", sa.BigInteger, nullable=False),
     sa.Column("digest", sa.Text, nullable=False),
     sa.Column("data", sa.LargeBinary, nullable=False),
+    sa.Column("direction", sa.Text),
     sa.Index("ledger_rejects_digest", "scope", "digest"),
 )
 sa.Table(

@@ -188,13 +188,15 @@ class BasePlugin(PluginBase):
 
     # Runs
 
-    def record_start(self, ledger: Ledger) -> None:
-        """Record in the ledger that this run has begun.
+    def record_start(self, ledger: Ledger) -> int:
+        """Record in the ledger that this run has begun; return its id.
 
         Raises:
             SettingsError: The database fails.
         """
-        self._run = ledger, ledger.start_run(self.name, self.direction)
+        number = ledger.start_run(self.name, self.direction)
+        self._run = ledger, number
+        return number
 
     def record_end(self, outcome: str, exit_status: int, counts: Mapping[str, Any]) -> None:
         """Record in the ledger how this run ends, if its start is recorded; once.

@@ -66,7 +66,8 @@ OnBadLine = Annotated[
     setting(
         "On a broken line",
         "What to do with a broken line or file of an export: `fail` lets the run fail, with the "
-        "bookmark before it; `skip` counts and reports it, and continues.",
+        "bookmark before it; `skip` counts and reports it, and continues. With a ledger "
+        "such lines are kept there as rejects.",
         advanced=True,
     ),
 ]

@@ -71,7 +71,8 @@ class BaseTap(BasePlugin, Tap):
     @cached_property
     def broken_lines(self) -> BrokenLines:
         """What to do about broken lines of a source, and how many were skipped."""
-        return BrokenLines(self.config.get("on_bad_line", "fail"), self.logger)
+        on_bad_line = self.config.get("on_bad_line", "fail")
+        return BrokenLines(on_bad_line, self.logger, self.runtime.now)
 
     @classmethod
     def run(cls, given: _ConfigInput, **files: IO[str] | None) -> None:
@@ -103,10 +104,12 @@ class BaseTap(BasePlugin, Tap):
         self.prepare()
         self.open_ledger()
         if self.ledger is not None:
-            self.record_start(self.ledger)
+            run = self.record_start(self.ledger)
+            self.broken_lines.use_ledger(self.ledger, self.direction, str(run))
         try:
             self.sync_all()
             self.shutdown.check()
+            self.broken_lines.store()
         except StoppedError:
             self.logger.warning("Stopped by %s.", self.shutdown.signal_name)
             self.record_end(
@@ -116,8 +119,9 @@ class BaseTap(BasePlugin, Tap):
         if skipped := self.broken_lines.skipped:
             self.logger.error(
                 "%d broken line(s) or file(s) were skipped (on_bad_line: skip); their content is "
-                "missing.",
+                "missing%s.",
                 skipped,
+                "" if self.ledger is None else ". The lines are kept: `actito-didomi rejects list`",
             )
         self.conclude()
         self.broken_lines.check()
@@ -314,6 +318,7 @@ class CheckpointStream(Stream):
                 own.pop(key, None)
             else:
                 own[key] = value
+        cast("BaseTap", self._tap).broken_lines.store()
         self._write_buffer()
         self.state_manager.is_flushed = False
         self._write_state_message()

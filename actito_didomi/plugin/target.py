@@ -22,7 +22,7 @@ from actito_didomi import codes, privacy
 from actito_didomi.consent import records
 from actito_didomi.consent.conflicts import END, to_micros
 from actito_didomi.consent.ledger import Ledger
-from actito_didomi.consent.rejects import RejectDetails
+from actito_didomi.consent.rejects import NewReject, RejectDetails
 from actito_didomi.errors import (
     ActitoDidomiError,
     BadInputError,
@@ -331,7 +331,7 @@ class ConsentTarget(BasePlugin, Target):
             ChangesDeferredError: Opt-ins wait for a decision.
         """
         owed = ledger.count_owed()
-        unreadable = ledger.count_rejects()
+        unreadable = ledger.count_rejects(self.direction)
         opt_outs = owed.opt_outs(self.direction)
         opt_outs += sum(n for (_, is_opt_out), n in unreadable.items() if is_opt_out)
         deferred = owed.deferred if self.direction == "forward" else 0
@@ -471,7 +471,16 @@ class ConsentTarget(BasePlugin, Target):
             if reject.raw is None
             else reject.raw,
         )
-        ledger.add_reject(reject.code.name, reject.person, details, opt_out=reject.opt_out, due=END)
+        ledger.add_reject(
+            NewReject(
+                code=reject.code.name,
+                person=reject.person,
+                opt_out=reject.opt_out,
+                due=END,
+                direction=self.direction,
+                details=details,
+            )
+        )
 
     def note_unmatched(self, person: str) -> None:
         """Count a person whom the other side doesn't know."""

@@ -17,7 +17,7 @@ from actito_didomi.consent.conflicts import DIDOMI, Act
 from actito_didomi.consent.entries import Entry, Held, Place
 from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.person import Owed, Retry
-from actito_didomi.consent.rejects import RejectDetails
+from actito_didomi.consent.rejects import NewReject, RejectDetails
 from actito_didomi.runtime import Runtime
 
 T = 1_790_000_000_000_000
@@ -52,13 +52,10 @@ def ledger(settings: LedgerSettings) -> Iterator[Ledger]:
         person.owed = Owed.ACTITO | Owed.OPT_OUT_ACTITO
         person.retries["actito"] = Retry("change_refused", 3, T, T, "words of Actito")
         change.people["bob@example.com"].entries[EMAIL] = person.entries[EMAIL]
-    opened.add_reject(
-        "invalid_line",
-        None,
-        RejectDetails("can't be read", raw=b"secret line", first_at=T),
-        opt_out=True,
-        due=T,
+    details = RejectDetails(
+        "can't be read", raw=b"secret line", first_at=T, file="users/1.json.gz", line=7
     )
+    opened.add_reject(NewReject(code="invalid_line", opt_out=True, due=T, details=details))
     yield opened
     opened.close()
 
@@ -141,7 +138,8 @@ def test_personal_data_is_shown_after_a_question_only(ledger: Ledger, config: st
     assert refused.exit_code == 1
     assert "secret line" not in refused.output
     shown = run(config, "rejects", "show", "1", answer="y\n")
-    assert "secret line" in shown.stdout
+    found = json.loads(shown.stdout)
+    assert (found["raw"], found["file"], found["line"]) == ("secret line", "users/1.json.gz", 7)
     person = json.loads(run(config, "rejects", "show", ledger.hash(PERSON), "--yes").stdout)
     assert person["key"] == PERSON
     assert person["refusals"] == {"actito": "words of Actito"}
@@ -220,7 +218,8 @@ def test_of_several_pairs_the_one_that_is_meant_must_be_named(tmp_path: Path) ->
     for name in ("first", "second"):
         settings = LedgerSettings(ledger_url=url, ledger_scope=name)
         pair = Ledger.open(settings, SCOPE, Runtime())
-        pair.add_reject("invalid_line", None, RejectDetails(name), opt_out=False, due=T)
+        details = RejectDetails(name)
+        pair.add_reject(NewReject(code="invalid_line", opt_out=False, due=T, details=details))
         pair.close()
     file = tmp_path / "config.json"
     file.write_text(json.dumps({"ledger_url": url}))

@@ -20,6 +20,7 @@ from support import (
     Run,
     clean_environment,
     event,
+    rejects_kept,
     run_plugin,
     select_all,
     tap_config,
@@ -365,6 +366,30 @@ def test_a_broken_line_names_the_file_and_the_line(tmp_path: Path, damage: str) 
     assert "event-zoe-2026-10-01T10:00:00Z" in ids(run)
     if broken:
         assert len(ids(run)) == 302
+
+
+def test_b15_a_broken_line_is_kept_until_its_file_can_be_read(tmp_path: Path, root: Path) -> None:
+    """With its bytes, whether it is skipped or not: it may hold an opt-out."""
+    url = f"sqlite:///{tmp_path / 'actito-didomi.db'}"
+    lines = [line("bob", event("bob")), '{"user": "secret', line("eve", event("eve"))]
+    write_partition(root, "2026-10-02", lines, name="part-1.json.gz")
+    assert tap(tmp_path, root).exit_code == 1
+    (failed,) = rejects_kept(url)
+    run = tap(tmp_path, root, on_bad_line="skip")
+    assert run.exit_code == 0
+    assert "`actito-didomi rejects list`" in run.err
+    assert "secret" not in run.err
+    (skipped,) = rejects_kept(url)
+    assert skipped.number == failed.number
+    details = skipped.details
+    assert (skipped.code, skipped.opt_out) == ("invalid_line", True)
+    assert details.raw == b'{"user": "secret'
+    assert details.file.endswith("date=2026-10-02/users/part-1.json.gz")
+    assert (details.line, details.attempts) == (2, 2)
+    lines[1] = line("joe", event("joe"))
+    write_partition(root, "2026-10-02", lines, name="part-1.json.gz")
+    assert tap(tmp_path, root, state=last_state(run)).exit_code == 0
+    assert rejects_kept(url) == []
 
 
 def test_a_missing_folder_is_an_error(tmp_path: Path) -> None:

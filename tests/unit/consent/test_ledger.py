@@ -11,10 +11,10 @@ from datetime import datetime, timezone
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
-import msgspec
 import pytest
 import sqlalchemy as sa
 from ledger_databases import DATABASES, SCOPE
+from msgspec.structs import replace
 
 from actito_didomi import codes
 from actito_didomi.consent.config import LedgerSettings
@@ -23,7 +23,7 @@ from actito_didomi.consent.entries import Entry, Held, Intent, Place, Write, beg
 from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.looks import FoundChange, Look
 from actito_didomi.consent.person import Owed, Person, Retry
-from actito_didomi.consent.rejects import RejectDetails
+from actito_didomi.consent.rejects import NewReject, RejectDetails
 from actito_didomi.consent.schema import LedgerScope
 from actito_didomi.errors import SettingsError
 from actito_didomi.runtime import Runtime
@@ -407,15 +407,19 @@ def test_a_second_pair_needs_a_name(settings: LedgerSettings) -> None:
 
 def test_rejects_are_kept_until_they_are_settled(ledger: Ledger) -> None:
     details = RejectDetails("can't be read", raw=b"\xff", run="1", first_at=T)
-    first = ledger.add_reject("invalid_line", None, details, opt_out=True, due=T + 5)
-    again = msgspec.structs.replace(details, run="2", first_at=T + 9)
-    assert ledger.add_reject("invalid_line", None, again, opt_out=True, due=T + 10) == first
+    line = NewReject(code="invalid_line", opt_out=True, due=T + 5, details=details)
+    first = ledger.add_reject(line)
+    again = replace(details, run="2", first_at=T + 9)
+    assert ledger.add_reject(replace(line, due=T + 10, details=again)) == first
     second = ledger.add_reject(
-        "change_refused",
-        "anna",
-        RejectDetails("no", choices={"News": True}, events=(("e1", "2026"),)),
-        opt_out=False,
-        due=T,
+        NewReject(
+            code="change_refused",
+            person="anna",
+            opt_out=False,
+            due=T,
+            direction="forward",
+            details=RejectDetails("no", choices={"News": True}, events=(("e1", "2026"),)),
+        )
     )
     found = ledger.get_reject(first)
     assert found is not None
@@ -426,6 +430,8 @@ def test_rejects_are_kept_until_they_are_settled(ledger: Ledger) -> None:
     assert [r.number for r in ledger.list_rejects(code="change_refused")] == [second]
     assert [r.number for r in ledger.list_rejects(opt_outs_only=True)] == [first]
     assert ledger.count_rejects() == {("invalid_line", True): 1, ("change_refused", False): 1}
+    assert ledger.count_rejects("forward") == ledger.count_rejects()
+    assert ledger.count_rejects("reverse") == {("invalid_line", True): 1}
     assert ledger.retry_rejects([first, 99]) == 1
     assert [r.number for r in ledger.list_rejects(due_at=0)] == [first]
     assert ledger.set_reject_state(first, "dismissed", because="a test")
@@ -434,10 +440,10 @@ def test_rejects_are_kept_until_they_are_settled(ledger: Ledger) -> None:
     (dismissed,) = ledger.list_rejects(["dismissed", "done"])
     assert dismissed.details.because == "a test"
     # The same again, by a replay, stays dismissed; what failed after it was done is a new one.
-    assert ledger.add_reject("invalid_line", None, details, opt_out=True, due=T) == first
+    assert ledger.add_reject(line) == first
     assert [r.number for r in ledger.list_rejects()] == [second]
     ledger.set_reject_state(first, "done")
-    assert ledger.add_reject("invalid_line", None, details, opt_out=True, due=T) == second + 1
+    assert ledger.add_reject(line) == second + 1
 
 
 def test_what_was_refused_can_be_made_due(ledger: Ledger) -> None:

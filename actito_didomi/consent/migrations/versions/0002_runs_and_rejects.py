@@ -1,4 +1,4 @@
-"""Runs have an exit status, and the counts of their summary."""
+"""Runs have an exit status and the counts of their summary, rejects the direction of their run."""
 
 from __future__ import annotations
 
@@ -13,3 +13,4 @@ def upgrade() -> None:
     """Add the columns."""
     op.add_column("ledger_runs", sa.Column("exit_status", sa.Integer))
     op.add_column("ledger_runs", sa.Column("counts", sa.LargeBinary))
+    op.add_column("ledger_rejects", sa.Column("direction", sa.Text))
