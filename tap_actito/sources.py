@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Protocol
 
-from actito_didomi.actito.changes import BrokenRowError, ChangeFile
+from actito_didomi.actito.changes import BrokenRow, ChangeFile
 from actito_didomi.actito.listing import list_profiles
 from actito_didomi.consent.conflicts import to_micros
 from actito_didomi.files import add_marks, keep_marks, unread
@@ -149,9 +149,9 @@ class ExportSource:
         with self.folder.open(name) as raw:
             for change in file.read(raw):
                 table.shutdown.check()
-                if isinstance(change, BrokenRowError):
+                if isinstance(change, BrokenRow):
                     line = BrokenLine(name, change.line, change.raw, change.may_opt_out)
-                    self.broken_lines.report(change.message, line=line)
+                    self.broken_lines.report(change.problem, line=line)
                     continue
                 count += 1
                 yield change

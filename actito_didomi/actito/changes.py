@@ -12,6 +12,7 @@ import re
 import zipfile
 import zlib
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import IO, TYPE_CHECKING, Any, Literal
 
@@ -158,20 +159,21 @@ class ChangeFolder:
         return bool(now - modified >= timedelta(seconds=seconds))
 
 
-class BrokenRowError(BadInputError):
+@dataclass(frozen=True)
+class BrokenRow:
     """A line of the export that can't be read.
 
     Attributes:
+        problem: File, line and what is broken, for a message; no value of the line.
         line: Its number in the file, from 1.
         raw: Its cells, with the separator between them.
         may_opt_out: Whether it may hold an opt-out.
     """
 
-    def __init__(self, message: str, *, line: int, raw: bytes, may_opt_out: bool) -> None:
-        super().__init__(codes.INVALID_LINE, message)
-        self.line = line
-        self.raw = raw
-        self.may_opt_out = may_opt_out
+    problem: str
+    line: int
+    raw: bytes
+    may_opt_out: bool
 
 
 class ChangeFile:
@@ -206,10 +208,10 @@ class ChangeFile:
         self._about: dict[str, bool] = {}
         self.other_lines = 0
 
-    def read(self, raw: IO[bytes]) -> Iterator[SubscriptionChange | BrokenRowError]:
+    def read(self, raw: IO[bytes]) -> Iterator[SubscriptionChange | BrokenRow]:
         """Read the file line by line, in constant memory.
 
-        A broken line is yielded as its error, and reading continues; the caller decides.
+        A broken line is yielded as such, and reading continues; the caller decides.
 
         Raises:
             SettingsError: The columns aren't those that the settings name.
@@ -281,7 +283,7 @@ class ChangeFile:
 
     def _change(
         self, row: list[str], places: dict[str, int], number: int
-    ) -> SubscriptionChange | BrokenRowError | None:
+    ) -> SubscriptionChange | BrokenRow | None:
         row.append("")  # what an absent column holds
         subscription, event = row[places["subscription"]], row[places["event"]]
         about = self._about.get(event)
@@ -337,10 +339,9 @@ class ChangeFile:
 
     def _broken(
         self, row: list[str], number: int, problem: str, *, may_opt_out: bool = True
-    ) -> BrokenRowError:
+    ) -> BrokenRow:
         raw = ";".join(row).encode("utf-8", "surrogatepass")
-        message = f"{self._name}, line {number}: {problem}."
-        return BrokenRowError(message, line=number, raw=raw, may_opt_out=may_opt_out)
+        return BrokenRow(f"{self._name}, line {number}: {problem}.", number, raw, may_opt_out)
 
 
 def read_window(text: str, zone: ZoneInfo) -> tuple[datetime, datetime] | None:
