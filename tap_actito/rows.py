@@ -1,7 +1,7 @@
 """Rows of Actito's export of changes, learned into the ledger.
 
 The export holds what target-actito wrote as well. Such rows are recognised by what the ledger knows
-of our writes, and are no acts of a person.
+of our writes, and are no news. An opt-out among them may be the person's, so it is learned as one.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ class RowLearner:
         last, arrival = self._ledger.last_look(), to_micros(arrived_at)
         result: list[SubscriptionChange] = []
         news: dict[tuple[str, str], FoundChange] = {}
+        moved: set[str] = set()
         with self._ledger.change(sorted({row for row in rows if row is not None})) as change:
             for row, read in zip(rows, changes, strict=True):
                 field = self._fields.get(read.subscription)
@@ -103,11 +104,14 @@ class RowLearner:
                 person = change.people[row]
                 act, ours = self._learn(person, field, read, arrival, last)
                 result.append(msgspec.structs.replace(read, source=OURS) if ours else read)
-                if act is not None:
+                if act is None:
+                    continue
+                moved.add(row)
+                if not ours:
                     news[row, field.name] = self._found(
                         read.person, _text(read.profile_id), field, act
                     )
-            for row in {row for row, _ in news}:
+            for row in moved:
                 self._looks.flag(row, change.people[row])
             for _, found in sorted(news.items(), key=lambda item: item[0]):
                 change.add_found(found)
@@ -126,7 +130,7 @@ class RowLearner:
         arrival: int,
         last: Look | None,
     ) -> tuple[Act | None, bool]:
-        """Learn one row; return the act if it is news, and whether the row is ours."""
+        """Learn one row; return the newest act if it has changed, and whether the row is ours."""
         choice = field.choice(change.subscribed)
         if choice is None:
             return None, False
@@ -138,7 +142,7 @@ class RowLearner:
         refresh_held(entry.place(field.place), field, last)
         before = entry.acts.get(ACTITO)
         latest = to_micros(change.changed_at)
-        is_act = learn_row(
+        is_theirs = learn_row(
             entry,
             field.place,
             choice,
@@ -148,7 +152,7 @@ class RowLearner:
             rules=self._ledger.rules,
         )
         act = entry.acts.get(ACTITO)
-        return (act if is_act and act != before else None), not is_act
+        return (None if act == before else act), not is_theirs
 
     def _found(
         self, person: str | None, profile_id: str | None, field: ChoiceField, act: Act

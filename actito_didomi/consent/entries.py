@@ -432,6 +432,9 @@ def learn_row(
 ) -> bool:
     """Learn a row of Actito's export of changes, which holds our own writes as well.
 
+    A row with the value and the time of a write of ours is ours or the person's: where both wrote
+    the same, there is one row. An opt-out may be the person's, so it is; an opt-in is ours.
+
     Args:
         entry: What is known of the choice, changed here.
         name: The field's place.
@@ -442,7 +445,7 @@ def learn_row(
         rules: Settings that decide.
 
     Returns:
-        Whether it is an act of the person.
+        Whether it is no write of ours for certain.
     """
     place = entry.place(name)
     margin = rules.clock_tolerance
@@ -459,11 +462,10 @@ def learn_row(
             place.held = Held(value, earliest, latest + margin)
         elif latest + margin >= held.began:
             place.held = structs.replace(held, doubtful=True)  # before or after what is held
-    if is_ours:
-        return False
-    begins = BEGINNING if in_future else min(earliest, arrival)
-    _learn_at_field(entry, name, Act(value, begins, min(latest, arrival), ACTITO, "row"), held)
-    return True
+    if not is_ours or value is OPT_OUT:
+        begins = BEGINNING if in_future else min(earliest, arrival)
+        _learn_at_field(entry, name, Act(value, begins, min(latest, arrival), ACTITO, "row"), held)
+    return not is_ours
 
 
 # What is due

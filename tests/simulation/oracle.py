@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Cell = tuple[str, int, str]
 """Person, number of the choice, and `actito` or the id of a Didomi user."""
+PROCESSES = 2
+"""Of a job: a tap and a target."""
 TOLERANCE = 60.0
 """The setting `clock_tolerance`, as it is by default."""
 
@@ -354,15 +356,13 @@ class Oracle:
             raise Violation(f"the sides differ at rest: {where}")
         if newest.value is on_actito:
             return
-        rows = world.setup.actito == "exports" and newest.side == "actito"
-        if rows and world.ledger.is_near_own(person, choice, newest):
-            self.excuses["row within the window of our own equal write"] += 1
-            return
         if not newest.value:
             if not newest.excuse:
                 raise Violation(f"opted in at rest against the newest act: {where}")
             return
         if newest.excuse or person in self.troubled or self._has_rival(person, choice, newest):
+            return
+        if self.world.setup.actito == "exports" and self._has_own_row(person, choice, newest):
             return
         raise Violation(f"the newest opt-in is lost at rest: {where}")
 
@@ -385,8 +385,63 @@ class Oracle:
             by_rows = act.side == newest.side == "actito" and self.world.setup.actito == "exports"
             if by_rows and act.at + 2.0 + slack >= newest.at:
                 return True
-        first = self._window(person, choice, newest)[0]
-        return first == 0.0 and newest.side == "actito"  # before the first look
+        if newest.side == "actito" and self.world.setup.didomi == "users":
+            for user in self.world.users_of(self.world.people.index(person)):
+                if self._shown_off_until(person, choice, user) + slack >= earliest:
+                    self.excuses["opt-in in Actito near a change of a user who is opted out"] += 1
+                    return True
+        return earliest == 0.0 and newest.side == "actito"  # before the first look
+
+    def _shown_off_until(self, person: str, choice: int, user: str) -> float:
+        """Return when a user last changed whose status shows an opt-out of unknown age; else -inf.
+
+        That is the latest time at which the choice may have been made, for all who read the status.
+        """
+        latest = float("-inf")
+        changes = sorted(
+            change.at
+            for cell, found in self.history.items()
+            if cell[0] == person and cell[2] == user
+            for change in found
+        )
+        learned = [
+            look for look in self.seen.get((person, choice, user), []) if self._learned(look)
+        ]
+        shown: bool | None = None
+        for look in learned:
+            if look.value is False and look.value is not shown:
+                latest = max(change for change in changes if change <= look.at)
+            shown = look.value
+        return latest
+
+    def _learned(self, look: Look) -> bool:
+        """Return whether what a job looked at was learned for certain: it ended well."""
+        job = look.process.job
+        codes = [code for number, _, code in self.world.exit_codes if number == job]
+        return len(codes) == PROCESSES and not any(codes)
+
+    def _has_own_row(self, person: str, choice: int, newest: TrueAct) -> bool:
+        """Return whether a row of ours may be one of the person's that hides an opt-in.
+
+        An opt-out of ours that is not certainly older counts; an opt-in at the time of an equal
+        write of ours is taken for ours.
+        """
+        if newest.side == "actito" and self.world.ledger.is_near_own(person, choice, newest):
+            self.excuses["opt-in in a row at the time of our own opt-in"] += 1
+            return True
+        earliest, _ = self._window(person, choice, newest)
+        slack = 0.0
+        if newest.side == "didomi":
+            slack = TOLERANCE + abs(self.world.setup.skew_actito - self.world.setup.skew_didomi)
+        hides = any(
+            change.value is False
+            and change.kind in {"write", "import", "late"}
+            and change.at + 2.0 + slack >= earliest
+            for change in self.history[person, choice, "actito"]
+        )
+        if hides:
+            self.excuses["opt-in older than an opt-out of ours, whose row may be theirs"] += 1
+        return hides
 
     def _window(self, person: str, choice: int, act: TrueAct) -> tuple[float, float]:
         """Return the best window of an act that a poller could have."""

@@ -12,8 +12,9 @@ FOUND = {
     71: "an opt-in in Actito won over a newer opt-out in Didomi, by a clock that was wrong",
     572: "a fresh opt-out in Didomi seemed to come from the future",
     729: "an opt-out counted as owed for good, though a newer opt-in had ended that",
-    1187: "a row within the time of our own equal write",
+    1187: "an opt-out in Actito while an import wrote the same was taken for ours",
     1251: "changed and changed back between two looks, before an import",
+    2035: "an opt-in in Actito gives way to a status that may be newer",
 }
 
 

@@ -119,6 +119,27 @@ def test_a2_a_row_of_our_own_write_is_no_act(exports, actito, root, tmp_path) ->
     assert choices(again.records("consent_events")) == {"bob": True}, "however often it is read"
 
 
+def test_an_opt_out_in_a_row_of_our_own_write_counts_but_is_no_news(
+    exports, actito, root, tmp_path
+) -> None:
+    """It may be the person's; so an opt-in from before it, exported later, doesn't win."""
+    actito.create("ann")
+    _, state = read(exports, tmp_path)
+    begun = now() - timedelta(minutes=10)
+    target_writes(tmp_path, "ann", False, begun=begun, ended=begun + timedelta(seconds=1))
+    write(root / "changes-1.csv", row("ann", "Newsletter", "N", say(begun)))
+    run, state = read(exports, tmp_path, state=state)
+    assert choices(run.records("consent_events")) == {}
+    write(root / "changes-2.csv", row("ann", "Newsletter", "Y", say(begun - timedelta(minutes=5))))
+    run, _ = read(exports, tmp_path, state=state)
+    assert run.exit_code == 0, run.err
+    assert choices(run.records("consent_events")) == {}
+    ledger = open_ledger(tmp_path)
+    act = ledger.read(["ann"])["ann"].entries[EMAIL].acts["actito"]
+    ledger.close()
+    assert (act.value, act.source) == (False, "row")
+
+
 def test_a7_what_a_person_does_after_our_write_is_an_act(api, actito, tmp_path) -> None:
     """Off at the last look, on by our write, off by the person: nothing seems to have changed."""
     actito.create("ann")

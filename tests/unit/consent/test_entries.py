@@ -467,6 +467,33 @@ def test_a_row_in_the_future_tells_nothing_of_the_order() -> None:
     assert learn_look(entry, FIELD, OPT_IN, began=160, ended=170, rules=RULES)
 
 
+def test_an_opt_out_in_a_row_of_ours_may_be_the_persons() -> None:
+    """They unsubscribe while we write the same: one row. An older opt-in comes later, and loses."""
+    entry = Entry()
+    learn_look(entry, FIELD, OPT_IN, began=1, ended=2, rules=RULES)
+    begin_write(entry, FIELD, Intent(OPT_OUT, 100, "run", 7), RULES)
+    end_import(entry, FIELD, 7, 200)
+    own = {"earliest": 150, "latest": 150, "arrival": 300, "rules": RULES}
+    assert not learn_row(entry, FIELD, OPT_OUT, **own)
+    assert entry.acts[ACTITO] == Act(OPT_OUT, 150, 150, ACTITO, "row")
+    learn_row(entry, FIELD, OPT_IN, earliest=90, latest=90, arrival=300, rules=RULES)
+    event(entry, USERS[0], OPT_IN, 149)
+    assert winner(entry, RULES).value is OPT_OUT
+    event(entry, USERS[0], OPT_IN, 151)
+    assert winner(entry, RULES).value is OPT_IN
+
+
+def test_an_opt_in_in_a_row_of_ours_is_ours() -> None:
+    """As an act it would be newer than an opt-out of the person that it has overwritten."""
+    entry = Entry()
+    learn_look(entry, FIELD, OPT_OUT, began=1, ended=2, rules=RULES)
+    begin_write(entry, FIELD, Intent(OPT_IN, 100, "run"), RULES)
+    end_write(entry, FIELD, 101)
+    before = dict(entry.acts)
+    assert not learn_row(entry, FIELD, OPT_IN, earliest=100, latest=100, arrival=300, rules=RULES)
+    assert entry.acts == before
+
+
 def test_an_opt_out_without_a_look_may_hide_one_of_the_person() -> None:
     """Didomi's opt-in of before is no reason to turn it back; one of after is."""
     entry = Entry()
