@@ -206,7 +206,11 @@ def newest(known: Act | None, act: Act) -> Act:
 
 
 def winner(
-    actito: Act | None, didomi: Act | None, tolerance: int, baseline: Baseline | None = None
+    actito: Act | None,
+    didomi: Act | None,
+    tolerance: int,
+    baseline: Baseline | None = None,
+    copied: Micros = BEGINNING,
 ) -> Act | None:
     """Return the act that both sides should show.
 
@@ -217,6 +221,8 @@ def winner(
         baseline: What counts where an opt-in in Didomi meets an opt-out of unknown age in Actito:
             the `opt_out`, or the choice in `didomi`. None defers the opt-in, unless it was made
             later than the first look for certain.
+        copied: When an opt-out was brought from Actito that a user in Didomi shows since, the
+            newest one: so the opt-out of unknown age is not older. `BEGINNING` if there is none.
 
     Returns:
         The act; None where none is known, or where it is deferred.
@@ -224,7 +230,11 @@ def winner(
     if actito is None or didomi is None:
         return actito or didomi
     if actito.source == "baseline" and didomi.value is OPT_IN:
-        if baseline == "didomi" or certainly_later(didomi, actito, tolerance):
+        if certainly_later(didomi, actito, tolerance):
+            return didomi
+        if copied >= didomi.latest:
+            return actito
+        if baseline == "didomi":
             return didomi
         return actito if baseline == "opt_out" else None
     return didomi if prevails(didomi, actito, tolerance) else actito

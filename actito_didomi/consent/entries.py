@@ -144,8 +144,26 @@ def newest_act(entry: Entry, side: Side) -> Act | None:
 
 def winner(entry: Entry, rules: Rules) -> Act | None:
     """Return the act that all places should show; None where none is known, or it is deferred."""
-    didomi = newest_act(entry, DIDOMI)
-    return _winner(entry.acts.get(ACTITO), didomi, rules.clock_tolerance, rules.baseline)
+    actito, didomi = entry.acts.get(ACTITO), newest_act(entry, DIDOMI)
+    copied = BEGINNING
+    if actito is not None and actito.source == "baseline":
+        copied = _copied_at(entry)
+    return _winner(actito, didomi, rules.clock_tolerance, rules.baseline, copied)
+
+
+def _copied_at(entry: Entry) -> Micros:
+    """Return when the newest copy of an opt-out was made that a user in Didomi shows since."""
+    return max(
+        (
+            place.held.began
+            for name, place in entry.places.items()
+            if place.held is not None
+            and place.held.ours
+            and place.held.value is OPT_OUT
+            and is_user(name)
+        ),
+        default=BEGINNING,
+    )
 
 
 def is_deferred(entry: Entry, rules: Rules) -> bool:

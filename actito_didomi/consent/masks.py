@@ -200,13 +200,27 @@ def _find_winners(masks: Masks, rules: Rules) -> tuple[list[tuple[Act, int]], in
     winners += [(act, alone) for act, choices in didomi if (alone := choices & ~in_actito)]
     for act, choices in didomi:
         for other, others in actito:
-            if both := choices & others:
-                best = find_winner(other, act, rules.clock_tolerance, rules.baseline)
-                if best is None:
-                    deferred |= both
-                else:
-                    winners.append((best, both))
+            both = choices & others
+            copied = both and _copied_since(masks, other, act) & both
+            for found, at in ((copied, act.latest), (both & ~copied, BEGINNING)):
+                if found:
+                    best = find_winner(other, act, rules.clock_tolerance, rules.baseline, at)
+                    if best is None:
+                        deferred |= found
+                    else:
+                        winners.append((best, found))
     return winners, deferred
+
+
+def _copied_since(masks: Masks, actito: Act, didomi: Act) -> int:
+    """Return the choices of which a user in Didomi shows a copy of an opt-out since an opt-in."""
+    copied = 0
+    if actito.source == "baseline" and didomi.value:
+        for family in masks.users.values():
+            for (flags, began, _), (_, opt_outs, _) in family[0].items():
+                if flags & _OURS and began >= didomi.latest:
+                    copied |= opt_outs
+    return copied
 
 
 def _acts(groups: Groups) -> tuple[list[tuple[Act, int]], list[tuple[Act, int]]]:

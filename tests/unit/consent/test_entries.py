@@ -435,6 +435,25 @@ def test_a_status_of_our_own_making_is_no_act() -> None:
     assert winner(entry, RULES) is None
 
 
+@pytest.mark.parametrize("baseline", [None, "didomi", "opt_out"])
+def test_a_copy_of_an_opt_out_dates_an_opt_out_of_unknown_age(baseline) -> None:
+    """An opt-in from before the copy never wins over it, whatever `baseline` says.
+
+    So it is after a lost ledger: our event in Didomi is all that is left of the unsubscribe.
+    """
+    rules = Rules(clock_tolerance=0, baseline=baseline)
+    for opt_in, wins in ((10, False), (30, baseline == "didomi")):
+        for other_first in (False, True):
+            entry = Entry()
+            events = [(USERS[0], OPT_IN, opt_in, False), (USERS[1], OPT_OUT, 20, True)]
+            for user, value, created, ours in reversed(events) if other_first else events:
+                learn_event(entry, user, value, created, ours=ours, arrival=90, rules=rules)
+            learn_look(entry, FIELD, OPT_OUT, began=90, ended=91, rules=rules)
+            won = winner(entry, rules)
+            assert (won is not None and won.value is OPT_IN) is wins
+            assert (won is None) is (baseline is None and opt_in > 20)
+
+
 def test_a_timestamp_in_the_future_tells_nothing_of_the_order() -> None:
     """A12: an opt-in dated 2099 loses to an opt-out of today, and blocks nothing afterwards."""
     entry = Entry()
