@@ -138,7 +138,8 @@ Select one of the streams that the message lists, or run without a catalog.
 LEDGER_MISSING = Code(118, "ledger_missing", "error")
 """The ledger that STATE names, or that `require_ledger` demands, isn't at `ledger_url`.
 
-Restore it. If it is lost for good, set `on_lost_ledger: baseline` for one run of each direction.
+Restore it. If it is lost for good, set `on_lost_ledger: baseline` for one run of each direction,
+and `baseline: opt_out` for as long as the new ledger is used.
 """
 LEDGER_TOO_NEW = Code(119, "ledger_too_new", "error")
 """The ledger was written by a later release.

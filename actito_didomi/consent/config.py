@@ -69,7 +69,7 @@ class LedgerSettings(msgspec.Struct, frozen=True, kw_only=True):
         setting(
             "On a lost ledger",
             "What to do if STATE names another ledger than `ledger_url` holds: `fail`, so that "
-            "it can be restored, or begin again with a `baseline`.",
+            "it can be restored, or begin again with a `baseline`, which must be `opt_out` then.",
             advanced=True,
         ),
     ] = "fail"

@@ -90,12 +90,21 @@ class Ledger(PeopleTable, RunTable, RejectTable):
             all that was read before.
 
         Raises:
-            SettingsError: STATE names another ledger, and `on_lost` is `fail`.
+            SettingsError: STATE names another ledger, and `on_lost` is `fail`, or the setting
+                `baseline` would turn opt-outs back that the lost ledger knew.
         """
         if ledger_id == self.id:
             return True
         if ledger_id is None:
             return not self.is_new
+        if on_lost == "baseline" and self.rules.baseline == "didomi":
+            raise SettingsError(
+                codes.LEDGER_MISSING,
+                "baseline: it is `didomi`, and STATE names another ledger than ledger_url holds. "
+                "Without the lost ledger nobody knows which opt-outs in Actito are newer than an "
+                "opt-in in Didomi: `didomi` would turn them back. Set `baseline: opt_out` in all "
+                "plugins, and keep it for the new ledger.",
+            )
         if on_lost == "baseline":
             logger.warning(
                 "STATE names another ledger than ledger_url holds. on_lost_ledger is `baseline`: "
@@ -108,7 +117,7 @@ class Ledger(PeopleTable, RunTable, RejectTable):
             f"{'is empty' if self.is_new else 'belongs to other plugins, or is a copy'}. Set the "
             "same ledger_url (and ledger_scope) in all plugins, from the same folder if it is a "
             "relative path, or restore the ledger. If it is lost for good, set "
-            "`on_lost_ledger: baseline` for one run.",
+            "`on_lost_ledger: baseline` for one run, and `baseline: opt_out` from now on.",
         )
 
     @property

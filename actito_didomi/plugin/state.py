@@ -50,7 +50,7 @@ def check_ledger(state: Any, ledger_id: str | None) -> None:
             f"ledger_url: STATE belongs to the ledger {min(others)}, but {found}. What was "
             "owed and who chose what stands in the lost one. Restore it, or set `ledger_url` to "
             "where it is. If it is lost for good, set `on_lost_ledger: baseline` for one run of "
-            "each direction: then everything is read again.",
+            "each direction, and `baseline: opt_out` from now on: then everything is read again.",
         )
 
 

@@ -229,6 +229,8 @@ def test_meltano_run(
         **meltano_environment,
         "TAP_DIDOMI_ON_LOST_LEDGER": "baseline",
         "TARGET_ACTITO_ON_LOST_LEDGER": "baseline",
+        "TAP_DIDOMI_BASELINE": "opt_out",
+        "TARGET_ACTITO_BASELINE": "opt_out",
     }
     refused = meltano(given_up, "run", "--full-refresh", "didomi-to-actito")
     assert refused.returncode == 1

@@ -567,7 +567,11 @@ def test_b12_a_lost_ledger_ends_the_run(api, actito, tmp_path) -> None:
         assert run.exit_code == 1
         assert "ledger_missing" in run.err
         assert "on_lost_ledger" in run.err
-    again, state = read({**api, "on_lost_ledger": "baseline"}, tmp_path, state=state)
+    given_up = {**api, "on_lost_ledger": "baseline"}
+    run, _ = read({**given_up, "baseline": "didomi"}, tmp_path, state=state)
+    assert run.exit_code == 1, "opt-ins of Didomi would count over opt-outs that were newer"
+    assert "baseline: opt_out" in run.err
+    again, state = read({**given_up, "baseline": "opt_out"}, tmp_path, state=state)
     assert again.exit_code == 0, again.err
     actito.change("ann", Newsletter=False)
     run, _ = read(api, tmp_path, state=state)
