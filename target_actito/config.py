@@ -21,6 +21,7 @@ from actito_didomi.plugin.config import (
     Connector,
     Mappings,
     RejectsPath,
+    SkipDelegates,
     StorageOptions,
     TargetSettings,
 )
@@ -171,14 +172,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             advanced=True,
         ),
     ] = "gdpr"
-    skip_delegates: Annotated[
-        tuple[str, ...],
-        setting(
-            "Delegates to skip",
-            "Consent events by these delegates are skipped: they came from Actito.",
-            advanced=True,
-        ),
-    ] = ("actito",)
+    skip_delegates: SkipDelegates = ("actito",)
     max_concurrency: Annotated[
         int,
         setting(

@@ -14,7 +14,7 @@ from actito_didomi.didomi.config import (
     missing_settings,
 )
 from actito_didomi.http import ClientSettings
-from actito_didomi.plugin.config import RejectsPath, TargetSettings
+from actito_didomi.plugin.config import RejectsPath, SkipDelegates, TargetSettings
 from actito_didomi.settings import setting
 
 GROUPS = [list(REQUIRED)]
@@ -51,11 +51,11 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str,
         setting(
             "Delegate",
-            "Id of the delegate of events that name none. target-actito must skip it: see its "
-            "`skip_delegates`.",
+            "Id of the delegate of events that name none. It must be one of `skip_delegates`.",
             advanced=True,
         ),
     ] = "actito"
+    skip_delegates: SkipDelegates = ("actito",)
     max_concurrency: Annotated[
         int,
         setting(

@@ -496,7 +496,8 @@ class Delivery:
         created = _timestamp(event)
         if created is None:
             return
-        ours = is_ours(self._scope_text, event.get("id"))
+        # What a delegate brought from Actito is a copy as well.
+        ours = is_ours(self._scope_text, event.get("id")) or self._is_of_delegate(event)
         for path, choice in _choices(person, event.get("consents")).items():
             learn_event(
                 person.entry(path),
@@ -507,6 +508,11 @@ class Delivery:
                 arrival=max(arrival, created) if ours else arrival,
                 rules=self._ledger.rules,
             )
+
+    def _is_of_delegate(self, event: Mapping[str, Any]) -> bool:
+        delegate = event.get("delegate")
+        found = delegate.get("id") if isinstance(delegate, dict) else None
+        return found in self._settings.skip_delegates
 
     def _learn_status(
         self, person: Person, place: str, user: Mapping[str, Any], arrival: Micros

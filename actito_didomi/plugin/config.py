@@ -71,6 +71,16 @@ OnBadLine = Annotated[
         advanced=True,
     ),
 ]
+SkipDelegates = Annotated[
+    tuple[str, ...],
+    setting(
+        "Delegates to skip",
+        "What these delegates chose came from Actito, so it is no choice made in Didomi: "
+        "target-actito skips such events, and target-didomi posts opt-outs over them. The same in "
+        "both targets.",
+        advanced=True,
+    ),
+]
 RejectsPath = Annotated[
     str,
     setting(

@@ -114,6 +114,20 @@ def test_a_newer_choice_in_didomi_stays(didomi, config, tmp_path) -> None:
     assert states(didomi, "ann") == {"user-ann": False}
 
 
+@pytest.mark.parametrize("delegate", ["actito", "older-sync"])
+def test_what_a_delegate_brought_from_actito_is_no_choice(
+    didomi, config, tmp_path, delegate
+) -> None:
+    """An opt-in that another sync copied there never stands over an opt-out made in Actito."""
+    copy = {**said("ann", "2026-10-05T10:00:00Z", email=True), "delegate": {"id": delegate}}
+    didomi.say(copy)
+    config |= {"skip_delegates": ["actito", "older-sync"]}
+    run = post(config, tmp_path, chosen("ann", "2026-10-02T10:00:00Z", email=False))
+    assert run.exit_code == 0, run.err
+    assert report(config)["newer"] == 0
+    assert states(didomi, "ann") == {"user-ann": False}
+
+
 def test_events_are_dated_when_they_are_posted(didomi, config, tmp_path) -> None:
     """Never by the time of the choice: Didomi's newest event is ours then."""
     didomi.say(said("ann", "2026-10-01T10:00:00Z", email=True))
