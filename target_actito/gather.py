@@ -8,6 +8,7 @@ the bit `careful` is set: the record is then decoded as a whole.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
@@ -392,6 +393,19 @@ class Gatherer:
 
     # Origins
 
+    def as_counted(self, consent: ConsentRecord) -> ConsentRecord:
+        """Return a record as it counts: an event of ours from its creation, as in `_read_event`.
+
+        Didomi orders events by their creation. It writes the arrival of one that we post as its
+        update, and a person may have chosen something between the two.
+        """
+        created = consent.tree.get("created_at")
+        if consent.shape is not Shape.EVENT or created is None:
+            return consent
+        if not _is_own(self._origin(consent.event_id, consent.user_id, is_status=False)):
+            return consent
+        return replace(consent, timestamp=parse_timestamp(created, "created_at"))
+
     def origin_of(self, consent: ConsentRecord, arrival: datetime | None) -> Origin:
         """Return the origin of a record that was decoded as a whole; see `Collector.put`.
 
@@ -579,13 +593,12 @@ class Gatherer:
         if "created_at" in self._roots:
             roots = {**roots, "created_at": event.created_at}
         timestamp = _as_timestamp(event.created_at)
-        if event.updated_at is not None:
+        origin = self._origin(event.id, owner.id if user_id is UNSET else user_id, is_status=False)
+        if event.updated_at is not None and not _is_own(origin):
             timestamp = time_of_event(timestamp, _as_timestamp(event.updated_at))
         return self._read_part(
             person=owner.organization_user_id if person is UNSET else person,
-            origin=self._origin(
-                event.id, owner.id if user_id is UNSET else user_id, is_status=False
-            ),
+            origin=origin,
             timestamp=timestamp,
             about=(event.status, event.regulation or DEFAULT_REGULATION, delegate),
             consents=event.consents,
@@ -667,6 +680,11 @@ class Gatherer:
             else:
                 mask |= self._read_tree(("metadata", key), value)
         return mask
+
+
+def _is_own(origin: Origin) -> bool:
+    """Return whether an event is one of ours."""
+    return origin.__class__ is tuple and origin[1] == OURS
 
 
 def _as_timestamp(value: Any) -> datetime:

@@ -444,6 +444,7 @@ class Pipeline:
         """Gather a consent record that was decoded as a whole."""
         self._decoder.learn(consent.tree.get("consents"))
         target, collector = self._target, self.collector
+        consent = self._gatherer.as_counted(consent)
         person, number = consent.person or "", target.summary.records
         origin = self._gatherer.origin_of(consent, target.arrival if self.ledger else None)
         reason = self._scope.reason_to_skip(

@@ -493,11 +493,12 @@ class Delivery:
     def _learn_event(
         self, person: Person, place: str, event: Mapping[str, Any], arrival: Micros
     ) -> None:
-        created = _timestamp(event)
+        own = is_ours(self._scope_text, event.get("id"))
+        created = _timestamp(event, "created_at") if own else _timestamp(event)
         if created is None:
             return
         # What a delegate brought from Actito is a copy as well.
-        ours = is_ours(self._scope_text, event.get("id")) or self._is_of_delegate(event)
+        ours = own or self._is_of_delegate(event)
         for path, choice in _choices(person, event.get("consents")).items():
             learn_event(
                 person.entry(path),
@@ -693,7 +694,7 @@ class Delivery:
                 if posting.stored is None:
                     continue
                 user_id = posting.user_id or _user_id(posting.stored)
-                created = _timestamp(posting.stored) or arrival
+                created = _timestamp(posting.stored, "created_at") or arrival
                 for path, choice in posting.said().items():
                     learn_event(
                         person.entry(path),
@@ -771,13 +772,18 @@ def _user_id(event: Mapping[str, Any]) -> str:
     return str(user.get("id") or "") if isinstance(user, dict) else ""
 
 
-def _timestamp(record: Mapping[str, Any]) -> Micros | None:
+def _timestamp(record: Mapping[str, Any], *names: str) -> Micros | None:
     """Return the timestamp of an event or user of Didomi's response; None if it has none.
 
-    What Didomi has updated since counts from then.
+    What Didomi has updated since counts from then. But an event of ours counts from its creation:
+    its update says when it arrived, and Didomi orders events by their creation.
+
+    Args:
+        record: The event or user.
+        names: Of the timestamps of which the latest counts; all if none is named.
     """
     found: list[datetime] = []
-    for name in ("created_at", "updated_at"):
+    for name in names or ("created_at", "updated_at"):
         try:
             if record.get(name) is not None:
                 found.append(parse_timestamp(record[name], name))

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
-from actito_didomi.consent import conflicts, entries, event_ids
+from actito_didomi.consent import conflicts, entries, event_ids, masks
 from actito_didomi.consent.places import users_of
 from target_actito import checked, learning
 from target_didomi import delivery
@@ -38,6 +38,16 @@ class Edit(NamedTuple):
     new: str
 
 
+def _without_masks(name: str, first: str) -> Edit:
+    """Return a change that leaves all people to `entries`.
+
+    Args:
+        name: Of a function of `masks`.
+        first: Its first statement.
+    """
+    return Edit(masks, name, first, "    return None\n" + first)
+
+
 RULES: dict[str, tuple[Edit, ...]] = {
     "one_clock_a_side": (
         Edit(
@@ -49,6 +59,7 @@ RULES: dict[str, tuple[Edit, ...]] = {
         Edit(
             conflicts, "newest", "prevails(act, known, 0)", "prevails(act, known, CLOCK_TOLERANCE)"
         ),
+        _without_masks("learn_event", "    said = opt_ins | opt_outs\n"),
     ),
     "looks_in_sequence": (
         Edit(conflicts, "prevails", 'new.side == ACTITO and new.source == "look"', "False"),
@@ -63,6 +74,7 @@ RULES: dict[str, tuple[Edit, ...]] = {
             "        _hold_event(entry, place, event)\n"
             "        return\n",
         ),
+        _without_masks("learn_event", "    said = opt_ins | opt_outs\n"),
     ),
     "stale_looks_are_ignored": (
         Edit(
@@ -89,7 +101,12 @@ RULES: dict[str, tuple[Edit, ...]] = {
             entries, "learn_look", "late.value is value and value is OPT_IN", "late.value is value"
         ),
     ),
-    "own_rows_are_no_acts": (Edit(entries, "learn_row", "    if is_ours:\n", "    if False:\n"),),
+    "own_rows_are_no_acts": (
+        Edit(entries, "learn_row", "if not is_ours or value is OPT_OUT:", "if True:"),
+    ),
+    "opt_out_in_a_row_is_an_act": (
+        Edit(entries, "learn_row", "if not is_ours or value is OPT_OUT:", "if not is_ours:"),
+    ),
     "look_before_opt_in": (
         Edit(
             checked.CheckedWriter,

@@ -36,6 +36,7 @@ class TrueAct:
         place: `actito`, or the id of a Didomi user.
         value: The choice.
         excuse: Why no design that polls can know of it, or act upon it.
+        repeats: Whether the place showed the same before.
     """
 
     number: int
@@ -43,6 +44,7 @@ class TrueAct:
     place: str
     value: bool
     excuse: str = ""
+    repeats: bool = False
 
     @property
     def side(self) -> str:
@@ -164,10 +166,11 @@ class Oracle:
     def acted(self, person: str, choice: int, place: str, *, value: bool) -> None:
         """Note an act that was just done."""
         acts = self.acts.setdefault((person, choice), [])
-        act = TrueAct(len(acts), self.world.hub.now, place, value)
+        cell = (person, choice, place)
+        repeats = self.cells.get(cell) is value
+        act = TrueAct(len(acts), self.world.hub.now, place, value, repeats=repeats)
         acts.append(act)
         self.look_around()
-        cell = (person, choice, place)
         self.setter[cell] = act
         if self.history.get(cell) and self.history[cell][-1].at == self.world.hub.now:
             self.history[cell][-1].kind = "act"
@@ -234,7 +237,8 @@ class Oracle:
             act = setters.get((person, choice, "actito"))
             since = write.looks.get(f"actito {person}", 0.0)
             if act is not None and act.value is value and act.at >= since:
-                if not self._is_known((person, choice, "actito"), act):
+                cell = (person, choice, "actito")
+                if not self._is_known(cell, act) and not self._was_shown(cell, act):
                     self._excuse(act, "the same act as ours, between look and write")
                 self.setter[person, choice, "actito"] = None
         for cell, setter in changes:
@@ -303,11 +307,18 @@ class Oracle:
         """Return whether the ledger holds an act."""
         return self.world.ledger.knows(cell[0], cell[1], act)
 
+    def _was_shown(self, cell: Cell, act: TrueAct) -> bool:
+        """Return whether the ledger holds, by a look from after an act, what the act made."""
+        held = self.world.ledger.held(*cell)
+        if held is None or held.ours or held.value is not act.value:
+            return False
+        return held.began > self.world.ledger.micros(act)
+
     def _recorded(self, look: Look) -> bool:
         return self.commits.get(id(look.process), -1.0) >= look.at
 
     def _was_taken_back(self, cell: Cell, act: TrueAct) -> bool:
-        """Return whether an opt-out left no trace: what was known last showed the same."""
+        """Return whether an act left no trace: what was known last showed the same."""
         changes = [c for c in self.history[cell] if c.at < act.at]
         known = max(
             [
@@ -321,7 +332,7 @@ class Oracle:
         if known is None:
             return self.world.setup.baseline == "didomi"
         held = [c.value for c in self.history[cell] if c.at <= known]
-        return bool(held) and held[-1] is False and any(c.at > known for c in changes)
+        return bool(held) and held[-1] is act.value and any(c.at > known for c in changes)
 
     # At rest
 
@@ -351,19 +362,31 @@ class Oracle:
             if since == 0.0 and not world.ledger.has_acts(person, choice):
                 self._excuse(newest, "opt-in in Actito before the first look")
                 return
+            if not world.ledger.has_acts(person, choice) and self._was_taken_back(
+                (person, choice, "actito"), newest
+            ):
+                self._excuse(newest, "changed and changed back between two looks")
+                return
         agree = (True in users.values()) if on_actito else (True not in users.values())
         if not agree:
             raise Violation(f"the sides differ at rest: {where}")
         if newest.value is on_actito:
             return
         if not newest.value:
-            if not newest.excuse:
+            if newest.repeats and newest.side == "didomi" and world.setup.didomi == "users":
+                self.excuses["an opt-out that a status showed before"] += 1
+            elif not newest.excuse:
                 raise Violation(f"opted in at rest against the newest act: {where}")
             return
         if newest.excuse or person in self.troubled or self._has_rival(person, choice, newest):
             return
-        if self.world.setup.actito == "exports" and self._has_own_row(person, choice, newest):
+        if world.setup.actito == "exports" and self._has_own_row(person, choice, newest):
             return
+        cell = (person, choice, "actito")
+        if newest.side == "actito" and self._was_taken_back(cell, newest):
+            self._excuse(newest, "changed and changed back between two looks")
+            if newest.excuse:
+                return
         raise Violation(f"the newest opt-in is lost at rest: {where}")
 
     def _has_rival(self, person: str, choice: int, newest: TrueAct) -> bool:
@@ -379,7 +402,7 @@ class Oracle:
                 newest.at - act.at < 0.001 or self.world.setup.didomi == "users"
             ):
                 return True  # at one timestamp, or of unknown age
-            _, latest = self._window(person, choice, act)
+            latest = self._latest(person, choice, act)
             if act.side != newest.side and latest + slack >= earliest:
                 return True
             by_rows = act.side == newest.side == "actito" and self.world.setup.actito == "exports"
@@ -442,6 +465,13 @@ class Oracle:
         if hides:
             self.excuses["opt-in older than an opt-out of ours, whose row may be theirs"] += 1
         return hides
+
+    def _latest(self, person: str, choice: int, act: TrueAct) -> float:
+        """Return when an act was made at the latest, by the first look that showed it."""
+        if act.side == "didomi":
+            return act.at
+        seen = [s.at for s in self.seen.get((person, choice, "actito"), []) if self._recorded(s)]
+        return min((at for at in seen if at >= act.at), default=self.world.hub.now)
 
     def _window(self, person: str, choice: int, act: TrueAct) -> tuple[float, float]:
         """Return the best window of an act that a poller could have."""

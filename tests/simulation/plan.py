@@ -7,7 +7,8 @@ leaving one decision out moves few others, which is what makes a story small.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
@@ -22,7 +23,8 @@ class Decision(NamedTuple):
     Attributes:
         what: `act`; `kill`, `term`; or what becomes of a request: `lost_before`, `lost_after`,
             `late`, `timeout`, `status`, `refused`, `half`, `slow`.
-        when: `before`, `within` (sent, but not carried out) or `after` the effect of the step.
+        when: `before`, `within` (sent, but not carried out) or `after` the effect of the step; of
+            `slow`: on which side of the effect the time passes.
         value: Seconds, a status, or the choice made.
         person, choice, side, user: Of an act.
     """
@@ -34,6 +36,24 @@ class Decision(NamedTuple):
     choice: int = 0
     side: str = ""
     user: int = 0
+
+
+class Cue(NamedTuple):
+    """What happens at a step that is found by what it does.
+
+    Attributes:
+        job: The number of the job.
+        process: The name of the plugin.
+        text: What the step's text holds: a method and a path, `commit`, or `output`.
+        decisions: What happens.
+        count: The how many-th such step it is.
+    """
+
+    job: int
+    process: str
+    text: str
+    decisions: tuple[Decision, ...]
+    count: int = 1
 
 
 @dataclass(frozen=True)
@@ -162,6 +182,7 @@ class Plan:
         seed: What it is drawn from; paces are always drawn.
         setup: What is the same throughout.
         given: The decisions, by place; None to draw them.
+        cues: Further decisions, of which each is made once.
         made: The decisions that were found on the way.
         rest: Whether nothing happens any more.
         met: The places that were come to before that, and what they are.
@@ -170,22 +191,29 @@ class Plan:
     seed: int
     setup: Setup
     given: Mapping[Place, tuple[Decision, ...]] | None = None
+    cues: tuple[Cue, ...] = ()
     made: dict[Place, tuple[Decision, ...]] = field(default_factory=dict)
     rest: bool = False
     met: list[tuple[Place, Kind]] = field(default_factory=list)
+    _counts: Counter[Cue] = field(default_factory=Counter)
 
     @classmethod
     def drawn(cls, seed: int) -> Plan:
         """Draw a story."""
         return cls(seed, draw_setup(seed))
 
-    def decide(self, place: Place, kind: Kind) -> tuple[Decision, ...]:
-        """Return what happens at a place."""
+    @property
+    def unmet_cues(self) -> list[Cue]:
+        """The cues whose step never came."""
+        return [cue for cue in self.cues if self._counts[cue] < cue.count]
+
+    def decide(self, place: Place, kind: Kind, text: str = "") -> tuple[Decision, ...]:
+        """Return what happens at a place, where a step with this text is."""
         if self.rest:
             return ()
         self.met.append((place, kind))
         if self.given is not None:
-            found = self.given.get(place, ())
+            found = (*self.given.get(place, ()), *self._cued(place, text))
         elif place[0] < self.setup.calm:
             return ()
         else:
@@ -193,6 +221,13 @@ class Plan:
         if found:
             self.made[place] = found
         return found
+
+    def _cued(self, place: Place, text: str) -> Iterator[Decision]:
+        for cue in self.cues:
+            if (cue.job, cue.process) == place[:2] and cue.text in text:
+                self._counts[cue] += 1
+                if self._counts[cue] == cue.count:
+                    yield from cue.decisions
 
     def _draw(self, place: Place, kind: Kind) -> tuple[Decision, ...]:
         rng = draw(self.seed, "decide", *place)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from simulation.explorer import Result, run
-from simulation.plan import Decision, JobPlan, Kind, Place, Plan, Setup
+from simulation.plan import Cue, Decision, JobPlan, Kind, Place, Plan, Setup
 
 CALM = (JobPlan(0, "reverse", 60.0), JobPlan(1, "forward", 60.0))
 FORWARD = (*CALM, JobPlan(2, "forward", 600.0))
@@ -33,11 +33,13 @@ class Story:
         setup: What is the same throughout.
         acts: What people do when a job starts, by its number.
         anywhere: What a person does at any point in addition; each is tried at each point.
+        cues: What happens at steps that are found by what they do.
     """
 
     setup: Setup
     acts: Mapping[int, tuple[Decision, ...]] = field(default_factory=dict)
     anywhere: tuple[Decision, ...] = ()
+    cues: tuple[Cue, ...] = ()
 
     @property
     def decisions(self) -> dict[Place, tuple[Decision, ...]]:
@@ -131,7 +133,7 @@ def run_story(story: Story, more: Mapping[Place, tuple[Decision, ...]] | None = 
     decisions = dict(story.decisions)
     for place, found in (more or {}).items():
         decisions[place] = (*decisions.get(place, ()), *found)
-    return run(Plan(0, story.setup, given=decisions))
+    return run(Plan(0, story.setup, given=decisions, cues=story.cues))
 
 
 def points_of(story: Story) -> list[tuple[Place, Kind]]:

@@ -13,7 +13,12 @@ FOUND = {
     572: "a fresh opt-out in Didomi seemed to come from the future",
     729: "an opt-out counted as owed for good, though a newer opt-in had ended that",
     1187: "an opt-out in Actito while an import wrote the same was taken for ours",
+    871: "our event counted from its arrival in Didomi, not from its creation, as Didomi has it",
+    1127: "an opt-in in Actito left no trace: changed and changed back between two looks",
     1251: "changed and changed back between two looks, before an import",
+    1618: "an opt-in within the tolerance of the look that showed an opt-out of before",
+    1897: "an opt-out that a status of Didomi showed before",
+    1945: "our event counted from its arrival in Didomi, in one choice of two",
     2035: "an opt-in in Actito gives way to a status that may be newer",
 }
 

@@ -70,15 +70,19 @@ class LedgerView:
         name = place_of(choice, place)
         return entry.places[name].held if entry is not None and name in entry.places else None
 
+    def micros(self, act: TrueAct) -> int:
+        """Return when an act was done, by the clock of its side."""
+        setup = self._setup
+        skew = setup.skew_actito if act.side == "actito" else setup.skew_didomi
+        return to_micros(to_datetime(act.at + skew))
+
     def knows(self, person: str, choice: int, act: TrueAct) -> bool:
         """Return whether it holds an act."""
         entry = self.entry(person, choice)
         known = None if entry is None else entry.acts.get(act.side)
         if known is None or known.value is not act.value:
             return False
-        setup = self._setup
-        skew = setup.skew_actito if act.side == "actito" else setup.skew_didomi
-        at = to_micros(to_datetime(act.at + skew))
+        at = self.micros(act)
         return known.earliest - _SLACK <= at <= known.latest + _SLACK
 
     def owes(self) -> list[str]:
@@ -96,7 +100,7 @@ class LedgerView:
         place = None if entry is None else entry.places.get(place_of(choice, "actito"))
         if place is None:
             return False
-        at = to_micros(to_datetime(act.at + self._setup.skew_actito))
+        at = self.micros(act)
         margin = self.rules.clock_tolerance + _SLACK
         return any(
             write.value is act.value and write.began - margin <= at <= write.ended + margin

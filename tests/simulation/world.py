@@ -269,7 +269,7 @@ class World:
         self._check_no_transaction("a request")
         place = self._place(process)
         call = Call.read(request)
-        decisions = self.plan.decide(place, call.kind)
+        decisions = self.plan.decide(place, call.kind, f"{request.method} {call.path}")
         there, home = self.plan.pace(place)
         what = f"{call}"
         self.note(f"{place} {what} {[d.what for d in decisions]}")
@@ -282,7 +282,9 @@ class World:
             self.record(f"{process.name}: {what}: {fate.what} {fate.value:g}")
             if call.kind == "write" and fate.what != "slow":
                 self.oracle.unanswered(process, call.written())
-            if fate.what == "slow":
+            if fate.what == "slow" and fate.when == "after":
+                home += fate.value
+            elif fate.what == "slow":
                 there += fate.value
             elif fate.what == "lost_before":
                 self.hub.pause(there)
@@ -340,7 +342,7 @@ class World:
         ):
             self.hub.fail(f"{process.name} has two open transactions")
         place = self._place(process)
-        decisions = self.plan.decide(place, "commit")
+        decisions = self.plan.decide(place, "commit", "commit")
         self.note(f"{place} commit {[d.what for d in decisions]}")
         if self._strike(process, self._end_of(decisions, "before"), "a commit"):
             self.hub.stop_here()
@@ -360,7 +362,7 @@ class World:
         assert pipe is not None
         self._check_no_transaction("output")
         place = self._place(process)
-        decisions = self.plan.decide(place, "flush")
+        decisions = self.plan.decide(place, "flush", "output")
         self.note(f"{place} output of {len(data)} bytes {[d.what for d in decisions]}")
         self._happen(decisions, "before")
         if self._strike(process, self._end_of(decisions, "before"), "an output"):
