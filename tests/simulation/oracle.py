@@ -421,12 +421,19 @@ class Oracle:
         That is the latest time at which the choice may have been made, for all who read the status.
         """
         latest = float("-inf")
-        changes = sorted(
+        changes = [
             change.at
             for cell, found in self.history.items()
             if cell[0] == person and cell[2] == user
             for change in found
-        )
+        ]
+        changes += [
+            act.at
+            for key, acts in self.acts.items()
+            if key[0] == person
+            for act in acts
+            if act.place == user
+        ]
         learned = [
             look for look in self.seen.get((person, choice, user), []) if self._learned(look)
         ]

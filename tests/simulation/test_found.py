@@ -19,6 +19,8 @@ FOUND = {
     1618: "an opt-in within the tolerance of the look that showed an opt-out of before",
     1897: "an opt-out that a status of Didomi showed before",
     1945: "our event counted from its arrival in Didomi, in one choice of two",
+    2684: "a status that may be newer, since another choice was made again",
+    3365: "a look whose response never came shows nothing",
     2035: "an opt-in in Actito gives way to a status that may be newer",
 }
 

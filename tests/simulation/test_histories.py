@@ -17,7 +17,7 @@ def run(history: str | int) -> Result:
 
 @pytest.mark.parametrize("name", HISTORIES)
 def test_history(name: str) -> None:
-    """It holds, everything in it happens, and nothing is excused that is not told to be."""
+    """It holds, everything in it happens, and only what stands there is excused."""
     result = run(name)
     assert result.violation is None, "\n" + describe(result)
     assert not result.plan.unmet_cues, "\n" + describe(result, everything=True)

@@ -306,8 +306,10 @@ class World:
         box: list[Response] = []
         thread, ticket = self.hub.thread, self.hub.thread.ticket + 1
 
+        comes = fate is None or fate.what == "slow"
+
         def effect() -> None:
-            box.append(self._serve(process, call, looks))
+            box.append(self._serve(process, call, looks, comes=comes))
             self._happen(decisions, "after")
             if not self._strike(process, self._end_of(decisions, "after"), what):
                 self.hub.after(home, lambda: thread.resume(ticket))
@@ -379,9 +381,15 @@ class World:
     # The sandbox
 
     def _serve(
-        self, process: Process, call: Call, looks: dict[str, float], *, late: bool = False
+        self,
+        process: Process,
+        call: Call,
+        looks: dict[str, float],
+        *,
+        late: bool = False,
+        comes: bool = True,
     ) -> Response:
-        """Carry out a request in the sandbox."""
+        """Carry out a request in the sandbox; `comes`: its response arrives as it is."""
         self.load_imports()
         request = call.request
         if late:
@@ -404,7 +412,7 @@ class World:
             how = " (late)" if late else ""
             self.record(f"{process.name} of job {process.job}: {call} -> {status}{how}")
             self.oracle.written(Write(process, call.side, looks, call.written(), late=late))
-        elif status == requests.codes.ok:
+        elif status == requests.codes.ok and comes:
             self.oracle.looked(process, call.side, call.people(body, self))
         side = self.sandbox.actito if call.side == "actito" else self.sandbox.didomi
         date = side._runtime.now().replace(microsecond=0)
@@ -413,7 +421,7 @@ class World:
 
     def _serve_late(self, process: Process, call: Call, looks: dict[str, float]) -> None:
         """Carry out a request for which nobody waits any more."""
-        self._serve(process, call, looks, late=True)
+        self._serve(process, call, looks, late=True, comes=False)
 
     def _ask(self, call: Call) -> tuple[int, list[tuple[str, str]], bytes]:
         request = call.request
