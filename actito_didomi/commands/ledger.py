@@ -46,7 +46,7 @@ def info(configs: tuple[str, ...], output: str) -> None:
     for pair in found["pairs"]:
         click.echo("")
         for name, value in pair.items():
-            if name != "last_runs":
+            if name != "last_runs" and (name != "pair" or value):
                 click.echo(f"{name}: {_line(value)}")
         for run in pair["last_runs"]:
             click.echo(_describe_run(run))

@@ -16,7 +16,7 @@ from actito_didomi.commands.options import (
     read_ledger_settings,
     show_json,
 )
-from actito_didomi.consent.conflicts import OPT_OUT, to_datetime
+from actito_didomi.consent.conflicts import END, OPT_OUT, to_datetime
 from actito_didomi.consent.copying import list_pairs, open_pair
 from actito_didomi.consent.entries import winner
 from actito_didomi.consent.person import Owed
@@ -81,6 +81,7 @@ def _summarise(reject: StoredReject, pair: Ledger) -> dict[str, Any]:
         "attempts": reject.details.attempts,
         "first_at": _time(reject.details.first_at),
         "next_at": _time(reject.due),
+        "waits_for_retry": reject.state == "open" and reject.due >= END,
     }
 
 
@@ -97,11 +98,12 @@ def _summarise_person(key: str, person: Person, pair: Ledger) -> dict[str, Any]:
         "attempts": max((retry.attempts for retry in person.retries.values()), default=0),
         "first_at": _time(min((r.first_at for r in person.retries.values()), default=0)),
         "next_at": _time(max((r.next_at for r in person.retries.values()), default=0)),
+        "waits_for_retry": False,
     }
 
 
 def _time(micros: int) -> str | None:
-    return to_datetime(micros).isoformat(timespec="seconds") if micros > 0 else None
+    return to_datetime(micros).isoformat(timespec="seconds") if 0 < micros < END else None
 
 
 def _owed(pair: Ledger, *, opt_outs_only: bool = False) -> Iterator[tuple[str, Person]]:
@@ -149,9 +151,12 @@ def list_rejects(  # noqa: PLR0917 - click passes options by name
         return
     for line in found[:limit]:
         opt_out = "opt-out" if line["opt_out"] else ""
+        attempt = f"next {line['next_at'] or 'with the next run'}"
+        if line["waits_for_retry"]:
+            attempt = "next after `rejects retry`"
         click.echo(
             f"{line['id']:>10}  {line['state']:<10}  {line['code']:<24}  {opt_out:<7}  "
-            f"{line['attempts']} attempt(s), next {line['next_at'] or 'with the next run'}"
+            f"{line['attempts']} attempt(s), {attempt}"
         )
     if len(found) > limit:
         click.echo(f"... and more: see --limit, or `rejects export`. Shown: {limit}.")

@@ -355,9 +355,9 @@ class ConsentTarget(BasePlugin, Target):
         if deferred:
             error = ChangesDeferredError(
                 codes.CHANGES_DEFERRED,
-                f"Opt-ins of {deferred} people wait, since their profiles were opted out at the "
-                "first look and nobody knows since when. Set `baseline` to `opt_out` (they stay "
-                "opted out) or `didomi` (Didomi's choice counts). All opt-outs are written.",
+                f"People whose opt-ins wait: {deferred}. Their profiles were opted out at the first "
+                "look, and nobody knows since when. Set `baseline` in all plugins: `opt_out` (they "
+                "stay opted out) or `didomi` (Didomi's choice counts). All opt-outs are written.",
             )
             self.conclude("changes deferred", error)
             raise error
