@@ -34,7 +34,7 @@ class ActitoSummary(Summary):
             Line("  updated", self.updated),
             Line("  created", self.created),
             Line("  unmatched", self.unmatched),
-            Line("  unchanged", self.unchanged, "only null or unmapped choices"),
+            Line("  unchanged", self.unchanged, "nothing to write"),
             Line("  imported", self.imported, "result not reported by Actito", rare=True),
             Line("  superseded", self.superseded, "choices; newer ones in Actito", rare=True),
             Line("  deferred", self.deferred, "for the next run", rare=True),

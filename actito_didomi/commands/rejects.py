@@ -19,6 +19,7 @@ from actito_didomi.commands.options import (
 from actito_didomi.consent.conflicts import END, OPT_OUT, to_datetime
 from actito_didomi.consent.copying import list_pairs, open_pair
 from actito_didomi.consent.entries import winner
+from actito_didomi.consent.identity import match_key
 from actito_didomi.consent.person import Owed
 from actito_didomi.consent.rejects import REJECT_STATES
 from actito_didomi.runtime import Runtime
@@ -77,7 +78,7 @@ def _summarise(reject: StoredReject, pair: Ledger) -> dict[str, Any]:
         "state": reject.state,
         "code": reject.code,
         "opt_out": reject.opt_out,
-        "person": pair.hash(reject.person) if reject.person else None,
+        "person": pair.hash(match_key(reject.person, pair.matching())) if reject.person else None,
         "attempts": reject.details.attempts,
         "first_at": _time(reject.details.first_at),
         "next_at": _time(reject.due),
@@ -87,7 +88,7 @@ def _summarise(reject: StoredReject, pair: Ledger) -> dict[str, Any]:
 
 def _summarise_person(key: str, person: Person, pair: Ledger) -> dict[str, Any]:
     """Return what is owed to a person, without personal data."""
-    refused = [retry.code for retry in person.retries.values()]
+    refused = [retry.name for retry in person.retries.values()]
     waits = [name for flag, name in _WAITS.items() if person.owed & flag]
     return {
         "id": pair.hash(key),
@@ -254,7 +255,7 @@ def retry(
             keys = [
                 key
                 for key, person in _owed(pair)
-                if any(code in {None, r.code} for r in person.retries.values())
+                if any(code in {None, retry.name} for retry in person.retries.values())
                 and (not reject_ids or pair.hash(key) in reject_ids)
             ]
             stored += len(numbers) if dry_run else pair.retry_rejects(numbers)

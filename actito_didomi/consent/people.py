@@ -27,6 +27,7 @@ from actito_didomi.consent.rows import (
     write_people,
 )
 from actito_didomi.consent.store import is_worth_repeating
+from actito_didomi.privacy import hash_person
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -120,7 +121,7 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
 
     def hash(self, person: str) -> str:
         """Return what a person is called in logs: 10 hexadecimal digits, keyed."""
-        return hashlib.blake2s(person.encode(), key=self.key, digest_size=5).hexdigest()
+        return hash_person(person, self.key)
 
     def digest(self, value: Any) -> bytes:
         """Return 8 bytes that stand for a value of JSON, keyed."""
@@ -393,12 +394,12 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
                 key
                 for key, person in found
                 if (keys is None or key in keys)
-                and any(code in {None, retry.code} for retry in person.retries.values())
+                and any(code in {None, retry.name} for retry in person.retries.values())
             ]
             with self.change(waiting) as change:
                 for person in change.people.values():
                     for side, retry in person.retries.items():
-                        if code in {None, retry.code}:
+                        if code in {None, retry.name}:
                             person.retries[side] = structs.replace(retry, next_at=0)
             count += len(waiting)
         return count

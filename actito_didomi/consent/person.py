@@ -53,7 +53,7 @@ class Retry(msgspec.Struct, frozen=True):
     """Why the last attempt to write what is owed failed, and when to try again.
 
     Attributes:
-        code: Name of the code of the refusal.
+        code: Name of the code of the refusal; after a colon the status, if there is one.
         attempts: How often it was refused in the same way, in a row.
         next_at: Not tried before this timestamp.
         first_at: When it was first refused in this way.
@@ -65,6 +65,11 @@ class Retry(msgspec.Struct, frozen=True):
     next_at: Micros
     first_at: Micros
     detail: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of the code, without the status."""
+        return self.code.partition(":")[0]
 
 
 class Person(msgspec.Struct, gc=False):

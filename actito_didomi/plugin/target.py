@@ -21,6 +21,7 @@ from singer_sdk.singerlib.exceptions import SingerError
 from actito_didomi import codes, privacy
 from actito_didomi.consent import records
 from actito_didomi.consent.conflicts import END, to_micros
+from actito_didomi.consent.identity import match_key
 from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.rejects import NewReject, RejectDetails
 from actito_didomi.errors import (
@@ -56,6 +57,7 @@ if TYPE_CHECKING:
 _OBJECTS_PER_COLLECTION = 200_000
 """New objects after which unused ones are looked for while writing."""
 _EXAMPLES = 5
+_KEY_BYTES = 16
 _BROKEN_INPUT = (
     SingerError,
     RecordsWithoutSchemaException,
@@ -107,6 +109,7 @@ class ConsentTarget(BasePlugin, Target):
         self._waiting_since: float | None = None
         self._skipped_streams: set[str] = set()
         self._unmatched_examples: list[str] = []
+        self._hash_key = b""
         self._concluded = False
         self._pauses_gc = False
 
@@ -355,9 +358,10 @@ class ConsentTarget(BasePlugin, Target):
         if deferred:
             error = ChangesDeferredError(
                 codes.CHANGES_DEFERRED,
-                f"People whose opt-ins wait: {deferred}. Their profiles were opted out at the first "
-                "look, and nobody knows since when. Set `baseline` in all plugins: `opt_out` (they "
-                "stay opted out) or `didomi` (Didomi's choice counts). All opt-outs are written.",
+                f"People whose opt-ins wait: {deferred}. Their profiles were opted out at the "
+                "first look, and nobody knows since when. Set `baseline` in all plugins: "
+                "`opt_out` (they stay opted out) or `didomi` (Didomi's choice counts). All "
+                "opt-outs are written.",
             )
             self.conclude("changes deferred", error)
             raise error
@@ -454,7 +458,7 @@ class ConsentTarget(BasePlugin, Target):
         self.logger.warning(
             "Rejected%s: person %s: %s: %s",
             " (an opt-out)" if reject.opt_out else "",
-            privacy.hash_person(reject.person) if reject.person else "unknown",
+            self._name_of(reject.person) if reject.person else "unknown",
             reject.code,
             reject.reason,
         )
@@ -486,7 +490,14 @@ class ConsentTarget(BasePlugin, Target):
         """Count a person whom the other side doesn't know."""
         self.summary.unmatched += 1
         if len(self._unmatched_examples) < _EXAMPLES:
-            self._unmatched_examples.append(privacy.hash_person(person))
+            self._unmatched_examples.append(self._name_of(person))
+
+    def _name_of(self, person: str) -> str:
+        """Return what a person is called in logs; with a ledger, what commands call them."""
+        if self.ledger is None:
+            self._hash_key = self._hash_key or self.runtime.token(_KEY_BYTES).encode()
+            return privacy.hash_person(person, self._hash_key)
+        return self.ledger.hash(match_key(person, self.ledger.matching()))
 
     def connect(self) -> RejectStore:
         """Open what is needed for writing, once; give where rejects are kept."""

@@ -50,7 +50,7 @@ def ledger(settings: LedgerSettings) -> Iterator[Ledger]:
             {DIDOMI: Act(False, T, T, DIDOMI, "event")}, {"d:00000001": Place(Held(False, T, T))}
         )
         person.owed = Owed.ACTITO | Owed.OPT_OUT_ACTITO
-        person.retries["actito"] = Retry("change_refused", 3, T, T, "words of Actito")
+        person.retries["actito"] = Retry("change_refused:422", 3, T, T, "words of Actito")
         change.people["bob@example.com"].entries[EMAIL] = person.entries[EMAIL]
     details = RejectDetails(
         "can't be read", raw=b"secret line", first_at=T, file="users/1.json.gz", line=7

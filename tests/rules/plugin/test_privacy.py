@@ -248,8 +248,9 @@ def test_secrets_are_masked_in_messages_arguments_and_tracebacks() -> None:
     assert text.count("***") == 2
 
 
-def test_a_person_has_the_same_short_name_in_every_run() -> None:
-    """So that a log line can be matched with a rejects file."""
-    assert privacy.hash_person("ann") == privacy.hash_person("ann")
-    assert len(privacy.hash_person("ann")) == 10
-    assert privacy.hash_person("ann") != privacy.hash_person("bob")
+def test_a_person_has_one_short_name_for_each_key() -> None:
+    """So that logs and commands of one ledger can be matched, and nobody tries keys out."""
+    assert privacy.hash_person("ann", b"k") == privacy.hash_person("ann", b"k")
+    assert len(privacy.hash_person("ann", b"k")) == 10
+    assert privacy.hash_person("ann", b"k") != privacy.hash_person("bob", b"k")
+    assert privacy.hash_person("ann", b"k") != privacy.hash_person("ann", b"l")

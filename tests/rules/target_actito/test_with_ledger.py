@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 from support import (
     Actito,
     Run,
@@ -18,6 +21,8 @@ from support import (
     stream_of,
     with_ledger,
 )
+
+from actito_didomi.commands import main
 
 
 @pytest.fixture
@@ -173,6 +178,22 @@ def test_b7_a_refused_opt_out_is_owed_until_it_is_written(config, actito, tmp_pa
     again = sync(config, tmp_path)
     assert again.exit_code == 0, again.err
     assert actito.subscriptions("ann")["Newsletter"] is False
+
+
+def test_commands_call_people_as_the_log_does(config, actito, tmp_path) -> None:
+    """The hash of a line of the log is the id in `rejects list`, which can be filtered by code."""
+    actito.create("ann", Newsletter=True)
+    fault = {"side": "actito", "action": "status", "route": "patch_profile", "status": 422}
+    actito.steer("faults", {**fault, "count": 1})
+    run = sync(config, tmp_path, off("ann"))
+    assert run.exit_code == 3
+    (named,) = re.findall(r"person (\w{10}): AD302 change_refused", run.err)
+    file = tmp_path / "commands.json"
+    file.write_text(json.dumps(with_ledger(tmp_path)))
+    listed = CliRunner().invoke(
+        main, ["rejects", "list", "--code", "change_refused", "--config", str(file)]
+    )
+    assert listed.output.split()[0] == named, listed.output
 
 
 def test_a_newer_choice_is_written_whatever_was_refused_before(config, actito, tmp_path) -> None:
