@@ -436,7 +436,7 @@ def three_troubles(sandbox: Sandbox, environment: dict[str, str]) -> None:
     console.print(
         f"[bold]8.[/] A shop creates the profile of {unknown}, subscribed to everything. The next "
         "runs read no new choice\n   of Didomi, write what is owed to Actito (b and c), and bring "
-        "the unsubscribe (a) to Didomi:\n"
+        "to Didomi the unsubscribe (a) and\n   what else the shop subscribed cust-new to:\n"
         "   meltano run didomi-to-actito, meltano run actito-to-didomi ..."
     )
     sandbox.create_profile(unknown)

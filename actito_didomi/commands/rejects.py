@@ -16,7 +16,7 @@ from actito_didomi.commands.options import (
     read_ledger_settings,
     show_json,
 )
-from actito_didomi.consent.conflicts import END, OPT_OUT, to_datetime
+from actito_didomi.consent.conflicts import END, OPT_OUT, to_datetime, to_micros
 from actito_didomi.consent.copying import list_pairs, open_pair
 from actito_didomi.consent.entries import winner
 from actito_didomi.consent.identity import match_key
@@ -81,7 +81,7 @@ def _summarise(reject: StoredReject, pair: Ledger) -> dict[str, Any]:
         "person": pair.hash(match_key(reject.person, pair.matching())) if reject.person else None,
         "attempts": reject.details.attempts,
         "first_at": _time(reject.details.first_at),
-        "next_at": _time(reject.due),
+        "next_at": _next(reject.due),
         "waits_for_retry": reject.state == "open" and reject.due >= END,
     }
 
@@ -98,9 +98,14 @@ def _summarise_person(key: str, person: Person, pair: Ledger) -> dict[str, Any]:
         "person": pair.hash(key),
         "attempts": max((retry.attempts for retry in person.retries.values()), default=0),
         "first_at": _time(min((r.first_at for r in person.retries.values()), default=0)),
-        "next_at": _time(max((r.next_at for r in person.retries.values()), default=0)),
+        "next_at": _next(max((r.next_at for r in person.retries.values()), default=0)),
         "waits_for_retry": False,
     }
+
+
+def _next(micros: int) -> str | None:
+    """Return when something is attempted again; None at the next run, or after `retry` only."""
+    return _time(micros) if micros > to_micros(Runtime().now()) else None
 
 
 def _time(micros: int) -> str | None:

@@ -249,7 +249,7 @@ def test_secrets_are_masked_in_messages_arguments_and_tracebacks() -> None:
 
 
 def test_a_person_has_one_short_name_for_each_key() -> None:
-    """So that logs and commands of one ledger can be matched, and nobody tries keys out."""
+    """So that logs and commands of one ledger can be matched, and nobody can guess whose it is."""
     assert privacy.hash_person("ann", b"k") == privacy.hash_person("ann", b"k")
     assert len(privacy.hash_person("ann", b"k")) == 10
     assert privacy.hash_person("ann", b"k") != privacy.hash_person("bob", b"k")
