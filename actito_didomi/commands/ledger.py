@@ -82,11 +82,12 @@ def describe_ledger(settings: LedgerSettings) -> dict[str, Any]:
     """
     runtime = Runtime()
     path = sqlite_path(settings.ledger_url)
+    names = list_pairs(settings, runtime)
     pairs: list[dict[str, Any]] = []
     described: dict[str, Any] = {
         "database": str(path) if path else make_url(settings.ledger_url).render_as_string(),
     }
-    for name in list_pairs(settings, runtime):
+    for name in names:
         pair = open_pair(settings, name, runtime)
         try:
             described |= pair.describe_database()

@@ -93,7 +93,7 @@ def open_database(settings: LedgerSettings, runtime: Runtime) -> tuple[Store, st
     """
     path = sqlite_path(settings.ledger_url)
     if settings.require_ledger and path is not None and not path.exists():
-        raise _missing_ledger()
+        raise _missing_ledger(path)
     store = connect(settings.ledger_url, runtime)
     try:
         return store, _prepare(store, settings, runtime)
@@ -111,7 +111,7 @@ def _prepare(store: Store, settings: LedgerSettings, runtime: Runtime) -> str:
         )
     version = _version(store)
     if version is None and settings.require_ledger:
-        raise _missing_ledger()
+        raise _missing_ledger(store.path)
     key = _read_key(store, settings, runtime)
     privacy.protect([key])
     if store.path is not None:
@@ -152,12 +152,14 @@ def find_pair(store: Store, settings: LedgerSettings, scope: LedgerScope, key: s
     return Prepared(named, number, key, is_new)
 
 
-def _missing_ledger() -> SettingsError:
+def _missing_ledger(path: Path | None) -> SettingsError:
     """Return the error that a ledger which is required doesn't exist."""
+    place = "in this database" if path is None else f"at {path}"
     return SettingsError(
         codes.LEDGER_MISSING,
-        "ledger_url: there is no ledger there, and require_ledger is set. Restore it, or unset "
-        "require_ledger to begin a new one.",
+        f"ledger_url: there is no ledger {place}. Run in the folder in which the other plugins "
+        "run, or set the same ledger_url as they have; if it is lost, restore it. A plugin without "
+        "require_ledger begins a new one.",
     )
 
 

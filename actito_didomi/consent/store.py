@@ -291,7 +291,7 @@ def connect(url: str, runtime: Runtime) -> Store:
         options = {"application_name": "actito-didomi", "keepalives_idle": 60}
         return Store(runtime.engine(parsed, options), None)
     except (sa.exc.SQLAlchemyError, ImportError, OSError, ValueError) as error:
-        raise _unusable("ledger_url", error) from None
+        raise _unusable(error) from None
 
 
 def is_worth_repeating(error: sa.exc.DBAPIError) -> bool:
@@ -360,11 +360,23 @@ def _unescape(point: str) -> str:
     return re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), point)
 
 
-def _unusable(setting: str, error: Exception) -> SettingsError:
+def _unusable(error: Exception) -> SettingsError:
     # Texts of drivers may hold the password.
+    if isinstance(error, sa.exc.ArgumentError):
+        return SettingsError(
+            codes.UNUSABLE_DATABASE,
+            "ledger_url: must be a URL of SQLAlchemy, such as sqlite:///actito-didomi.db or "
+            "postgresql+psycopg://user@host/database, or `none`.",
+        )
+    if isinstance(error, OSError) and error.filename:
+        return SettingsError(
+            codes.UNUSABLE_DATABASE,
+            f"ledger_url: {error.filename} can't be used ({error.strerror}). Name a file in a "
+            "folder that this user may write to.",
+        )
     return SettingsError(
         codes.UNUSABLE_DATABASE,
-        f"{setting}: the database can't be used ({_kind(error)}). Check the address and the "
+        f"ledger_url: the database can't be used ({_kind(error)}). Check the address and the "
         "rights, and that its driver is installed. For PostgreSQL the address begins with "
         f"postgresql+psycopg://; install its driver: {how_to_install('postgres')}.",
     )
@@ -373,8 +385,8 @@ def _unusable(setting: str, error: Exception) -> SettingsError:
 def _failure(error: sa.exc.SQLAlchemyError) -> SettingsError:
     return SettingsError(
         codes.UNUSABLE_DATABASE,
-        f"ledger_url: the database fails ({_kind(error)}). Nothing is lost: run again when it is "
-        "back.",
+        f"ledger_url: the database fails ({_kind(error)}). Check that it can be reached, its "
+        "rights and the space on its disk, and run again: nothing is lost.",
     )
 
 

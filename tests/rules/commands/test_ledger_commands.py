@@ -238,3 +238,19 @@ def test_nothing_is_copied_while_a_run_writes(ledger: Ledger, config: str, tmp_p
         result = run(config, "ledger", "copy", "--to", f"sqlite:///{tmp_path}/copy.db")
     assert result.exit_code == 1
     assert "target-didomi" in result.output
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("actito-didomi.db", "must be a URL of SQLAlchemy, such as sqlite:///actito-didomi.db"),
+        ("sqlite:///{folder}/none.db", "there is no ledger at {folder}/none.db"),
+    ],
+)
+def test_a_ledger_that_is_not_there_is_named(tmp_path: Path, url: str, shown: str) -> None:
+    """With what was expected, and without a traceback."""
+    file = tmp_path / "config.json"
+    file.write_text(json.dumps({"ledger_url": url.format(folder=tmp_path)}))
+    result = run(str(file), "ledger", "info")
+    assert result.exit_code == 1
+    assert shown.format(folder=tmp_path) in result.output
