@@ -15,8 +15,8 @@ LARGEST_SKEW = 60.0
 """Seconds by which two clocks may differ before somebody should look at ours."""
 _SAMPLES = 15
 _BEST = 5
-_RESOLUTION = 2.0
-"""Seconds within which a difference shows nothing: `Date` has whole seconds."""
+RESOLUTION = 2.0
+"""Seconds by which a measured clock may be wrong: `Date` has whole seconds."""
 _MIN_SAMPLES = 2
 
 
@@ -68,8 +68,8 @@ class ServerClock:
         self._samples.append(_Sample(round_trip, ahead))
         best = sorted(self._samples)[:_BEST]
         found = median_low(sample.ahead for sample in best)
-        if abs(found - self._skew) >= _RESOLUTION:
-            self._skew = float(round(found)) if abs(found) >= _RESOLUTION else 0.0
+        if abs(found - self._skew) >= RESOLUTION:
+            self._skew = float(round(found)) if abs(found) >= RESOLUTION else 0.0
 
 
 def to_server_time(ours: datetime, skew: float) -> datetime:

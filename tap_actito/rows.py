@@ -7,7 +7,7 @@ of our writes, and are no news. An opt-out among them may be the person's, so it
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -44,6 +44,20 @@ OURS = "target-actito"
 """Source of a change that target-actito wrote."""
 _MOST_LOOKUPS = 1000
 """Profiles that are looked up by their id in one run."""
+
+
+class _Learned(NamedTuple):
+    """What a row has shown.
+
+    Attributes:
+        act: The newest act, if it has changed.
+        is_ours: Whether the row is one of our own writes.
+        is_held_changed: Whether what the field is known to hold has changed.
+    """
+
+    act: Act | None = None
+    is_ours: bool = False
+    is_held_changed: bool = False
 
 
 class RowLearner:
@@ -102,12 +116,12 @@ class RowLearner:
                     result.append(read)
                     continue
                 person = change.people[row]
-                act, ours = self._learn(person, field, read, arrival, last)
+                learned = self._learn(person, field, read, arrival, last)
+                ours, act = learned.is_ours, learned.act
                 result.append(msgspec.structs.replace(read, source=OURS) if ours else read)
-                if act is None:
-                    continue
-                moved.add(row)
-                if not ours:
+                if act is not None or learned.is_held_changed:
+                    moved.add(row)
+                if act is not None and not ours:
                     news[row, field.name] = self._found(
                         read.person, _text(read.profile_id), field, act
                     )
@@ -129,18 +143,19 @@ class RowLearner:
         change: SubscriptionChange,
         arrival: int,
         last: Look | None,
-    ) -> tuple[Act | None, bool]:
-        """Learn one row; return the newest act if it has changed, and whether the row is ours."""
+    ) -> _Learned:
+        """Learn one row."""
         choice = field.choice(change.subscribed)
         if choice is None:
-            return None, False
+            return _Learned()
         if person.spelling is None and change.person is not None:
             person.spelling = change.person
         if person.profile_id is None and change.profile_id is not None:
             person.profile_id = str(change.profile_id)
         entry = person.entry(field.path)
-        refresh_held(entry.place(field.place), field, last)
-        before = entry.acts.get(ACTITO)
+        place = entry.place(field.place)
+        refresh_held(place, field, last)
+        before, held = entry.acts.get(ACTITO), place.held
         latest = to_micros(change.changed_at)
         is_theirs = learn_row(
             entry,
@@ -152,7 +167,7 @@ class RowLearner:
             rules=self._ledger.rules,
         )
         act = entry.acts.get(ACTITO)
-        return (None if act == before else act), not is_theirs
+        return _Learned(None if act == before else act, not is_theirs, place.held != held)
 
     def _found(
         self, person: str | None, profile_id: str | None, field: ChoiceField, act: Act

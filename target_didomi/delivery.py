@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from msgspec import structs
 
 from actito_didomi import codes
+from actito_didomi.clocks import RESOLUTION
 from actito_didomi.consent.choices import (
     ConsentChoices,
     Path,
@@ -80,6 +81,11 @@ _MOST_UNANSWERED = 3
 _HOUR = 3_600_000_000
 _STEP = 1_000
 """The precision of Didomi's timestamps, in microseconds."""
+_CLOCK_ERROR = int(RESOLUTION * 1_000_000)
+"""By how much the measured clock may be ahead of Didomi's, in microseconds.
+
+An event of ours that is dated in the future would hide what the person chooses before that time.
+"""
 
 
 @dataclass
@@ -168,6 +174,12 @@ class _Sight:
     users: Mapping[str, dict[str, Any]]
     events: Mapping[str, list[dict[str, Any]]]
 
+    def records(self) -> Iterator[Mapping[str, Any]]:
+        """Yield all users and events."""
+        yield from self.users.values()
+        for events in self.events.values():
+            yield from events
+
     def answers(self) -> dict[Path, set[str]]:
         """Return the values of preferences that some user has chosen."""
         found: dict[Path, set[str]] = {}
@@ -189,6 +201,7 @@ class _Aim:
         user: The user as Didomi holds it.
         events: The user's events.
         replaces: What is replaced, where no events are known.
+        newest: The newest timestamp that is known of the person's users; 0 if none is.
     """
 
     key: str
@@ -198,6 +211,7 @@ class _Aim:
     user: Mapping[str, Any]
     events: Sequence[Mapping[str, Any]]
     replaces: str = ""
+    newest: Micros = 0
 
 
 class Delivery:
@@ -403,6 +417,7 @@ class Delivery:
             result.created = bool(due) and not sight.users
             acts = {path: winner(person.entries[path], self._ledger.rules) for path in due}
         names = {path: act.id for path, act in acts.items() if act is not None}
+        newest = max((_timestamp(record) or 0 for record in sight.records()), default=0)
         for user_id, choices in _wanted(due, acts, sight).items():
             place = user_place(user_key(user_id or ""))
             user = sight.users.get(place, {}) if user_id else {}
@@ -413,6 +428,7 @@ class Delivery:
                 names,
                 user,
                 sight.events.get(place, ()) if user_id else (),
+                newest=newest,
             )
             result.postings += self._make(aim, choices)
         return result
@@ -428,15 +444,17 @@ class Delivery:
         if person is None or not known_users(person):
             return result
         names: dict[Path, str] = {}
-        replaced = []
+        replaced: list[str] = []
+        newest = 0
         for path, places in due_users(person, rules).items():
             act = winner(person.entries[path], rules)
             if act is not None and act.value is OPT_OUT and not is_value(path):
                 names[path] = act.id
                 held = [person.entries[path].place(place).held for place in places]
                 replaced += [str(found.began) for found in held if found is not None]
+                newest = max(newest, *(found.ended for found in held if found is not None), 0)
         if names:
-            aim = _Aim(key, spelling, None, names, {}, (), " ".join(sorted(replaced)))
+            aim = _Aim(key, spelling, None, names, {}, (), " ".join(sorted(replaced)), newest)
             result.postings = self._make(aim, dict.fromkeys(names, OPT_OUT))
         return result
 
@@ -559,8 +577,11 @@ class Delivery:
             said = merge(some, status, single)
             return to_consents(said.single.items(), said.answers.items())
 
-        newest = max((t for event in aim.events if (t := _timestamp(event)) is not None), default=0)
-        timestamp = max(to_micros(self._session.now()), newest + _STEP)
+        now = to_micros(self._session.now())
+        newest = max(_timestamp(record) or 0 for record in (aim.user, *aim.events))
+        if aim.newest <= now:  # else it would hide for long what another user chooses
+            newest = max(newest, aim.newest)
+        timestamp = max(now - _CLOCK_ERROR, newest + _STEP)
         event = to_event(
             self._incoming.get(aim.key) or _nothing(aim.person, self._settings.delegate),
             say(choices),

@@ -322,7 +322,15 @@ def learn_look(
     is_act = False
     known = entry.acts.get(ACTITO)
     explained = held.doubtful and (value is OPT_IN or (known is not None and known.value == value))
-    if value is not held.value and not explained:
+    # An opt-in may have come after what is held: then this opt-out came after that.
+    is_hidden = (
+        value is OPT_OUT
+        and held.doubtful
+        and not held.ours
+        and known is not None
+        and known.value is OPT_IN
+    )
+    if (value is not held.value and not explained) or is_hidden:
         # An opt-out may be the person's, so it is.
         copies = [late for late in place.late if late.value is value and value is OPT_IN]
         if copies:

@@ -107,6 +107,14 @@ RULES: dict[str, tuple[Edit, ...]] = {
     "opt_out_in_a_row_is_an_act": (
         Edit(entries, "learn_row", "if not is_ours or value is OPT_OUT:", "if not is_ours:"),
     ),
+    "doubtful_hides_no_opt_out": (
+        Edit(
+            entries,
+            "learn_look",
+            "(value is not held.value and not explained) or is_hidden",
+            "value is not held.value and not explained",
+        ),
+    ),
     "look_before_opt_in": (
         Edit(
             checked.CheckedWriter,

@@ -148,6 +148,7 @@ FAILS: dict[str, str | int] = {
     "opt_out_seen_is_an_act": "off in Actito, while an opt-out of ours may come late",
     "own_rows_are_no_acts": "off in Didomi before an import has written an opt-in",
     "opt_out_in_a_row_is_an_act": 1187,
+    "doubtful_hides_no_opt_out": 5422,
     "look_before_opt_in": "off in Actito after an opt-in whose run was killed",
     "look_before_opt_out": "on in Didomi between the look and the write of an opt-out",
     "only_the_writer_closes": "a look while an opt-in of ours is under way, and then off",

@@ -326,13 +326,23 @@ class Oracle:
                 for look in self.seen.get(cell, [])
                 if look.at < act.at and self._recorded(look)
             ]
-            + [c.at for c in changes if c.kind in {"write", "import"}],
+            + [c.at for c in changes if c.kind in {"write", "import"}]
+            + [c.at for c in changes if self._is_exported(cell, c)],
             default=None,
         )
         if known is None:
             return self.world.setup.baseline == "didomi"
         held = [c.value for c in self.history[cell] if c.at <= known]
         return bool(held) and held[-1] is act.value and any(c.at > known for c in changes)
+
+    def _is_exported(self, cell: Cell, change: Change) -> bool:
+        """Return whether a file of Actito's export of changes holds a change."""
+        files = self.world.files
+        name = _names(self.world)[0][cell[1]]
+        return any(
+            (at, person, field) == (change.at, cell[0], name)
+            for at, _, person, field, _ in files.changes[: files.exported]
+        )
 
     # At rest
 

@@ -22,6 +22,10 @@ FOUND = {
     2684: "a status that may be newer, since another choice was made again",
     3365: "a look whose response never came shows nothing",
     2035: "an opt-in in Actito gives way to a status that may be newer",
+    4678: "a row made a field doubtful, and nobody looked at it again",
+    5164: "an opt-out whose row comes later: changed and changed back since the last row",
+    5422: "of two rows a field held a doubtful opt-out; a newer one was taken for it",
+    5526: "our event in Didomi was dated in the future, and hid an opt-out of that second",
 }
 
 

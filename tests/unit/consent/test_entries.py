@@ -502,6 +502,18 @@ def test_an_opt_out_in_a_row_of_ours_may_be_the_persons() -> None:
     assert winner(entry, RULES).value is OPT_IN
 
 
+def test_a_doubtful_opt_out_hides_no_newer_one() -> None:
+    """Two rows within the tolerance, off and on: an opt-out that a look shows came after both."""
+    rules = Rules(clock_tolerance=60)
+    entry = Entry()
+    learn_look(entry, FIELD, OPT_IN, began=1, ended=2, rules=rules)
+    for second, value in ((100, OPT_OUT), (110, OPT_IN)):
+        learn_row(entry, FIELD, value, earliest=second, latest=second, arrival=300, rules=rules)
+    assert entry.acts[ACTITO].value is OPT_IN
+    assert learn_look(entry, FIELD, OPT_OUT, began=400, ended=401, rules=rules)
+    assert winner(entry, rules).value is OPT_OUT
+
+
 def test_an_opt_in_in_a_row_of_ours_is_ours() -> None:
     """As an act it would be newer than an opt-out of the person that it has overwritten."""
     entry = Entry()
