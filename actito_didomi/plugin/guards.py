@@ -196,8 +196,8 @@ class Guards:
                         share,
                         found,
                         f"{count:,} of {out:,} people opted out of {field} would be opted in "
-                        f"({found:g} %), and `max_opt_in_pct` is {share:g}. Is `invert` swapped, "
-                        "or the mapping wrong?",
+                        f"({found:g} %), and `max_opt_in_pct` is {share:g}. See whether "
+                        "`invert` is swapped, or the mapping wrong",
                     )
                 )
         share = _ALL if limits.max_change_pct is None else limits.max_change_pct

@@ -72,7 +72,7 @@ def test_a20_an_inverted_mapping_subscribes_nobody(config, actito, tmp_path) -> 
     inverted = [{**config["mappings"][0], "invert": True}, *config["mappings"][1:]]
     run = sync({**config, "mappings": inverted}, tmp_path, *(mail(p, choice=False) for p in PEOPLE))
     assert run.exit_code in {3, 4}, run.err
-    assert "Is `invert` swapped" in run.err
+    assert "whether `invert` is swapped" in run.err
     assert subscribed(actito) == []
 
 
