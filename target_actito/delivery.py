@@ -150,6 +150,16 @@ class Delivery:
         """
         self._bulk, self._records = bulk, records
 
+    def write(self, people: Sequence[PersonLayers]) -> None:
+        """Learn what records say, and write what is owed to Actito.
+
+        Raises:
+            StoppedError: The process is to stop.
+            ActitoDidomiError: Writing can't go on.
+        """
+        self.learn(people)
+        self.deliver()
+
     # Learning
 
     def learn(self, people: Sequence[PersonLayers]) -> None:

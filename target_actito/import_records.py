@@ -167,6 +167,7 @@ class LedgerRecords:
         self._follow = follow
         self._pause = pause
         self._number = 0
+        self._unsettled: set[str] = set()
 
     @property
     def folder(self) -> Path:
@@ -186,6 +187,7 @@ class LedgerRecords:
         """Look, decide again, and record the intent to write; return the rows still due."""
         self._look()
         self._number = self._ledger.add_import(file_name, self._now())
+        self._unsettled = set()
         wanted = frozenset(columns)
         kept: list[ProfileChange] = []
         for keys in self._chunks(rows):
@@ -201,6 +203,8 @@ class LedgerRecords:
                     self._learner.begin(
                         person, due, now=self._now(), run=self._run, import_number=self._number
                     )
+                    if person.retries or has_attributes(due):
+                        self._unsettled.add(key)
                     kept.append(due)
         if not kept:
             self._ledger.set_import(self._number, state="never_received")
@@ -237,18 +241,19 @@ class LedgerRecords:
             person.retries.pop(ACTITO, None)
             self._learner.flag(person)
 
-        rest = [row for at, row in enumerate(rows) if at not in refused]
-        simple = [row for row in rest if not has_attributes(row)]
-        left = self._end_simple(simple)
-        self._each([row for row in rest if has_attributes(row)] + left, end)
+        if self._unsettled:  # of all others the row of the import says enough
+            written = [row for at, row in enumerate(rows) if at not in refused]
+            self._each([row for row in written if self._key_of(row.person) in self._unsettled], end)
+        self._flag_overtaken()
 
-    def _end_simple(self, rows: Sequence[ProfileChange]) -> list[ProfileChange]:
-        """Record that rows of choices alone were written; return those that take more."""
-        left: list[ProfileChange] = []
-        for start in range(0, len(rows), _AT_ONCE):
-            part = {self._key_of(row.person): row for row in rows[start : start + _AT_ONCE]}
-            left += [part[key] for key in self._ledger.end_import_of(self._number, part)]
-        return left
+    def _flag_overtaken(self) -> None:
+        """Find out again what is owed to people to whom an overtaken import might write."""
+        after: str | None = None
+        while part := self._ledger.owed(Owed.IN_IMPORT, after=after, limit=_AT_ONCE):
+            after = part[-1][0]
+            self._ledger.change_each(
+                [key for key, _ in part], lambda _, person: self._learner.flag(person)
+            )
 
     def _each(
         self,
@@ -352,12 +357,9 @@ class LedgerRecords:
 
         self._ledger.change_each(sorted(refused), refuse)
         self._ledger.set_import(found.number, state="ended", ended=now)
-        self._for_import(found, lambda person, _: self._learner.flag(person))
+        self._flag_overtaken()
 
     def _for_import(self, found: ImportRow, work: Callable[[Person, int], None]) -> None:
         """Change the rows of all people who have an intent of an import."""
-        after: str | None = None
-        while part := self._ledger.owed(Owed.IN_IMPORT, after=after, limit=_AT_ONCE):
-            after = part[-1][0]
-            keys = [key for key, _ in part]
-            self._ledger.change_each(keys, lambda _, person: work(person, found.number))
+        keys = self._ledger.in_import(found.number)
+        self._ledger.change_each(keys, lambda _, person: work(person, found.number))

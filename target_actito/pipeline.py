@@ -495,8 +495,7 @@ class Pipeline:
         people = self.collector.take_layers()
         first_records = [found.first_record for found in people]
         self._target.expect(first_records)
-        self._delivery.learn(people)
-        self._delivery.deliver()
+        self._delivery.write(people)
         self._target.acknowledge(*first_records)
 
     def write(self, changes: list[ProfileChange]) -> None:

@@ -25,7 +25,6 @@ from actito_didomi.consent.groups import (
     flatten,
     flatten_family,
     imports_of,
-    is_only_import,
     keep,
     keep_family,
     new_family,
@@ -236,16 +235,10 @@ class Codec:
         return parts[_PROFILE_ID] if len(parts) > _PROFILE_ID else None
 
     @staticmethod
-    def is_alone(data: bytes, number: int) -> bool:
-        """Return whether an import is all that is open of the person of a form on disk.
-
-        Nothing else is being written, or may be late, and nothing was refused.
-        """
+    def is_in_import(data: bytes, number: int) -> bool:
+        """Return whether an import may write to the person of a form on disk."""
         parts = _decode(data)
-        # The last part is what was refused.
-        if parts[0] != VERSION or not _ACTITO < len(parts) < _PARTS:
-            return False
-        return is_only_import(parts[_ACTITO], number)
+        return len(parts) > _ACTITO and number in imports_of(parts[_ACTITO])
 
     def _read_attributes(self, flat: Sequence[Any]) -> dict[str, AttributeState]:
         names = self._names.known(ATTRIBUTE, flat[-2] + 1)

@@ -170,13 +170,6 @@ def imports_of(family: FlatFamily) -> set[int]:
     return numbers - {None}
 
 
-def is_only_import(family: FlatFamily, number: int) -> bool:
-    """Return whether an import is the only write that is open to places of a family."""
-    if len(family) < 2 or (len(family) > 2 and family[2]):  # noqa: PLR2004
-        return False
-    return set(family[1][1::_INTENTS]) == {number}
-
-
 def keep(
     groups: Groups, flat: Flat, widths: tuple[int, int], bits: int, times: list[Micros]
 ) -> None:

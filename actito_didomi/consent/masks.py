@@ -238,7 +238,10 @@ def _acts(groups: Groups) -> tuple[list[tuple[Act, int]], list[tuple[Act, int]]]
 
 
 def _shown(actito: Family) -> tuple[int, int, int]:
-    """Return the fields that show an opt-in, or will, or an opt-out; and those in an import."""
+    """Return the fields that show an opt-in, or will, or an opt-out.
+
+    After them those that an overtaken import may write.
+    """
     shown_ins = shown_outs = in_import = 0
     for key, (opt_ins, opt_outs, _) in actito[0].items():
         if not key[0] & _DOUBTFUL:
@@ -251,7 +254,6 @@ def _shown(actito: Family) -> tuple[int, int, int]:
         if number is not None:
             shown_ins |= opt_ins
             shown_outs |= opt_outs
-            in_import |= opt_ins | opt_outs
     for (_, _, number, _, _), (opt_ins, opt_outs) in actito[2].items():
         if number is not None:
             in_import |= opt_ins | opt_outs

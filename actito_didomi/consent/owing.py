@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
     from actito_didomi.consent.choices import Path
     from actito_didomi.consent.conflicts import Act, Rules
-    from actito_didomi.consent.entries import Place
     from actito_didomi.consent.fields import ChoiceField
     from actito_didomi.consent.masks import Decision, FieldBits
     from actito_didomi.consent.person import Person
@@ -116,17 +115,11 @@ def _flags_of_actito(
         elif due_at_field(entry, field.place, best) is not None:
             owed |= _ACTITO if best.value else _ACTITO | _OPT_OUT_ACTITO
         place = entry.places.get(field.place)
-        if place is not None and _is_in_import(place):
+        if place is not None and any(late.import_number is not None for late in place.late):
             owed |= _IN_IMPORT
     if owed & _ACTITO:
         owed |= int(person.owed) & _NO_PROFILE
     return owed
-
-
-def _is_in_import(place: Place) -> bool:
-    """Return whether an import may still write a place, also where it was overtaken."""
-    writes = place.late if place.intent is None else [place.intent, *place.late]
-    return any(write.import_number is not None for write in writes)
 
 
 def decide_quickly(person: Person, bits: FieldBits, rules: Rules) -> Decision | None:

@@ -430,6 +430,15 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
             SettingsError: The database fails.
         """
         found: dict[str, str] = {}
+        for rows in self._all_people():
+            for key, data in rows:
+                profile_id = self._codec.profile_id(data) if data else None
+                if profile_id is not None and profile_id in profile_ids:
+                    found[profile_id] = key
+        return found
+
+    def _all_people(self) -> Iterator[Sequence[Any]]:
+        """Yield the keys and data of all people, many at a time, in the order of their keys."""
         after = ""
         while True:
             with self._store.read() as transaction:
@@ -441,43 +450,24 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
                     _BATCH_SIZE,
                 )
             if not rows:
-                return found
-            for key, data in rows:
-                profile_id = self._codec.profile_id(data) if data else None
-                if profile_id is not None and profile_id in profile_ids:
-                    found[profile_id] = key
+                return
+            yield rows
             after = rows[-1][0]
 
-    def end_import_of(self, number: int, people: Collection[str]) -> list[str]:
-        """Record that an import which has ended is open no longer for people, as far as it is easy.
+    def in_import(self, number: int) -> list[str]:
+        """Return the keys of the people to whom an import may write, in their order.
 
-        What it wrote counts as held for everybody who reads it, and then just that is owed which
-        was owed in addition to it. So only the flag is taken away, in one transaction.
-
-        Args:
-            number: Its number; `set_import` has recorded its end.
-            people: Keys of people whom it wrote.
-
-        Returns:
-            The keys of those who are left to `change`.
+        All people are read, so it is for imports that did not end as they should.
 
         Raises:
             SettingsError: The database fails.
         """
-        keys, left = sorted(set(people)), []
-        with self._store.write() as transaction:
-            self._check_leases(transaction)
-            rows = self._claim(transaction, keys)
-            ended: list[tuple[str, int, int, bytes]] = []
-            for key in keys:
-                owed, due, data = rows.get(key, (0, 0, b""))
-                if owed & Owed.IN_IMPORT and self._codec.is_alone(data, number):
-                    ended.append((key, owed & ~int(Owed.IN_IMPORT), due, data))
-                else:
-                    left.append(key)
-            write_people(transaction, self._scope, ended)
-            transaction.connection.commit()
-        return left
+        return [
+            key
+            for rows in self._all_people()
+            for key, data in rows
+            if data and self._codec.is_in_import(data, number)
+        ]
 
 
 def _due(person: Person) -> Micros:

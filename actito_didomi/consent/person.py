@@ -14,7 +14,12 @@ from actito_didomi.consent.entries import Entry
 
 
 class Owed(enum.IntFlag):
-    """What is owed to whom, and why it waits. Kept in a column of its own, for queries."""
+    """What is owed to whom, and why it waits. Kept in a column of its own, for queries.
+
+    `IN_IMPORT` stands where an import was overtaken by another write, and may yet be carried out:
+    when it has ended, it is decided again what is owed. Any other import leads to what it was
+    presumed to lead to, so its end is read from the row of the import.
+    """
 
     NONE = 0
     ACTITO = 1

@@ -461,24 +461,22 @@ def test_what_was_refused_can_be_made_due(ledger: Ledger) -> None:
     assert ledger.read(["bob"])["bob"].retries["actito"].attempts == 3
 
 
-def test_people_whose_import_has_ended_are_no_longer_in_it(ledger: Ledger) -> None:
+def test_the_people_of_an_import_are_found(ledger: Ledger) -> None:
     number, other = ledger.add_import("a.zip", T), ledger.add_import("b.zip", T)
     with ledger.change(["ann", "ben"]) as change:
         for person in change.people.values():
             person.entries[EMAIL] = opted(True)
             begin_write(person.entries[EMAIL], NEWS, Intent(True, T, "1", number), ledger.rules)
-            person.owed = Owed.IN_IMPORT | Owed.DIDOMI
         ben = change.people["ben"]
         ben.entries[SMS] = opted(True)
         begin_write(
             ben.entries[SMS], "a:subscription:Sms", Intent(True, T, "1", other), ledger.rules
         )
+    assert ledger.in_import(number) == ["ann", "ben"]
+    assert ledger.in_import(other) == ["ben"]
+
     ledger.set_import(number, state="ended", ended=T + 9)
 
-    assert ledger.end_import_of(number, ["ann", "ben", "cid"]) == ["ben", "cid"]
-
-    people = ledger.read(["ann", "ben", "cid"])
-    assert people.keys() == {"ann", "ben"}
-    assert people["ann"].owed == Owed.DIDOMI
+    people = ledger.read(["ann", "ben"])
     assert people["ann"].entries[EMAIL].places[NEWS].held == Held(True, T, T + 9, ours=True)
-    assert people["ben"].owed == Owed.IN_IMPORT | Owed.DIDOMI
+    assert people["ben"].entries[SMS].places["a:subscription:Sms"].intent is not None
