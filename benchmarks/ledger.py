@@ -26,11 +26,14 @@ from actito_didomi.actito.table import TableStructure
 from actito_didomi.consent.coalesce import Collector, Field, MappedField, Masks
 from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.fields import ChoiceField
-from actito_didomi.consent.ledgers import Ledger, LedgerScope
+from actito_didomi.consent.ledger import Ledger
+from actito_didomi.consent.schema import LedgerScope
+from actito_didomi.plugin.guards import Guards, GuardSettings
 from actito_didomi.plugin.looks import LookLearner, ProfileReader
 from actito_didomi.plugin.shutdown import Shutdown
 from actito_didomi.runtime import Runtime
 from target_actito import bulk, delivery
+from target_actito.guarding import ChangeGuard
 from target_actito.import_records import SessionRecords
 from target_actito.learning import Learner
 from target_actito.plan import Limits
@@ -227,16 +230,18 @@ class Bench:
             for name in self.actito.names
         ]  # fmt: skip
         bits = ledger.number_fields(fields)
-        learner = Learner(fields, ledger.rules, ledger.key, bits)
         structure = TableStructure("demo", "1", "Profiles", {}, tuple(self.actito.names))
         reader = ProfileReader(structure, KEY, "exact", timezone.utc, fields)  # type: ignore[arg-type]
         run = "0123456789ab"
         self.looks = LookLearner(ledger, reader, run, fields, bits)
         session: Any = self.actito
+        guards = Guards(GuardSettings(max_opt_in_pct=90))
+        guard = ChangeGuard(guards, {Field("subscription", f.name): True for f in fields})
+        learner = Learner(fields, ledger.rules, ledger.key, bits, guard)
         return delivery.Delivery(
             ledger=ledger, learner=learner, looks=self.looks, writer=writer, run=run,
-            session=session, structure=structure, settings=self.settings, events=self.events,
-            shutdown=self.shutdown, runtime=self.runtime,
+            guard=guard, session=session, structure=structure, settings=self.settings,
+            events=self.events, shutdown=self.shutdown, runtime=self.runtime,
         )  # fmt: skip
 
     def gather(self, numbers: Sequence[int], days_ago: int, seed: int) -> None:
@@ -280,7 +285,9 @@ PASSES = {
     "learn": "learn",
     "_next": "choose",
     "look_at_table": "look",
-    "learn_page": "look",
+    "_list_table": "look",
+    "begin_at_once": "rows",
+    "_load": "file",
     "_still_due": "decide",
     "plan": "plan",
     "begin": "intent",

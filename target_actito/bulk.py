@@ -192,8 +192,55 @@ class BulkWriter:
 
     # One file, and its parts
 
-    def _load(self, file: ImportFile, written: _Results) -> None:
-        """Import a file; if it fails, its halves, until the faulty rows are found."""
+    @property
+    def can_import(self) -> bool:
+        """Whether an import may be made now, as far as is known."""
+        limits = self._settings.limits
+        return (
+            limits.mode != "single"
+            and not self._no_imports
+            and self._records.started_today() < limits.imports_left
+        )
+
+    def load(
+        self,
+        begin: Callable[[str], ImportFile | None],
+        on_result: Callable[[WriteResult], None],
+        on_import: Callable[[ImportResult], None],
+    ) -> None:
+        """Make one import of rows that are chosen, and recorded, by the caller.
+
+        Args:
+            begin: Called with the name of the file; records durably that rows are about to be sent,
+                and returns them; None where no import is worth it.
+            on_result: As for `write`.
+            on_import: As for `write`.
+
+        Raises:
+            StoppedError: The process is to stop; a change without a result may be written or not.
+            ApiError: The API can't be used.
+        """
+        path = self._new_path()
+        file = begin(path.name)
+        if file is not None:
+            logger.info("%s", WritePlan(files=[file]).to_text())
+            self._others = []  # what can't be imported stays owed
+            self._load(file, _Results(on_result, on_import), path)
+
+    def _new_path(self) -> Path:
+        """Return where the next file is made; its name is found again in Actito."""
+        stamp = self._runtime.now().strftime("%Y%m%dT%H%M%S")
+        name = f"{FILE_PREFIX}{stamp}-{self._runtime.token(6)}.zip"
+        return self._records.folder / name
+
+    def _load(self, file: ImportFile, written: _Results, begun: Path | None = None) -> None:
+        """Import a file; if it fails, its halves, until the faulty rows are found.
+
+        Args:
+            file: The file.
+            written: Counts what became of its rows.
+            begun: Where it is made, if it is recorded already that it is about to be sent.
+        """
         limits = self._settings.limits
         waiting = deque([file.changes])
         while waiting:
@@ -202,7 +249,8 @@ class BulkWriter:
                 self._write_opt_outs_first(rows, written)
                 continue
             try:
-                self._import(file.columns, rows, written)
+                path, begun = begun, None
+                self._import(file.columns, rows, written, path)
             except ImportsUnavailable as error:
                 self._no_imports = str(error)
                 logger.error("%s Continuing with single requests, opt-outs first.", error)  # noqa: TRY400
@@ -252,7 +300,13 @@ class BulkWriter:
         self._writer.write([change for change in rows if change.opt_out], written.on_result)
         self._others += [change for change in rows if not change.opt_out]
 
-    def _import(self, columns: Columns, rows: Sequence[ProfileChange], written: _Results) -> None:
+    def _import(
+        self,
+        columns: Columns,
+        rows: Sequence[ProfileChange],
+        written: _Results,
+        path: Path | None = None,
+    ) -> None:
         """Make a file of rows, send it, and follow its execution to the end.
 
         Raises:
@@ -260,16 +314,17 @@ class BulkWriter:
             _ImportFailed: The file was refused or failed.
         """
         limits, records = self._settings.limits, self._records
-        if records.started_today() >= limits.imports_left:
-            raise ImportsUnavailable(
-                f"All {limits.imports_left} bulk imports of the day (bulk_calls_per_day) are used."
-            )
         began = self._runtime.now()
-        stamp = began.strftime("%Y%m%dT%H%M%S")
-        path = records.folder / f"{FILE_PREFIX}{stamp}-{self._runtime.token(6)}.zip"
-        rows = records.begin(path.name, columns, rows)
-        if not rows:
-            return
+        if path is None:
+            if records.started_today() >= limits.imports_left:
+                raise ImportsUnavailable(
+                    f"All {limits.imports_left} bulk imports of the day (bulk_calls_per_day) are "
+                    "used."
+                )
+            path = self._new_path()
+            rows = records.begin(path.name, columns, rows)
+            if not rows:
+                return
         names = [self._settings.actito.user_unique_key, *(column.name for column in columns)]
         try:
             write_file(path, names, file_rows(columns, rows))

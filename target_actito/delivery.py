@@ -7,29 +7,34 @@ was left by an earlier run. Opt-outs come first.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, field
+from itertools import islice
+from operator import itemgetter
+from typing import TYPE_CHECKING, Protocol, cast
 
 from actito_didomi import codes
 from actito_didomi.actito import Written
 from actito_didomi.actito.listing import list_profiles
 from actito_didomi.consent.coalesce import Field
 from actito_didomi.consent.conflicts import ACTITO, to_micros
+from actito_didomi.consent.drafts import Glimpse
 from actito_didomi.consent.person import Owed, Retry
 from actito_didomi.errors import ApiError, ImportQuotaExceededError
 from target_actito.import_records import LedgerRecords
 from target_actito.plan import plan_writes
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Sequence
+    from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 
     from actito_didomi.actito import Execution, Imports, TableStructure
     from actito_didomi.consent.coalesce import PersonLayers, ProfileChange
+    from actito_didomi.consent.drafts import Draft, Said, Start
     from actito_didomi.consent.fields import ChoiceField
     from actito_didomi.consent.ledger import Ledger
     from actito_didomi.consent.looks import Look
     from actito_didomi.consent.person import Person
     from actito_didomi.http import ApiSession
-    from actito_didomi.plugin.looks import LookLearner
+    from actito_didomi.plugin.looks import LookLearner, Sight
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.runtime import Runtime
     from target_actito.bulk import BulkWriter, ImportRecords, ImportResult
@@ -37,6 +42,7 @@ if TYPE_CHECKING:
     from target_actito.config import Settings
     from target_actito.guarding import ChangeGuard
     from target_actito.learning import Learner
+    from target_actito.plan import ImportFile
     from target_actito.single import WriteResult
     from target_actito.workspace import Workspace
 
@@ -47,6 +53,10 @@ _READ_AT_ONCE = 5_000
 _PAGE_SIZE = 1_000
 _GREATEST = "\U0010ffff"
 _NO_PROFILE = codes.UNMATCHED.name
+_SAMPLE = 1_000
+"""People of whom it is found out beforehand to how many something is due."""
+_FEW = 20
+"""Requests that go before an import."""
 _FRESH = 60.0
 """Seconds for which a look at the table need not be repeated before the next import."""
 
@@ -65,6 +75,27 @@ class DeliveryEvents(Protocol):
 
     def on_deferred(self, count: int) -> None:
         """Count changes that wait for an import."""
+
+
+@dataclass
+class _TableLook:
+    """A look at the table.
+
+    Attributes:
+        began: When it began.
+        ended: When its last page was read.
+        profiles: How many profiles it showed.
+        unknown: How many of them came without subscriptions.
+        keys: The keys of all rows that it is about.
+        held: What is yet to be learned, by key.
+    """
+
+    began: int
+    ended: int
+    profiles: int = 0
+    unknown: int = 0
+    keys: set[str] = field(default_factory=set)
+    held: dict[str, list[Glimpse | Sight]] = field(default_factory=dict)
 
 
 class Delivery:
@@ -120,6 +151,9 @@ class Delivery:
         self._bulk: BulkWriter | None = None
         self._records: ImportRecords | None = None
         self._looked_at: float | None = None
+        self._held: tuple[list[list[tuple[int, int]]], Iterator[list[tuple[int, int]]]] | None = (
+            None
+        )
         self._has_decided = False
         self._lookups_left = settings.lookup_calls
 
@@ -136,7 +170,7 @@ class Delivery:
             run=self._run,
             key_of=self._writer.key_of,
             look=self.look_before_import,
-            mixed_columns=self._settings.limits.mixed_columns,
+            limits=self._settings.limits,
             follow=follow,
             pause=self._sleep,
         )
@@ -157,8 +191,141 @@ class Delivery:
             StoppedError: The process is to stop.
             ActitoDidomiError: Writing can't go on.
         """
-        self.learn(people)
+        self.learn(self._load_at_once(people))
         self.deliver()
+
+    # Learning and writing in one step
+
+    def _load_at_once(self, people: Sequence[PersonLayers]) -> Sequence[PersonLayers]:
+        """Learn people and a look at the table, and import what is due, in one step.
+
+        Each row of the ledger is read once and written once, before the import is sent: with what
+        records and the look say, and with the intent to write.
+
+        Returns:
+            What is left to be learned.
+        """
+        bulk, records, bits = self._bulk, self._records, self._learner.bits
+        if bulk is None or not isinstance(records, LedgerRecords) or bits is None:
+            return people
+        last = self._ledger.last_look()
+        said = self._looks.said(bits, self._learner.paths, last, self._now())
+        named, left = self._by_key(people)
+        # What an import under way may yet overwrite comes first.
+        if not (self._is_for_import(named, said) and bulk.can_import) or records.settle_earlier():
+            return people
+        owed = self._ledger.owed_keys(Owed.ACTITO, without=Owed.NO_PROFILE, due_at=self._now())
+        look = None if self._has_looked() else self._list_table(last, named)
+        glimpses = {} if look is None else look.held
+        if look is not None:
+            left += self._set_apart(named, glimpses)
+        self.learn(left)
+        self._looks.learn_glimpses(
+            {key: seen for key, seen in glimpses.items() if key not in named}, last
+        )
+        if look is not None and not self._settings.upsert_mode:
+            keys = self._keys(people)
+            self._note_missing(sorted(keys - look.keys), len(keys))
+        waiting = [
+            (key, found, cast("Glimpse", glimpses[key][0]) if key in glimpses else None)
+            for key, found in sorted({**dict.fromkeys(owed), **named}.items(), key=itemgetter(0))
+        ]
+
+        def begin(file_name: str) -> ImportFile | None:
+            def write(start: Start, admit: Callable[[list[Draft]], int]) -> None:
+                for at in range(0, len(waiting), _LEARN_AT_ONCE):
+                    part = waiting[at : at + _LEARN_AT_ONCE]
+                    self._write_drafts(part, said, admit, start, last)
+                if look is not None:
+                    self._record_look(look)
+                self._write_few_opt_outs()
+
+            file = records.begin_at_once(file_name, write)
+            if file is not None and self._is_too_much(file):
+                records.not_started(file.changes)  # the passes that follow write what may be
+                return None
+            return file
+
+        bulk.load(begin, self._on_result, self._events.on_import)
+        return ()
+
+    def _write_drafts(
+        self,
+        people: Sequence[tuple[str, PersonLayers | None, Glimpse | None]],
+        said: Said,
+        admit: Callable[[list[Draft]], int],
+        start: Start,
+        last: Look | None,
+    ) -> None:
+        """Learn people, and begin to write to them; who is not simple is only learned."""
+        admit = (lambda _: 0) if self._guards.tripped else admit
+        left = set(self._ledger.write_drafts(people, said, admit, start))
+        rest = [item for item in people if item[0] in left]
+        self.learn([found for _, found, _ in rest if found is not None])
+        self._looks.learn_glimpses({key: [seen] for key, _, seen in rest if seen is not None}, last)
+
+    def _is_too_much(self, file: ImportFile) -> bool:
+        """Return whether a guard keeps a file from being sent, of which nothing is written yet."""
+        self._check(file.changes)
+        return bool(self._guards.tripped)
+
+    def _write_few_opt_outs(self) -> None:
+        """Write opt-outs that an import about to be sent doesn't hold, if they are few."""
+        keys = self._next(set(), _FEW + 1, opt_outs_only=True)
+        if keys and len(keys) <= _FEW:
+            changes, _ = self._check(self._still_due(keys))
+            self._writer.write(changes, self._on_result)
+
+    def _now(self) -> int:
+        return to_micros(self._runtime.now())
+
+    def _is_for_import(self, named: Mapping[str, PersonLayers], said: Said) -> bool:
+        """Return whether so much is due to people that one import is to write it.
+
+        Of many people it is found out for some: they stand for all.
+        """
+        limits = self._settings.limits
+        if self._guards.tripped or not limits.mixed_columns or len(named) <= limits.price:
+            return False
+        if any("" in (field.opt_in, field.opt_out) for field in self._learner.choice_fields):
+            return False  # looks like an empty cell
+        step = -(-len(named) // _SAMPLE)
+        some = sorted(islice(named.items(), 0, None, step), key=itemgetter(0))
+        return self._ledger.count_due(some, said) * step > limits.price
+
+    def _by_key(
+        self, people: Sequence[PersonLayers]
+    ) -> tuple[dict[str, PersonLayers], list[PersonLayers]]:
+        """Return people by their keys, and those who share a key."""
+        named: dict[str, PersonLayers] = {}
+        several: dict[str, list[PersonLayers]] = {}
+        for found in people:
+            key = self._writer.key_of(found.person)
+            if named.setdefault(key, found) is not found:
+                several.setdefault(key, []).append(found)
+        left: list[PersonLayers] = []
+        for key, more in several.items():
+            left += [named.pop(key), *more]
+        return named, left
+
+    def _keys(self, people: Sequence[PersonLayers]) -> set[str]:
+        return {self._writer.key_of(found.person) for found in people}
+
+    def _set_apart(
+        self, named: dict[str, PersonLayers], glimpses: Mapping[str, Sequence[Glimpse | Sight]]
+    ) -> list[PersonLayers]:
+        """Remove people from `named` of whom a look is to be learned in full, and return them.
+
+        These are people without a profile, but for those whom the import is to create, people with
+        several, and those whose profile doesn't show all fields.
+        """
+        keys = [
+            key
+            for key in named
+            if (len(seen := glimpses.get(key, ())) != 1 or not isinstance(seen[0], Glimpse))
+            and not (not seen and self._settings.upsert_mode)
+        ]
+        return [named.pop(key) for key in keys]
 
     # Learning
 
@@ -275,9 +442,7 @@ class Delivery:
         if self._looked_at is None and (is_first or len(batch) > self._pages(last)):
             self.look_at_table(batch)
         changes = self._still_due(batch)
-        changes, deferred_changes = self._guard.check(
-            changes, self._count_turned_off, self._ledger.count_people
-        )
+        changes, deferred_changes = self._check(changes)
         if changes:
             self._write(changes)
         if deferred_changes:
@@ -333,6 +498,44 @@ class Delivery:
             name: Name of the field.
             enough: Where to stop counting.
         """
+        bits = self._learner.bits
+        if bits is None:
+            return self._count_turned_off_slowly(name, enough)
+        # By the position in what is held, opt-ins or opt-outs, of which fields are turned off.
+        off = [
+            (bool(self._guard.turns_on.get(Field(mapped.kind, mapped.name))), own)
+            for mapped, own in bits.fields
+            if mapped.name == name
+        ]
+        found = 0
+        for held in self._held_pages():
+            for position, own in off:
+                found += sum([masks[position] & own != 0 for masks in held])
+            if found >= enough:
+                break
+        return found
+
+    def _held_pages(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield what is held in Actito, as far as it was read for another field, and the rest."""
+        if self._held is None:
+            self._held = [], self._ledger.held_in_actito()
+        known, rest = self._held
+        yield from known
+        for page in rest:
+            known.append(page)
+            yield page
+
+    def _check(
+        self, changes: Sequence[ProfileChange]
+    ) -> tuple[list[ProfileChange], list[ProfileChange]]:
+        """Return what may be written, and what is deferred."""
+        self._held = None
+        checked = self._guard.check(changes, self._count_turned_off, self._ledger.count_people)
+        self._held = None
+        return checked
+
+    def _count_turned_off_slowly(self, name: str, enough: int) -> int:
+        """Count the same where masks of fields would be too wide."""
         fields = [field for field in self._learner.choice_fields if field.name == name]
         found, after = 0, ""
         while rows := self._ledger.between(after, _GREATEST, _READ_AT_ONCE):
@@ -393,8 +596,12 @@ class Delivery:
 
     def look_before_import(self) -> None:
         """Look at the table, unless that was done just now."""
-        if self._looked_at is None or self._runtime.monotonic() - self._looked_at > _FRESH:
+        if not self._has_looked():
             self.look_at_table(())
+
+    def _has_looked(self) -> bool:
+        """Return whether the table was looked at just now."""
+        return self._looked_at is not None and self._runtime.monotonic() - self._looked_at <= _FRESH
 
     def look_at_table(self, wanted: Collection[str]) -> None:
         """Look at all profiles of the table, and learn what they show.
@@ -402,22 +609,43 @@ class Delivery:
         Args:
             wanted: Keys of people of whom it is to be noted if they have no profile.
         """
-        last = self._ledger.last_look()
-        missing = set(wanted)
-        began, profiles, unknown = to_micros(self._runtime.now()), 0, 0
-        ended = began
+        look = self._list_table(self._ledger.last_look(), {})
+        self._record_look(look)
+        if not self._settings.upsert_mode:
+            self._note_missing(sorted(set(wanted) - look.keys), len(wanted))
+
+    def _list_table(self, last: Look | None, held_back: Container[str]) -> _TableLook:
+        """Look at all profiles of the table, and learn what they show.
+
+        Args:
+            last: The last complete look before this one.
+            held_back: Keys of people of whom what is seen is returned, and not learned.
+        """
+        began = to_micros(self._runtime.now())
+        look = _TableLook(began, began)
+        waiting: dict[str, list[Glimpse | Sight]] = {}
         for page in list_profiles(self._session, self._structure, _PAGE_SIZE, self._runtime):
             self._shutdown.check()
-            missing.difference_update(self._looks.learn_page(page, last))
-            profiles += len(page.profiles)
-            unknown += page.unknown
-            ended = to_micros(page.read_at)
-        if not unknown:  # else the look has not shown all: it is no complete one
-            self._ledger.record_look(began, ended, self._looks.look_names, profiles)
+            for key, seen in self._looks.glimpse(page).items():
+                look.keys.add(key)
+                kept = look.held if key in held_back else waiting
+                kept.setdefault(key, []).extend(seen)
+            look.profiles += len(page.profiles)
+            look.unknown += page.unknown
+            look.ended = to_micros(page.read_at)
+            if len(waiting) > _LEARN_AT_ONCE - _PAGE_SIZE:
+                self._looks.learn_glimpses(waiting, last)
+                waiting = {}
+        self._looks.learn_glimpses(waiting, last)
+        return look
+
+    def _record_look(self, look: _TableLook) -> None:
+        """Record a look at the table, once all that it showed is learned."""
+        if not look.unknown:  # else the look has not shown all: it is no complete one
+            names = self._looks.look_names
+            self._ledger.record_look(look.began, look.ended, names, look.profiles)
         self._looked_at = self._runtime.monotonic()
-        logger.info("Looked at the table: %d profiles.", profiles)
-        if not self._settings.upsert_mode:
-            self._note_missing(sorted(missing), len(wanted))
+        logger.info("Looked at the table: %d profiles.", look.profiles)
 
     def _note_missing(self, keys: Sequence[str], people: int) -> None:
         """Record that people have no profile, unless that is so of too many.

@@ -7,11 +7,15 @@ import re
 from typing import TYPE_CHECKING
 
 from actito_didomi import codes
+from actito_didomi.actito.imports import cell, row_bytes
 from actito_didomi.consent.conflicts import ACTITO, to_datetime, to_micros
+from actito_didomi.consent.drafts import Start
+from actito_didomi.consent.groups import shorten
 from actito_didomi.consent.person import Owed
 from actito_didomi.errors import ApiError, RequestRejectedError
 from target_actito.bulk import FILE_PREFIX, ImportsUnavailable
 from target_actito.checked import has_attributes, note_refusal
+from target_actito.plan import ImportFile, most_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
@@ -19,12 +23,13 @@ if TYPE_CHECKING:
 
     from actito_didomi.actito import Execution, Imports
     from actito_didomi.consent.coalesce import ProfileChange
+    from actito_didomi.consent.drafts import Draft
     from actito_didomi.consent.imports import ImportRow
     from actito_didomi.consent.ledger import Ledger
     from actito_didomi.consent.person import Person
     from actito_didomi.runtime import Runtime
     from target_actito.learning import Learner
-    from target_actito.plan import Columns
+    from target_actito.plan import Columns, Limits
     from target_actito.workspace import Workspace
 
 logger = logging.getLogger("target-actito")
@@ -121,6 +126,49 @@ class SessionRecords:
         """Do nothing: `settle_earlier` has waited."""
 
 
+class ImportBatch:
+    """The rows of one import, as they are found.
+
+    Args:
+        learner: Makes changes.
+        limits: Limits of plans.
+    """
+
+    def __init__(self, learner: Learner, limits: Limits) -> None:
+        self._learner = learner
+        self._limits = limits
+        self._rows: list[ProfileChange] = []
+        self._columns: set[Columns] = set()
+        self._bytes = 0
+        fields = learner.choice_fields
+        self._names = [field.name for field in fields]
+        cells = [max(cell(field.opt_in), cell(field.opt_out), key=len) for field in fields]
+        self._row_bytes = 2 * row_bytes(["", *cells])
+        """Of a row without its key, at most."""
+
+    def admit(self, drafts: list[Draft]) -> int:
+        """Admit people to whom something is due; return how many, the first ones, have a row."""
+        if not self._rows and len(drafts) <= self._limits.price:
+            return 0
+        most = most_bytes(self._names, self._limits)
+        for count, draft in enumerate(drafts):
+            self._bytes += self._row_bytes + 2 * len(draft.spelling.encode())
+            if self._bytes > most:
+                return count
+            change = self._learner.change_of(draft)
+            self._columns.add(change.fields)
+            self._rows.append(change)
+        return len(drafts)
+
+    def file(self) -> ImportFile | None:
+        """Return the file, rows with an opt-out first; None if it has no rows."""
+        if not self._rows:
+            return None
+        rows = sorted(self._rows, key=lambda change: not change.opt_out)
+        columns = tuple(sorted({field for fields in self._columns for field in fields}))
+        return ImportFile(columns, rows, opt_out=rows[0].opt_out)
+
+
 class LedgerRecords:
     """Records in the ledger: the intent is on disk before a file is sent.
 
@@ -133,7 +181,7 @@ class LedgerRecords:
         run: Id of this run.
         key_of: Returns the key of a spelling.
         look: Looks at the table, where that was not done just now.
-        mixed_columns: Whether a row may lack some columns of its file.
+        limits: Limits of plans.
         follow: Follows an execution to its end.
         pause: Waits for some seconds.
     """
@@ -151,7 +199,7 @@ class LedgerRecords:
         run: str,
         key_of: Callable[[str], str],
         look: Callable[[], None],
-        mixed_columns: bool,
+        limits: Limits,
         follow: Callable[[str], Execution],
         pause: Callable[[float], None],
     ) -> None:
@@ -163,7 +211,7 @@ class LedgerRecords:
         self._run = run
         self._key_of = key_of
         self._look = look
-        self._mixed_columns = mixed_columns
+        self._limits = limits
         self._follow = follow
         self._pause = pause
         self._number = 0
@@ -197,7 +245,7 @@ class LedgerRecords:
                     if person.owed & Owed.NO_PROFILE:
                         continue
                     due = self._learner.change(key, person, only=wanted)
-                    if due is None or not (self._mixed_columns or wanted == set(due.fields)):
+                    if due is None or not (self._limits.mixed_columns or wanted == set(due.fields)):
                         self._learner.flag(person)
                         continue
                     self._learner.begin(
@@ -209,6 +257,25 @@ class LedgerRecords:
         if not kept:
             self._ledger.set_import(self._number, state="never_received")
         return sorted(kept, key=lambda due: not due.opt_out)
+
+    def begin_at_once(
+        self, file_name: str, write: Callable[[Start, Callable[[list[Draft]], int]], None]
+    ) -> ImportFile | None:
+        """Record the intent to write while people are learned, each of whom is written once.
+
+        Args:
+            file_name: Name of the file.
+            write: Learns people, and calls its second argument with those to whom something is due,
+                some at a time; it returns to how many of them, the first ones, the import writes.
+
+        Returns:
+            The file; None where too few rows are due for an import.
+        """
+        batch = ImportBatch(self._learner, self._limits)
+        start = Start(file_name, shorten(self._run), self._now())
+        write(start, batch.admit)
+        self._number, self._unsettled = start.number, set()
+        return batch.file()
 
     def started(self, execution_id: str) -> None:
         """Record the execution."""

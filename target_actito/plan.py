@@ -288,7 +288,7 @@ def _union(sets: Iterable[Columns]) -> Columns:
 def _cut(columns: Columns, changes: Sequence[ProfileChange], limits: Limits) -> list[ImportFile]:
     """Split rows into files of at most `max_bytes`, those with an opt-out first."""
     ordered = sorted(changes, key=lambda change: not change.opt_out)
-    most = limits.max_bytes - ZIP_OVERHEAD - row_bytes([column.name for column in columns]) - 255
+    most = most_bytes([column.name for column in columns], limits)
     files: list[ImportFile] = []
     start, size = 0, 0
     for at, change in enumerate(ordered):
@@ -301,6 +301,11 @@ def _cut(columns: Columns, changes: Sequence[ProfileChange], limits: Limits) -> 
     if ordered:
         files.append(_file(columns, ordered[start:]))
     return files
+
+
+def most_bytes(columns: Iterable[str], limits: Limits) -> int:
+    """Return how many bytes the rows of a file may have, given the names of its columns."""
+    return limits.max_bytes - ZIP_OVERHEAD - row_bytes(columns) - 255
 
 
 def _file(columns: Columns, changes: Sequence[ProfileChange]) -> ImportFile:

@@ -177,6 +177,8 @@ def read_state(value: Any) -> bool | None:
     Webhooks and clients show booleans, 1 and 0, and texts; imports take Y and N (documented). How
     exports spell it was not seen.
     """
+    if value is True or value is False:
+        return value
     text = str(value).strip().lower()
     if text in _SUBSCRIBED:
         return True

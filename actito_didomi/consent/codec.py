@@ -60,7 +60,7 @@ PATH, FIELD, ATTRIBUTE = "path", "field", "attribute"
 
 _ACT_NUMBERS = {kind: number for number, kind in enumerate(ACT_KINDS)}
 _ACT_WIDTH = ACTS[0]
-_PARTS, _ACTITO, _PROFILE_ID = 9, 3, 7
+_PARTS, _ACTITO, PROFILE_ID = 9, 3, 7
 _WORD_BITS = 64
 _MOST_KEPT = 10_000
 _FIELD = "a:"
@@ -232,7 +232,7 @@ class Codec:
     def profile_id(data: bytes) -> str | None:
         """Return the id of the profile from a form on disk; None if it isn't known."""
         parts = _decode(data)
-        return parts[_PROFILE_ID] if len(parts) > _PROFILE_ID else None
+        return parts[PROFILE_ID] if len(parts) > PROFILE_ID else None
 
     @staticmethod
     def is_in_import(data: bytes, number: int) -> bool:

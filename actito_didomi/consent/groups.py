@@ -43,7 +43,7 @@ _HELD, _INTENTS, _LATE, _WRITES = 6, 6, 7, 5
 _WIDTHS = ((_HELD, 3), (_INTENTS, 4), (_LATE, 5), (_WRITES, 3))
 """For each kind of groups of a family: parts of a group, and parts of its key."""
 _OURS, _DOUBTFUL = 1, 2
-_NEVER, _FOREVER = -1, -2
+NEVER, FOREVER = -1, -2
 """What stands for the beginning and the end of time, in place of the index of a timestamp."""
 _WORD = 2**64
 _MOST_DIGITS = 17
@@ -60,7 +60,7 @@ class Times:
 
     def __init__(self) -> None:
         self.values: list[int] = []
-        self._indexes = {BEGINNING: _NEVER, END: _FOREVER}
+        self._indexes = {BEGINNING: NEVER, END: FOREVER}
 
     def add(self, timestamp: Micros) -> int:
         """Return the index of a timestamp."""

@@ -66,15 +66,18 @@ class ImportTable(LedgerPart):
             SettingsError: The database fails.
         """
         with self._store.write() as transaction:
-            number = advance(transaction, self._scope, "imports")
-            transaction.execute(
-                "INSERT INTO ledger_imports (scope, number, file_name, state, began) "
-                "VALUES (?, ?, ?, 'prepared', ?)",
-                self._scope,
-                number,
-                file_name,
-                began,
-            )
+            return self._insert_import(transaction, file_name, began)
+
+    def _insert_import(self, transaction: Transaction, file_name: str, began: Micros) -> int:
+        number = advance(transaction, self._scope, "imports")
+        transaction.execute(
+            "INSERT INTO ledger_imports (scope, number, file_name, state, began) "
+            "VALUES (?, ?, ?, 'prepared', ?)",
+            self._scope,
+            number,
+            file_name,
+            began,
+        )
         return number
 
     def set_import(

@@ -388,6 +388,22 @@ def _unseen(masks: Masks, seen: Seen) -> int:
     return rest
 
 
+def confirm_held(masks: Masks, seen: Seen) -> Masks:
+    """Learn a look that shows what is held, of a person whose row is written in any case."""
+    shown = seen.opt_ins | seen.opt_outs
+    held: Groups = {}
+    for key, group in masks.actito[0].items():
+        flags, _, ended = key
+        if flags & _DOUBTFUL or ended > seen.began:
+            held = _with(held, key, group)
+            continue
+        if any(kept := [mask & ~shown for mask in group]):
+            held = _with(held, key, kept)
+        if any(confirmed := [mask & shown for mask in group]):
+            held = _with(held, (flags, seen.began, seen.ended), confirmed)
+    return masks._replace(actito=[held, *masks.actito[1:]])
+
+
 def learn_first_look(masks: Masks, seen: Seen, bits: FieldBits) -> Masks | None:
     """Learn the first look at fields of which nothing is known, when no look came before.
 

@@ -135,15 +135,27 @@ def flag_quickly(person: Person, found: Decision) -> None:
         person: The person, changed here.
         found: What is owed of their choices.
     """
-    before, owed = int(person.owed), found.owed
+    also = 0
     for state in person.attributes.values():
         if state.value is not msgspec.UNSET:
-            owed |= _ACTITO
+            also = _ACTITO
+    person.owed = flags_of(flags_after(int(person.owed), found, also))
+
+
+def flags_after(before: int, found: Decision, also: int = 0) -> int:
+    """Return the flags of what is owed to either side.
+
+    Args:
+        before: The flags that a person had.
+        found: What is owed of their choices.
+        also: Flags of what else is owed.
+    """
+    owed = found.owed | also
     if owed & _ACTITO:
         owed |= before & _NO_PROFILE
     if owed & _DIDOMI and not found.has_users:
         owed |= before & _NO_USER
-    person.owed = flags_of(before & ~_ABOUT_EITHER | owed)
+    return before & ~_ABOUT_EITHER | owed
 
 
 def flag_fields(person: Person, rules: Rules) -> None:

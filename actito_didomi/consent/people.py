@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from msgspec import structs
 
 from actito_didomi.consent.codec import Codec
-from actito_didomi.consent.first_load import FirstPeople
+from actito_didomi.consent.drafts import Drafter, Said
 from actito_didomi.consent.imports import ImportTable
 from actito_didomi.consent.leases import LeaseTable
 from actito_didomi.consent.looks import LookTable
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from actito_didomi.consent.choices import Path
     from actito_didomi.consent.coalesce import PersonLayers
     from actito_didomi.consent.conflicts import Micros, Rules, Side
+    from actito_didomi.consent.drafts import Draft, Glimpse, Start
     from actito_didomi.consent.fields import ChoiceField
     from actito_didomi.consent.looks import FoundChange
     from actito_didomi.consent.masks import ImportEnd
@@ -206,17 +207,17 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
             self._check_leases(transaction)
             self._names.transaction = transaction
             try:
-                encode = FirstPeople(self._codec, paths, digest).encode
+                draft = self._drafter(transaction, Said(paths, None, digest, arrival)).first
                 made: dict[str, tuple[str, int, int, bytes] | None] = {}
                 left: list[int] = []
                 for position, (key, layers) in enumerate(found):
                     if key in made:
                         left.append(position)  # after what was said of the person before
-                    elif (row := encode(key, layers, arrival)) is None:
+                    elif (first := draft(key, layers)) is None:
                         made[key] = None
                         left.append(position)
                     else:
-                        made[key] = row
+                        made[key] = first.row()
                 rows = sorted([row for row in made.values() if row is not None])
                 if not insert_people(transaction, self._scope, rows):
                     there = self._select(transaction, [row[0] for row in rows])
@@ -233,6 +234,111 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
                 self._codec.forget()
                 raise
         return left
+
+    def write_drafts(
+        self,
+        people: Sequence[tuple[str, PersonLayers | None, Glimpse | None]],
+        said: Said,
+        begin: Callable[[list[Draft]], int] | None = None,
+        start: Start | None = None,
+    ) -> list[str]:
+        """Learn what records and looks say of people, and begin an import, in one transaction.
+
+        It leads to the same as `change` does; each person is read and written once.
+
+        Args:
+            people: Keys in their order, each once, with what records say and a look, as far as
+                there are any.
+            said: What is needed to read them.
+            begin: Called with the people to whom something is due that an import can write; returns
+                to how many of them, the first ones, it does. It calls no method of the ledger.
+            start: The start of that import, which is recorded with the first of its people.
+
+        Returns:
+            The keys of those who are left to `change`.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        left: list[str] = []
+        drafts: list[Draft] = []
+        with self._store.write() as transaction, self._lock:
+            self._check_leases(transaction)
+            self._names.transaction = transaction
+            rows: Mapping[str, Row] = {}
+            if self._has_people(transaction):
+                rows = self._claim(transaction, [key for key, _, _ in people])
+            try:
+                drafter = self._drafter(transaction, said)
+                for key, found, glimpse in people:
+                    row = rows.get(key)
+                    if begin is None and row and glimpse and drafter.shows_same(key, row, glimpse):
+                        continue
+                    draft = drafter.draft(key, row, found, glimpse) if said.may_be_new else None
+                    if draft is None:
+                        left.append(key)
+                    else:
+                        drafts.append(draft)
+                if begin is not None and start is not None:
+                    due = [draft for draft in drafts if draft.due]
+                    due = due[: begin(due)]
+                    if due and not start.number:
+                        start.number = self._insert_import(
+                            transaction, start.file_name, start.began
+                        )
+                    for draft in due:
+                        draft.begin(start)
+                write_people(transaction, self._scope, [draft.row() for draft in drafts])
+                transaction.connection.commit()
+            except BaseException:
+                self._names.forget()
+                self._codec.forget()
+                raise
+        return left
+
+    def count_due(self, people: Sequence[tuple[str, PersonLayers]], said: Said) -> int:
+        """Return to how many people something is due, after what records say of them.
+
+        Those of whom that can't be found quickly count.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.read() as transaction, self._lock:
+            self._names.transaction = transaction
+            rows = self._select(transaction, [key for key, _ in people])
+            drafter = self._drafter(transaction, said)
+            return sum(
+                key not in rows
+                or (draft := drafter.known(key, rows[key], found, None)) is None
+                or bool(draft.due)
+                for key, found in people
+            )
+
+    def held_in_actito(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the fields that hold an opt-in and an opt-out, of all people, many at a time.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        for rows in self._all_people():
+            with self._store.read() as transaction, self._lock:
+                self._names.transaction = transaction
+                said = Said((), None, self.digest, 0)
+                held = self._drafter(transaction, said).held
+                found = [held(data) for _, data in rows if data]
+            yield found
+
+    def _drafter(self, transaction: Transaction, said: Said) -> Drafter:
+        return Drafter(
+            self._codec, said.paths, said.digest, said.arrival, self.rules, bits=said.bits,
+            find_endings=self._endings_in(transaction), is_first_look=said.is_first_look,
+        )  # fmt: skip
+
+    def _has_people(self, transaction: Transaction) -> bool:
+        """Return whether rows of people must be read; in PostgreSQL they are locked by that."""
+        query = "SELECT 1 FROM ledger_people WHERE scope = ? LIMIT 1"
+        return not transaction.is_sqlite or transaction.one(query, self._scope) is not None
 
     def number_fields(self, fields: Collection[ChoiceField]) -> FieldBits | None:
         """Return the bits of fields, which are for good; None where masks of them are too wide.
@@ -297,6 +403,28 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
             )
             return list(self._decode(transaction, by_key(rows)).items())
 
+    def owed_keys(self, flag: Owed, *, without: Owed, due_at: Micros) -> list[str]:
+        """Return the keys of the people to whom something is owed now, in their order.
+
+        Args:
+            flag: What is owed.
+            without: Only people without any of these flags.
+            due_at: Only people who may be tried again at this timestamp.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.read() as transaction:
+            rows = transaction.all(
+                "SELECT person FROM ledger_people WHERE scope = ? AND owed > 0 AND "
+                "(owed & ?) <> 0 AND (owed & ?) = 0 AND due <= ? ORDER BY person",
+                self._scope,
+                int(flag),
+                int(without),
+                due_at,
+            )
+        return [row[0] for row in rows]
+
     def count_owed(self) -> OwedCounts:
         """Return to how many people something is owed.
 
@@ -331,10 +459,12 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
                 transaction.connection.rollback()
         raise AssertionError
 
-    def _decode(self, transaction: Transaction, rows: dict[str, Row]) -> dict[str, Person]:
-        def find_endings(imports: set[int]) -> list[ImportEnd]:
-            return self._find_endings(transaction, imports, self.rules)
+    def _endings_in(self, transaction: Transaction) -> Callable[[set[int]], list[ImportEnd]]:
+        """Return what finds the ends of those of some imports that have ended."""
+        return lambda imports: self._find_endings(transaction, imports, self.rules)
 
+    def _decode(self, transaction: Transaction, rows: dict[str, Row]) -> dict[str, Person]:
+        find_endings = self._endings_in(transaction)
         with self._lock:
             self._names.transaction = transaction
             return {

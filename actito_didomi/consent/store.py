@@ -240,7 +240,12 @@ class Transaction:
 
     def all(self, sql: str, *values: Any) -> Sequence[Any]:
         """Return all rows of a query."""
-        return self.execute(sql, *values).fetchall()
+        result = self.execute(sql, *values)
+        if self.is_sqlite and result.cursor is not None:
+            rows = result.cursor.fetchall()  # tuples of the driver take half the time
+            result.close()
+            return rows
+        return result.fetchall()
 
     def _placed(self, sql: str) -> str:
         return sql if self.is_sqlite else sql.replace("?", "%s")

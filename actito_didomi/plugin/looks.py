@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from msgspec import structs
 
 from actito_didomi.actito import ConversionError, ValueType, convert
-from actito_didomi.consent.codec import masks_of, put_masks
 from actito_didomi.consent.conflicts import ACTITO, DIDOMI, OPT_IN, OPT_OUT, Act, to_micros
+from actito_didomi.consent.drafts import Glimpse, Said
 from actito_didomi.consent.entries import (
     Entry,
     Place,
@@ -21,9 +21,8 @@ from actito_didomi.consent.entries import (
 )
 from actito_didomi.consent.identity import is_placeholder, keyless_row, match_key, profile_of
 from actito_didomi.consent.looks import FoundChange
-from actito_didomi.consent.masks import Seen, decide, learn_first_look, shows_what_is_held
 from actito_didomi.consent.moves import ProfilePart, attach_profile, detach_profile
-from actito_didomi.consent.owing import flag, flag_quickly
+from actito_didomi.consent.owing import flag
 from actito_didomi.consent.person import Owed
 
 if TYPE_CHECKING:
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
 
     from actito_didomi.actito import TableStructure
     from actito_didomi.actito.listing import Profile, ProfilePage
+    from actito_didomi.consent.choices import Path
     from actito_didomi.consent.fields import ChoiceField
     from actito_didomi.consent.ledger import Ledger
     from actito_didomi.consent.looks import Look
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from actito_didomi.consent.person import Person
 
 _PEOPLE_AT_ONCE = 5_000
+_QUICKLY = 20_000
+"""People whose looks are learned on masks in one transaction."""
 _MOST_SEARCHES = 20
 """How often the whole ledger is searched for profiles that have another key now; per run."""
 _ZONES = 26 * 3600 * 1_000_000
@@ -157,6 +159,11 @@ class LookLearner:
         self._run = run
         self._mapped = mapped
         self._bits = bits
+        self._subscriptions = [
+            (field.name, field.opt_in, own)
+            for field, own in (() if bits is None else bits.fields)
+            if field.kind == "subscription"
+        ]
         self._searches_left = _MOST_SEARCHES
         self.uncounted = 0
         """Looks at fields that showed nothing for certain, since a write was under way."""
@@ -182,24 +189,41 @@ class LookLearner:
         Returns:
             The keys of the people on it, for comparing.
         """
+        glimpses = self.glimpse(page)
+        self.learn_glimpses(glimpses, last)
+        return [key for key in glimpses if profile_of(key) is None]
+
+    def glimpse(self, page: ProfilePage) -> dict[str, list[Glimpse | Sight]]:
+        """Return what a page shows, by the keys of rows; usually one look for each."""
         began, ended = to_micros(page.asked_at), to_micros(page.read_at)
-        profiles: dict[str, list[Profile]] = {}
+        found: dict[str, list[Glimpse | Sight]] = {}
         for profile in page.profiles:
             spelling = self._reader.spelling(profile.attributes)
-            profiles.setdefault(self._key(spelling, str(profile.id)), []).append(profile)
+            key = self._key(spelling, str(profile.id))
+            seen = self._see(profile, began, ended, spelling) or self.sight(profile, began, ended)
+            found.setdefault(key, []).append(seen)
+        return found
+
+    def learn_glimpses(
+        self, glimpses: Mapping[str, Sequence[Glimpse | Sight]], last: Look | None
+    ) -> None:
+        """Learn looks at profiles.
+
+        Args:
+            glimpses: What `glimpse` returned, of any number of pages.
+            last: The last complete look before this one.
+        """
+        bits, keys = self._bits, sorted(glimpses)
         unclear: list[Sight] = []
-        keys = sorted(profiles)
+        if bits is not None:
+            keys = self._learn_quickly(keys, glimpses, bits, last)
         for start in range(0, len(keys), _PEOPLE_AT_ONCE):
             part = keys[start : start + _PEOPLE_AT_ONCE]
             with self._ledger.change(part) as change:
                 for key in part:
-                    person, found = change.people[key], profiles[key]
-                    if len(found) == 1:
-                        seen = self._see(found[0], began, ended)
-                        if seen and self._learn_quickly(person, found[0], seen, last):
-                            continue
-                    for profile in found:
-                        sight = self.sight(profile, began, ended)
+                    person = change.people[key]
+                    for seen in glimpses[key]:
+                        sight = self._in_full(seen)
                         if self._is_unclear(person, sight, last):
                             unclear.append(sight)
                             continue
@@ -207,7 +231,50 @@ class LookLearner:
                             change.add_found(item)
         if unclear:
             self._learn_unclear(unclear, last)
-        return [key for key in keys if profile_of(key) is None]
+
+    def _learn_quickly(
+        self,
+        keys: Sequence[str],
+        glimpses: Mapping[str, Sequence[Glimpse | Sight]],
+        bits: FieldBits,
+        last: Look | None,
+    ) -> list[str]:
+        """Learn looks on masks: what is held, or what nothing is known of; return who is left."""
+        people: list[tuple[str, None, Glimpse]] = []
+        left: list[str] = []
+        for key in keys:
+            seen = glimpses[key][0]
+            if isinstance(seen, Glimpse) and len(glimpses[key]) == 1:
+                people.append((key, None, seen))
+            else:
+                left.append(key)
+        said = self.said(bits, (), last)
+        for start in range(0, len(people), _QUICKLY):
+            left += self._ledger.write_drafts(people[start : start + _QUICKLY], said)
+        return sorted(left)
+
+    def said(
+        self, bits: FieldBits, paths: Sequence[Path | None], last: Look | None, arrival: int = 0
+    ) -> Said:
+        """Return what is needed to read what records and looks say.
+
+        Args:
+            bits: The bits of the fields.
+            paths: The choices of mapped fields, by their numbers; empty for looks alone.
+            last: The last complete look.
+            arrival: When the records had arrived.
+        """
+        digest, may_be_new = self._ledger.digest, bool(self._run)
+        return Said(paths, bits, digest, arrival, last is None, may_be_new)
+
+    def _in_full(self, seen: Glimpse | Sight) -> Sight:
+        """Return a look with its choices by field."""
+        if isinstance(seen, Sight) or self._bits is None:
+            assert isinstance(seen, Sight)  # noqa: S101 - without bits there is nothing else
+            return seen
+        choices = {field: bool(seen.opt_ins & own) for field, own in self._bits.fields}
+        created = self._reader.created({"creationMoment": seen.created})
+        return Sight(seen.spelling, seen.profile_id, choices, seen.began, seen.ended, created)
 
     def sight(self, profile: Profile, began: int, ended: int) -> Sight:
         """Return the look at a profile of a page."""
@@ -229,48 +296,27 @@ class LookLearner:
             return keyless_row(profile_id)
         return match_key(spelling, self._reader.matching)
 
-    def _learn_quickly(
-        self, person: Person, profile: Profile, seen: Seen, last: Look | None
-    ) -> bool:
-        """Learn a look on masks, as `learn` would: what is held, or what nothing is known of.
-
-        Returns:
-            Whether it is done; else nothing has changed.
-        """
-        bits, masks, profile_id = self._bits, masks_of(person), str(profile.id)
-        spelling = self._reader.spelling(profile.attributes)
-        if not self._run or person.owed & Owed.NO_PROFILE:
-            return False
-        if bits is None or masks is None or spelling is None:
-            return False
-        if person.profile_id != profile_id and (person.profile_id is not None or last is not None):
-            return False
-        if not shows_what_is_held(masks, seen):
-            learned = None if last is not None else learn_first_look(masks, seen, bits)
-            decision = None if learned is None else decide(learned, bits, self._ledger.rules)
-            if learned is None or decision is None:
-                return False
-            put_masks(person, learned)
-            flag_quickly(person, decision)
-        person.profile_id = profile_id
-        person.spelling = spelling
-        return True
-
-    def _see(self, profile: Profile, began: int, ended: int) -> Seen | None:
+    def _see(
+        self, profile: Profile, began: int, ended: int, spelling: str | None
+    ) -> Glimpse | None:
         """Return what a profile shows; None unless all fields are subscriptions that it shows."""
-        states = profile.subscriptions
-        if self._bits is None or states is None:
+        states, bits = profile.subscriptions, self._bits
+        if bits is None or states is None or spelling is None:
             return None
         opt_ins = opt_outs = 0
-        for field, own in self._bits.fields:
-            state = states.get(field.name)
-            if state is None or field.kind != "subscription":
+        for name, opt_in, own in self._subscriptions:
+            state = states.get(name)
+            if state is None:
                 return None
-            if state is field.opt_in:
+            if state is opt_in:
                 opt_ins |= own
             else:
                 opt_outs |= own
-        return Seen(opt_ins, opt_outs, began, ended)
+        if opt_ins | opt_outs != bits.all:
+            return None  # there are attributes as well
+        created = profile.attributes.get("creationMoment")
+        created = None if created is None else str(created)
+        return Glimpse(opt_ins, opt_outs, began, ended, spelling, str(profile.id), created)
 
     # Profiles that get, lose or change their key
 

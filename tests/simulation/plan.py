@@ -86,6 +86,7 @@ class Setup:
         didomi: What tap-didomi reads.
         actito: What tap-actito reads.
         writing: How target-actito writes.
+        empty_cells: What it knows of empty cells in a file.
         import_time: How long an import takes.
         skew_actito: How far Actito's clock is ahead of the world's.
         skew_didomi: The same of Didomi.
@@ -108,6 +109,7 @@ class Setup:
     didomi: Literal["events", "users", "exports"] = "events"
     actito: Literal["api", "exports"] = "api"
     writing: Literal["single", "bulk"] = "single"
+    empty_cells: Literal["unknown", "unchanged"] = "unchanged"
     import_time: float = 5.0
     skew_actito: float = 0.0
     skew_didomi: float = 0.0
@@ -145,6 +147,7 @@ def draw_setup(seed: int) -> Setup:
         didomi=rng.choice(["events", "events", "users", "exports"]),
         actito=rng.choice(["api", "api", "exports"]),
         writing=rng.choice(["single", "single", "bulk"]),
+        empty_cells=draw(seed, "empty_cells").choice(["unknown", "unchanged"]),
         import_time=rng.choice([1.0, 5.0, 60.0, 400.0]),
         skew_actito=rng.choice(skews),
         skew_didomi=rng.choice(skews),

@@ -543,6 +543,7 @@ class World:
         rejects = str(self.folder / f"{plugin}-rejects.jsonl")
         if plugin == "target-actito":
             config = {**common, **actito, "rejects_path": rejects, "write_mode": setup.writing}
+            config["bulk_empty_cells"] = setup.empty_cells
         elif plugin == "tap-actito":
             config = {**common, **actito, "change_source": setup.actito}
             if "snapshot_url" in TapActito.full_schema()["properties"]:
