@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import io
 import re
 from gzip import BadGzipFile
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, cast
 
 from isal import igzip, isal_zlib
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 BROKEN = (EOFError, BadGzipFile, cast("type[Exception]", isal_zlib.error))
 """Raised on reading a file that is truncated or damaged."""
+MAX_COMPRESSION_RATIO: Final = 200.0
+"""Default of `max_compression_ratio`."""
+_FREE = 1 << 20
 _MARK_BYTES = 6
 _MARK_LENGTH = 8
 _DIGITS = re.compile(r"(\d+)")
@@ -96,12 +100,63 @@ def _split(marks: str) -> Iterator[str]:
     return (marks[at : at + _MARK_LENGTH] for at in range(0, len(marks), _MARK_LENGTH))
 
 
-def open_gzip(raw: IO[bytes]) -> IO[bytes]:
+class ExpandsTooMuchError(Exception):
+    """The content of a file is larger than `max_compression_ratio` allows."""
+
+
+class BoundedStream(io.BufferedIOBase):
+    """The content of a compressed file, as long as it isn't much larger than the file.
+
+    Args:
+        source: The content.
+        max_ratio: How many times larger it may be, after the first MiB.
+        compressed: Returns how many bytes of the file it was made from.
+    """
+
+    def __init__(self, source: IO[bytes], max_ratio: float, compressed: Callable[[], int]) -> None:
+        self._source = source
+        self._max_ratio = max_ratio
+        self._compressed = compressed
+        self._read = 0
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read bytes.
+
+        Raises:
+            ExpandsTooMuchError: There are too many.
+        """
+        return self._count(self._source.read(-1 if size is None else size))
+
+    def read1(self, size: int = -1, /) -> bytes:
+        """Read bytes as `read` does, as many as there are for now."""
+        return self._count(self._source.read1(size))  # type: ignore[attr-defined]
+
+    def _count(self, data: bytes) -> bytes:
+        self._read += len(data)
+        if self._read > _FREE and self._read - _FREE > self._max_ratio * self._compressed():
+            raise ExpandsTooMuchError(
+                f"the content is more than {self._max_ratio:g} times larger than the file "
+                "(max_compression_ratio)"
+            )
+        return data
+
+
+def open_gzip(raw: IO[bytes], max_ratio: float) -> BoundedStream:
     """Open a compressed file as a stream of its contents.
+
+    Args:
+        raw: The file.
+        max_ratio: How many times larger than the file its content may be, after the first MiB.
 
     Raises (on reading):
         EOFError: The file is truncated.
         BadGzipFile: It is not a gzip file, or is damaged.
         isal_zlib.error: It is damaged.
+        ExpandsTooMuchError: The content is too large.
     """
-    return cast("IO[bytes]", igzip.open(raw))  # type: ignore[no-untyped-call]
+    opened = cast("IO[bytes]", igzip.open(raw))  # type: ignore[no-untyped-call]
+    return BoundedStream(opened, max_ratio, raw.tell)  # words: allow

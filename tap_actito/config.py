@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import msgspec
 
-from actito_didomi.actito.changes import COLUMNS
+from actito_didomi.actito.changes import COLUMNS, MAX_CELL_BYTES
 from actito_didomi.actito.config import (
     REQUIRED,
     ActitoSettings,
@@ -17,10 +17,12 @@ from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.mapping import check_mappings
 from actito_didomi.consent.reverse_mapping import reverse_mappings
 from actito_didomi.errors import InvalidMappingError
+from actito_didomi.files import MAX_COMPRESSION_RATIO
 from actito_didomi.http import ClientSettings
 from actito_didomi.plugin.config import (
     Connector,
     Mappings,
+    MaxCompressionRatio,
     OnBadLine,
     StorageOptions,
 )
@@ -82,6 +84,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 60
     on_bad_line: OnBadLine = "fail"
+    max_cell_bytes: Annotated[
+        int,
+        setting(
+            "Maximum cell (bytes)",
+            "Largest cell of an export file that is read; a line with a larger one is broken.",
+            advanced=True,
+            ge=1024,
+        ),
+    ] = MAX_CELL_BYTES
+    max_compression_ratio: MaxCompressionRatio = MAX_COMPRESSION_RATIO
     trust_update_moment: Annotated[
         bool,
         setting(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from actito_didomi.actito.changes import BrokenRow, ChangeFile
 from actito_didomi.actito.listing import list_profiles
 from actito_didomi.consent.conflicts import to_micros
+from actito_didomi.errors import BadInputError
 from actito_didomi.files import add_marks, keep_marks, unread
 from actito_didomi.plugin.source import PROGRESS_INTERVAL, Batch, BrokenLine
 
@@ -94,6 +95,8 @@ class ExportSource:
         broken_lines: What to do about them.
         runtime: Our own clock, by which files have changed.
         learner: Learns the rows into the ledger; None without one.
+        max_cell_bytes: Maximum size of a cell.
+        max_compression_ratio: How many times larger than a file its content may be.
     """
 
     table: TableAccess
@@ -103,13 +106,14 @@ class ExportSource:
     broken_lines: BrokenLines
     runtime: Runtime
     learner: RowLearner | None
+    max_cell_bytes: int
+    max_compression_ratio: float
 
     def read(self, state: Mapping[str, Any]) -> Iterator[Batch[SubscriptionChange]]:
         """Yield the changes of each file that is new; a batch is a file, and then its state.
 
         Raises:
             SettingsError: The folder doesn't exist, or a file's columns aren't those expected.
-            BadInputError: A file is broken.
         """
         table = self.table
         files = self.folder.files()
@@ -131,7 +135,7 @@ class ExportSource:
             yield Batch(changes, None)
             if self.broken_lines.failed == failed:
                 marks = add_marks(marks, [file])
-                yield Batch([], {_FILES: marks})
+            yield Batch([], {_FILES: marks})
 
     def _is_stable(self, name: str) -> bool:
         table = self.table
@@ -142,17 +146,29 @@ class ExportSource:
         return stable
 
     def _read_file(self, name: str) -> Iterator[SubscriptionChange]:
+        """Yield the changes of a file, and report what is broken."""
         table = self.table
         clock = table.runtime.monotonic
-        file = ChangeFile(name, table.key, self.columns, table.structure.subscriptions, table.zone)
+        file = ChangeFile(
+            name,
+            table.key,
+            self.columns,
+            table.structure.subscriptions,
+            table.zone,
+            max_cell_bytes=self.max_cell_bytes,
+            max_compression_ratio=self.max_compression_ratio,
+        )
         count, last = 0, clock()
         with self.folder.open(name) as raw:
-            for change in file.read(raw):
+            for change in _with_damage(file.read(raw)):
                 table.shutdown.check()
                 if isinstance(change, BrokenRow):
                     line = BrokenLine(name, change.line, change.raw, change.may_opt_out)
                     self.broken_lines.report(change.problem, line=line)
                     continue
+                if isinstance(change, BadInputError):
+                    self.broken_lines.report(change.message, change.code, BrokenLine(name, 0))
+                    return
                 count += 1
                 yield change
                 if clock() - last > PROGRESS_INTERVAL:
@@ -173,6 +189,16 @@ class ExportSource:
         arrived_at = self.folder.modified(file.name) or self.table.runtime.now()
         while part := list(islice(changes, _LEARN_AT_ONCE)):
             yield from learner.learn(part, arrived_at)
+
+
+def _with_damage(
+    changes: Iterator[SubscriptionChange | BrokenRow],
+) -> Iterator[SubscriptionChange | BrokenRow | BadInputError]:
+    """Yield what a file holds, and at its end what broke it off."""
+    try:
+        yield from changes
+    except BadInputError as error:
+        yield error
 
 
 # Looks at the table

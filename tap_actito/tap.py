@@ -158,6 +158,8 @@ class TapActito(BaseTap):
             broken_lines=self.broken_lines,
             runtime=self.runtime,
             learner=None if self.ledger is None else self._row_learner(self.ledger),
+            max_cell_bytes=settings.max_cell_bytes,
+            max_compression_ratio=settings.max_compression_ratio,
         )
 
     def _row_learner(self, ledger: Ledger) -> RowLearner:

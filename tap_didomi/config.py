@@ -13,8 +13,15 @@ from actito_didomi.didomi.config import (
     find_organization_problems,
     missing_settings,
 )
+from actito_didomi.files import MAX_COMPRESSION_RATIO
 from actito_didomi.http import ClientSettings
-from actito_didomi.plugin.config import OnBadLine, StorageOptions
+from actito_didomi.lines import MAX_LINE_BYTES
+from actito_didomi.plugin.config import (
+    MaxCompressionRatio,
+    MaxLineBytes,
+    OnBadLine,
+    StorageOptions,
+)
 from actito_didomi.settings import setting
 
 if TYPE_CHECKING:
@@ -55,6 +62,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = False
     on_bad_line: OnBadLine = "fail"
+    max_line_bytes: MaxLineBytes = MAX_LINE_BYTES
+    max_compression_ratio: MaxCompressionRatio = MAX_COMPRESSION_RATIO
     client: ClientSettings
     ledger: LedgerSettings
 

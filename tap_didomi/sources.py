@@ -238,9 +238,8 @@ class ExportSource:
         """Decode a line; report what is broken, and return None where nothing can be read."""
         decoded = line if isinstance(line, Line) else decode_line(file.path, number, line)
         if decoded.problem is not None:
-            raw = line if isinstance(line, bytes) else b""
             self.broken_lines.report(
-                decoded.problem, line=BrokenLine(file.path, number, raw.rstrip(b"\r\n"))
+                decoded.problem, line=BrokenLine(file.path, number, decoded.raw.rstrip(b"\r"))
             )
             if not self.broken_lines.skips and file not in broken:
                 broken.append(file)

@@ -84,7 +84,12 @@ class TapDidomi(BaseTap):
     def export_source(self) -> ExportSource:
         """Batch exports."""
         return ExportSource(
-            ExportFolder(self.settings.export_root or "", self.settings.storage_options),
+            ExportFolder(
+                self.settings.export_root or "",
+                self.settings.storage_options,
+                max_line_bytes=self.settings.max_line_bytes,
+                max_compression_ratio=self.settings.max_compression_ratio,
+            ),
             export_ids=self.settings.export_ids or None,
             start_date=(self.settings.start_date or "")[:10],
             late_days=self.settings.ledger.late_days,

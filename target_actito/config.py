@@ -16,10 +16,12 @@ from actito_didomi.actito.imports import check_definition
 from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.mapping import check_inverted, check_mappings
 from actito_didomi.errors import InvalidMappingError
+from actito_didomi.files import MAX_COMPRESSION_RATIO
 from actito_didomi.http import ClientSettings
 from actito_didomi.plugin.config import (
     Connector,
     Mappings,
+    MaxCompressionRatio,
     RejectsPath,
     SkipDelegates,
     StorageOptions,
@@ -186,6 +188,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     client: ClientSettings
     bulk: BulkSettings
     storage_options: StorageOptions = {}
+    max_compression_ratio: MaxCompressionRatio = MAX_COMPRESSION_RATIO
     ledger: LedgerSettings
     look_timeout: Annotated[
         float,

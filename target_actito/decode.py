@@ -20,8 +20,8 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from actito_didomi import codes
 from actito_didomi.consent.records import read_arrival
 from actito_didomi.errors import BadInputError
-from actito_didomi.files import BROKEN, open_gzip
-from actito_didomi.plugin.reader import count_lines, whole_lines
+from actito_didomi.files import BROKEN, ExpandsTooMuchError, open_gzip
+from actito_didomi.lines import count_lines, whole_lines
 from actito_didomi.tolerant import ODD_CHARACTER
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from actito_didomi.consent.choices import Path
     from actito_didomi.consent.mapping import Resolver
+    from target_actito.config import Settings
 
 ROOTS = ("id", "organization_user_id", "country", "last_seen_country", "updated_at", "created_at")
 """What stands at the root of a record in the user form, next to `metadata` and `consents`."""
@@ -461,14 +462,14 @@ _arrival_of = operator.attrgetter("time_extracted")
 
 
 def read_batch(
-    url: str, encoding: Mapping[str, Any], storage_options: Mapping[str, Any]
+    url: str, encoding: Mapping[str, Any], settings: Settings
 ) -> Iterator[tuple[int, bytes]]:
     """Read one file of a BATCH message as a stream, however large it is.
 
     Args:
         url: Any URL that fsspec knows, or a path.
         encoding: `format` must be `jsonl`, `compression` `gzip` or `none`.
-        storage_options: Arguments of the file system.
+        settings: Arguments of the file system, and bounds.
 
     Returns:
         Whole lines, many at a time, with the number of the first.
@@ -485,9 +486,11 @@ def read_batch(
         )
     number = 1
     try:
-        with fsspec.open(url, "rb", **storage_options) as raw:
-            source = open_gzip(raw) if compression == "gzip" else raw
-            for block in whole_lines(iter(lambda: source.read(CHUNK), b"")):
+        with fsspec.open(url, "rb", **settings.storage_options) as raw:
+            is_gzip = compression == "gzip"
+            source = open_gzip(raw, settings.max_compression_ratio) if is_gzip else raw
+            chunks = iter(lambda: source.read(CHUNK), b"")
+            for block in whole_lines(chunks, settings.target.max_line_bytes):
                 if block is not None:
                     yield number, block
                     number += count_lines(block)
@@ -502,6 +505,8 @@ def read_batch(
             f"The BATCH file {url} can't be opened ({type(error).__name__}). It must be reachable "
             "from this machine; credentials go into storage_options.",
         ) from None
+    except ExpandsTooMuchError as error:
+        raise BadInputError(codes.UNREADABLE_BATCH, f"{url}: {error}.") from None
     except BROKEN:
         raise BadInputError(
             codes.UNREADABLE_BATCH,

@@ -19,9 +19,9 @@ from actito_didomi.consent.mapping import show_path
 from actito_didomi.consent.scope import Scope
 from actito_didomi.didomi.exports import arrival_of_file
 from actito_didomi.errors import BadInputError, ImportQuotaExceededError
+from actito_didomi.lines import CutLine, LongLine
 from actito_didomi.plugin.breaker import RefusalBreaker
 from actito_didomi.plugin.looks import LookLearner, ProfileReader
-from actito_didomi.plugin.reader import CutLine, LongLine
 from actito_didomi.plugin.rejects import Reject
 from actito_didomi.tolerant import decode_tolerantly
 from target_actito.bulk import BulkWriter
@@ -308,7 +308,7 @@ class Pipeline:
         for url in batch["manifest"]:
             before, arrival = summary.records, arrival_of_file(url)
             self._use_arrival(arrival)
-            blocks = read_batch(url, batch["encoding"], self._settings.storage_options)
+            blocks = read_batch(url, batch["encoding"], self._settings)
             for number, block in blocks:
                 self._target.on_idle()
                 if isinstance(block, (CutLine, LongLine)):

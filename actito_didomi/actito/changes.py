@@ -11,10 +11,11 @@ import io
 import re
 import zipfile
 import zlib
+from collections import deque
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import IO, TYPE_CHECKING, Any, Literal
+from typing import IO, TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 import fsspec
 import msgspec
@@ -22,7 +23,15 @@ import msgspec
 from actito_didomi import codes
 from actito_didomi.actito import _wire
 from actito_didomi.errors import BadInputError, SettingsError, how_to_install
-from actito_didomi.files import BROKEN, listed_file, natural_order, open_gzip
+from actito_didomi.files import (
+    BROKEN,
+    MAX_COMPRESSION_RATIO,
+    BoundedStream,
+    ExpandsTooMuchError,
+    listed_file,
+    natural_order,
+    open_gzip,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -46,6 +55,15 @@ _PRECISION = {
     len("2026-11-23 08:00:00"): timedelta(seconds=1),
 }
 """What a timestamp without a fraction leaves open, by its length."""
+MAX_CELL_BYTES: Final = 1 << 20
+"""Default of `max_cell_bytes`."""
+_CELLS = 8
+"""Cells of the maximum size that a line may hold."""
+_KEPT = 1 << 16
+_MAX_DIGITS = 19
+_MOST_NAMES = 20
+_ODD = re.compile("[\ud800-\udfff]")
+"""What stands for bytes that aren't UTF-8."""
 _MAX_TIMESTAMPS = 10_000
 """Timestamps whose parsed form is kept."""
 
@@ -166,7 +184,7 @@ class BrokenRow:
     Attributes:
         problem: File, line and what is broken, for a message; no value of the line.
         line: Its number in the file, from 1.
-        raw: Its cells, with the separator between them.
+        raw: The line as it came.
         may_opt_out: Whether it may hold an opt-out.
     """
 
@@ -185,6 +203,8 @@ class ChangeFile:
         columns: Names of columns that differ from `COLUMNS`.
         subscriptions: Those that the table has.
         zone: Time zone of timestamps.
+        max_cell_bytes: Maximum size of a cell.
+        max_compression_ratio: How many times larger than the file its content may be.
 
     Attributes:
         other_lines: Lines read so far that are about something else than a subscription.
@@ -197,8 +217,13 @@ class ChangeFile:
         columns: Mapping[str, str],
         subscriptions: tuple[str, ...],
         zone: ZoneInfo,
+        *,
+        max_cell_bytes: int = MAX_CELL_BYTES,
+        max_compression_ratio: float = MAX_COMPRESSION_RATIO,
     ) -> None:
         self._name = name
+        self._max_cell = max_cell_bytes
+        self._max_ratio = max_compression_ratio
         self._columns = {**COLUMNS, "person": key, **columns}
         self._subscriptions = frozenset(subscriptions)
         self._known = ", ".join(subscriptions)
@@ -206,6 +231,8 @@ class ChangeFile:
         self._windows: dict[str, tuple[datetime, datetime]] = {}
         self._states: dict[str, bool] = {}
         self._about: dict[str, bool] = {}
+        self._unknown: set[str] = set()
+        self._found = False
         self.other_lines = 0
 
     def read(self, raw: IO[bytes]) -> Iterator[SubscriptionChange | BrokenRow]:
@@ -217,47 +244,94 @@ class ChangeFile:
             SettingsError: The columns aren't those that the settings name.
             BadInputError: The file is truncated or corrupt.
         """
-        number = 1
+        lines = _Lines()
         try:
             with (
-                _unpacked(raw, self._name) as data,
-                io.TextIOWrapper(data, encoding="utf-8-sig", newline="") as text,
+                _unpacked(raw, self._name, self._max_ratio) as data,
+                io.TextIOWrapper(
+                    data, encoding="utf-8-sig", errors="surrogateescape", newline=""
+                ) as text,
             ):
-                rows = csv.reader(text, delimiter=";", strict=True)
-                header = next(rows, None)
-                if header is None:
-                    raise BadInputError(
-                        codes.DAMAGED_FILE,
-                        f"{self._name}: the file is empty; expected a header line.",
-                    )
-                places, width = self._places(header), len(header)
-                for row in rows:
-                    number = rows.line_num
-                    if len(row) == width:
-                        change = self._change(row, places, number)
-                        if change is not None:
-                            yield change
-                    elif row:
-                        problem = f"{len(row)} cells where the header has {width}"
-                        yield self._broken(row, number, problem)
-        except csv.Error as error:
-            raise BadInputError(
-                codes.DAMAGED_FILE,
-                f"{self._name}, line {number + 1}: not valid CSV in Actito's dialect ({error}). "
-                "Run the export again.",
-            ) from None
-        except UnicodeDecodeError:
-            raise BadInputError(
-                codes.DAMAGED_FILE,
-                f"{self._name}, after line {number}: not valid UTF-8. Set the export's encoding to "
-                "UTF-8.",
-            ) from None
+                csv.field_size_limit(self._max_cell)
+                lines.open(text, _CELLS * self._max_cell)
+                yield from self._read_rows(lines, *self._read_header(lines))
         except (zipfile.BadZipFile, zlib.error, *BROKEN):
             raise BadInputError(
                 codes.DAMAGED_FILE,
-                f"{self._name}: archive truncated or corrupt after line {number}. Upload the file "
-                "again, or run the export again.",
+                f"{self._name}: archive truncated or corrupt after line {lines.last}. Upload the "
+                "file again, or run the export again.",
             ) from None
+        except ExpandsTooMuchError as error:
+            raise BadInputError(
+                codes.DAMAGED_FILE, f"{self._name}, after line {lines.last}: {error}."
+            ) from None
+
+    def _read_header(self, lines: _Lines) -> tuple[dict[str, int], int]:
+        """Return the places of the columns, and how many there are.
+
+        Raises:
+            SettingsError: They aren't those that the settings name.
+            BadInputError: The file has none.
+        """
+        try:
+            header = next(_rows(lines), None)
+        except csv.Error as error:
+            raise BadInputError(
+                codes.DAMAGED_FILE,
+                f"{self._name}, line 1: not valid CSV in Actito's dialect ({error}). Run the "
+                "export again.",
+            ) from None
+        if header is None:
+            raise BadInputError(
+                codes.DAMAGED_FILE, f"{self._name}: the file is empty; expected a header line."
+            )
+        if any(map(_ODD.search, header)):
+            raise BadInputError(
+                codes.DAMAGED_FILE,
+                f"{self._name}, line 1: not valid UTF-8. Set the export's encoding to UTF-8.",
+            )
+        return self._places(header), len(header)
+
+    def _read_rows(
+        self, lines: _Lines, places: dict[str, int], width: int
+    ) -> Iterator[SubscriptionChange | BrokenRow]:
+        """Yield the changes of all rows; after a broken one reading goes on with the next line."""
+        rows = _rows(lines)
+        while True:
+            lines.begin_row()
+            problem: _Problem | None = None
+            try:
+                row = next(rows)
+            except StopIteration:
+                break
+            except csv.Error as error:
+                problem = _Problem(f"not valid CSV in Actito's dialect ({error})")
+            else:
+                if len(row) == width:
+                    change = self._change(row, places)
+                    if not isinstance(change, _Problem):
+                        if change is not None:
+                            yield change
+                        continue
+                    problem = change
+                elif row:
+                    problem = _Problem(f"{len(row)} cells where the header has {width}")
+            if problem is not None:
+                yield self._broken(lines, problem)
+                lines.go_back()  # a stray quote may have taken the lines after it
+                rows = _rows(lines)
+        yield from self._check_names()
+
+    def _check_names(self) -> Iterator[BrokenRow]:
+        """Report a file of which no row names a subscription of the table."""
+        if self._unknown and not self._found:
+            names = ", ".join(sorted(self._unknown)[:_MOST_NAMES])
+            problem = (
+                f"{self._name}: the table has no subscription of those in the file ({names}). It "
+                f"has: {self._known}. Either they were deleted in Actito, or another column holds "
+                "the names (export_columns)."
+            )
+            yield BrokenRow(problem, 2, b"", may_opt_out=True)
 
     def _places(self, header: list[str]) -> dict[str, int]:
         if len(header) == 1 and (found := [s for s in _SEPARATORS if s in header[0]]):
@@ -281,52 +355,59 @@ class ChangeFile:
                 )
         return places
 
-    def _change(
-        self, row: list[str], places: dict[str, int], number: int
-    ) -> SubscriptionChange | BrokenRow | None:
-        row.append("")  # what an absent column holds
-        subscription, event = row[places["subscription"]], row[places["event"]]
+    def _is_known(self, subscription: str) -> bool:
+        """Return whether the table has a subscription; no mapping can name any other one."""
+        if subscription in self._subscriptions:
+            self._found = True
+            return True
+        if subscription and len(self._unknown) < _MOST_NAMES:
+            self._unknown.add(_ODD.sub("?", subscription))
+        return False
+
+    def _state(self, text: str) -> bool | None:
+        state = self._states.get(text)
+        if state is None and (state := _wire.read_state(text)) is not None:
+            self._states[text] = state
+        return state
+
+    def _is_about_subscriptions(self, event: str) -> bool:
         about = self._about.get(event)
         if about is None:
             about = self._about[event] = _wire.is_subscription_event(event)
-        if not subscription or not about:
+        return about
+
+    def _change(
+        self, row: list[str], places: dict[str, int]
+    ) -> SubscriptionChange | _Problem | None:
+        """Return the change of a row, what is wrong with it, or None for one of something else."""
+        row.append("")  # what an absent column holds
+        subscription, event = row[places["subscription"]], row[places["event"]]
+        if not self._is_known(subscription):
             self.other_lines += 1
             return None
-        if subscription not in self._subscriptions:
-            return self._broken(
-                row[:-1],
-                number,
-                f"the table has no subscription {subscription!r}. It has: {self._known}. Either "
-                "it was deleted in Actito, or another column holds the names (export_columns)",
-                may_opt_out=_wire.read_state(row[places["subscribed"]]) is not True,
-            )
-        state = row[places["subscribed"]]
-        subscribed = self._states.get(state)
+        subscribed = self._state(row[places["subscribed"]])
         if subscribed is None:
-            subscribed = _wire.read_state(state)
-            if subscribed is None:
-                return self._broken(
-                    row[:-1], number, "the state must be Y or N, or a word with that meaning"
-                )
-            self._states[state] = subscribed
+            return _Problem("the state must be Y or N, or a word with that meaning")
+        if subscribed and not self._is_about_subscriptions(event):
+            text = "the event type is not one of subscriptions, so it isn't read as an opt-in"
+            return _Problem(text, may_opt_out=False)
         text = row[places["timestamp"]]
         window = self._windows.get(text) or self._window(text)
         if window is None:
-            return self._broken(
-                row[:-1],
-                number,
-                "the timestamp must be a date and time such as 2026-11-23 08:00:00",
-                may_opt_out=not subscribed,
-            )
-        profile_id = row[places["profile_id"]]
+            problem = "the timestamp must be a date and time such as 2026-11-23 08:00:00"
+            return _Problem(problem, may_opt_out=not subscribed)
+        profile_id, person = row[places["profile_id"]], row[places["person"]]
+        if not person.isascii() and _ODD.search(person):
+            return _Problem("the key is not valid UTF-8", may_opt_out=not subscribed)
+        source = row[places["source"]]
         return SubscriptionChange(
-            int(profile_id) if profile_id.isdecimal() else None,
-            row[places["person"]] or None,
+            int(profile_id) if profile_id.isdecimal() and len(profile_id) < _MAX_DIGITS else None,
+            person or None,
             subscription,
             subscribed,
             window[1],
             window[0] if window[0] < window[1] else None,
-            row[places["source"]] or "export",
+            _ODD.sub("?", source) or "export",
         )
 
     def _window(self, text: str) -> tuple[datetime, datetime] | None:
@@ -337,11 +418,69 @@ class ChangeFile:
             self._windows[text] = found
         return found
 
-    def _broken(
-        self, row: list[str], number: int, problem: str, *, may_opt_out: bool = True
-    ) -> BrokenRow:
-        raw = ";".join(row).encode("utf-8", "surrogatepass")
-        return BrokenRow(f"{self._name}, line {number}: {problem}.", number, raw, may_opt_out)
+    def _broken(self, lines: _Lines, problem: _Problem) -> BrokenRow:
+        raw = lines.taken[0].rstrip("\r\n").encode("utf-8", "surrogateescape")
+        where = f"{self._name}, line {lines.number}"
+        return BrokenRow(f"{where}: {problem.text}.", lines.number, raw, problem.may_opt_out)
+
+
+class _Problem(NamedTuple):
+    """What is wrong with a row.
+
+    Attributes:
+        text: For a message; no value of the row.
+        may_opt_out: Whether the row may hold an opt-out.
+    """
+
+    text: str
+    may_opt_out: bool = True
+
+
+class _Lines:
+    """Lines of a file, of which those after a broken row can be read again.
+
+    Attributes:
+        number: Number of the first line of the row that is read.
+        taken: The lines of that row so far.
+    """
+
+    def __init__(self) -> None:
+        self.number = 1
+        self.taken: list[str] = []
+        self._again: deque[str] = deque()
+
+    def open(self, text: IO[str], limit: int) -> None:
+        """Read from a file; of a longer line than `limit` characters, parts are read as lines."""
+        self._read, self._limit = text.readline, limit
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        line = self._again.popleft() if self._again else self._read(self._limit)
+        if not line:
+            raise StopIteration
+        self.taken.append(line)
+        return line
+
+    @property
+    def last(self) -> int:
+        """Number of the last line that was read."""
+        return self.number + len(self.taken) - 1
+
+    def begin_row(self) -> None:
+        """Begin a row with the next line."""
+        self.number += len(self.taken)
+        self.taken.clear()
+
+    def go_back(self) -> None:
+        """Read the lines after the first one of the row again."""
+        self._again.extendleft(reversed(self.taken[1:]))
+        del self.taken[1:]
+
+
+def _rows(lines: Iterator[str]) -> Iterator[list[str]]:
+    return csv.reader(lines, delimiter=";", strict=True)
 
 
 def read_window(text: str, zone: ZoneInfo) -> tuple[datetime, datetime] | None:
@@ -385,9 +524,9 @@ def _in_utc(timestamp: datetime) -> datetime:
 
 
 @contextmanager
-def _unpacked(raw: IO[bytes], name: str) -> Iterator[Any]:
+def _unpacked(raw: IO[bytes], name: str, max_ratio: float) -> Iterator[Any]:
     if name.endswith(".gz"):
-        yield open_gzip(raw)
+        yield open_gzip(raw, max_ratio)
     elif name.endswith(".zip"):
         with zipfile.ZipFile(raw) as archive:
             inner = [item for item in archive.infolist() if not item.is_dir()]
@@ -398,6 +537,6 @@ def _unpacked(raw: IO[bytes], name: str) -> Iterator[Any]:
                     "export_root what isn't an export of profile changes.",
                 )
             with archive.open(inner[0]) as file:
-                yield file
+                yield BoundedStream(file, max_ratio, lambda: inner[0].compress_size)
     else:
         yield raw

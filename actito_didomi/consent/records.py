@@ -167,8 +167,10 @@ def raw_events(line: bytes) -> list[dict[str, msgspec.Raw]] | None:
     usual, which must be decoded in full.
     """
     try:
+        if not line.isascii():
+            line.decode()  # what is not decoded would not be checked
         found = _RAW_LINES.decode(line)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     owner = msgspec.Raw(
         msgspec.json.encode({name: found.user[name] for name in OWNER_PARTS if name in found.user})

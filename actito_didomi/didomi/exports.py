@@ -12,7 +12,15 @@ import msgspec
 
 from actito_didomi import codes
 from actito_didomi.errors import SettingsError, how_to_install
-from actito_didomi.files import BROKEN, listed_file, open_gzip
+from actito_didomi.files import (
+    BROKEN,
+    MAX_COMPRESSION_RATIO,
+    ExpandsTooMuchError,
+    listed_file,
+    open_gzip,
+)
+from actito_didomi.lines import MAX_LINE_BYTES, LongLine, whole_lines
+from actito_didomi.tolerant import decode_tolerantly, is_unreadable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +31,7 @@ _PARTITION = re.compile(
     r"(?:^|/)export-id=([^/]+)/date=([1-9]\d{3}-(?:0[1-9]|1[0-2])-(?:0[1-9]|[12]\d|3[01]))/"
 )
 _DAY = re.compile(r"/date=([1-9]\d{3}-\d\d-\d\d)/")
+_CHUNK = 1 << 16
 _USERS = "users/"
 _SUCCESS = frozenset({"_SUCCESS", f"{_USERS}_SUCCESS"})
 """Where the file lies that closes a partition. Documented is only that it comes last; one of
@@ -82,12 +91,14 @@ class Line:
         number: Number of the line, from 1.
         value: The decoded line; None when it can't be read at all.
         problem: What is broken and where, for a message; holds no value of the line.
+        raw: A broken line as it came; of one that is too long, the beginning.
     """
 
     file: str
     number: int
     value: dict[str, Any] | None
     problem: str | None = None
+    raw: bytes = b""
 
 
 class ExportFolder:
@@ -96,13 +107,24 @@ class ExportFolder:
     Args:
         root: URL, such as `s3://bucket` or `file:///folder`; with or without the `data` folder.
         storage_options: Arguments of the file system.
+        max_line_bytes: Longer lines are broken ones.
+        max_compression_ratio: How many times larger than a file its content may be.
 
     Raises:
         SettingsError: The URL can't be used; the message names the extra to install.
     """
 
-    def __init__(self, root: str, storage_options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self,
+        root: str,
+        storage_options: Mapping[str, Any] | None = None,
+        *,
+        max_line_bytes: int = MAX_LINE_BYTES,
+        max_compression_ratio: float = MAX_COMPRESSION_RATIO,
+    ) -> None:
         self.root = root
+        self._max_line_bytes = max_line_bytes
+        self._max_ratio = max_compression_ratio
         try:
             self._fs, self._path = fsspec.core.url_to_fs(root, **(storage_options or {}))
         except ImportError:
@@ -176,12 +198,21 @@ class ExportFolder:
         """
         number = 0
         try:
-            with self._fs.open(file, "rb") as raw, open_gzip(raw) as lines:
-                for number, line in enumerate(lines, start=1):
-                    if line.strip():
-                        yield number, line
+            with self._fs.open(file, "rb") as raw, open_gzip(raw, self._max_ratio) as content:
+                chunks = iter(lambda: content.read1(_CHUNK), b"")
+                for block in whole_lines(chunks, self._max_line_bytes):
+                    if isinstance(block, LongLine):
+                        number += 1
+                        yield number, _long_line(file, number, block)
+                        continue
+                    for line in (block or b"").split(b"\n"):
+                        number += 1
+                        if line.strip():
+                            yield number, line
                 if number == 0 and raw.tell() == 0:  # words: allow
                     yield 1, Line(file, 1, None, f"{file}: the file is empty (0 bytes).")
+        except ExpandsTooMuchError as error:
+            yield number + 1, Line(file, number + 1, None, f"{file}, after line {number}: {error}.")
         except BROKEN:
             problem = (
                 f"{file}: gzip stream truncated or corrupt after line {number}. Copy the file "
@@ -190,23 +221,38 @@ class ExportFolder:
             yield number + 1, Line(file, number + 1, None, problem)
 
 
+def _long_line(file: str, number: int, line: LongLine) -> Line:
+    problem = f"{file}, line {number}: longer than {line.limit:,} bytes (max_line_bytes)."
+    return Line(file, number, None, problem, bytes(line))
+
+
 def decode_line(file: str, number: int, line: bytes) -> Line:
-    """Decode one line; see `Line` for what is wrong with a broken one."""
+    """Decode one line, strictly or else tolerantly; see `Line` for what is wrong with a broken one.
+
+    Of odd values in it, targets find out whether a mapping names them.
+    """
+    where = f"{file}, line {number}"
+
+    def broken(problem: str) -> Line:
+        return Line(file, number, None, f"{where}: {problem}.", bytes(line))
+
     try:
         value = msgspec.json.decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return Line(file, number, None, f"{file}, line {number}: not valid JSON.")
-    if not isinstance(value, dict) or not isinstance(value.get("user"), dict):
-        return Line(file, number, None, f"{file}, line {number}: must be an object with `user`.")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        try:
+            value = decode_tolerantly(line)
+        except ValueError:
+            return broken("not valid JSON")
+    user = value.get("user") if isinstance(value, dict) else None
+    if not isinstance(user, dict) or is_unreadable(user):
+        return broken("must be an object with `user`")
     events = value.get("events")
     if events is None:
         found = ", ".join(sorted(value))
-        problem = f"{file}, line {number}: no `events`, so what changed is unknown. Found: {found}."
-        return Line(file, number, {**value, "events": []}, problem)
+        problem = f"{where}: no `events`, so what changed is unknown. Found: {found}."
+        return Line(file, number, {**value, "events": []}, problem, bytes(line))
     if not isinstance(events, list) or not all(isinstance(e, dict) for e in events):
-        return Line(
-            file, number, None, f"{file}, line {number}: `events` must be a list of objects."
-        )
+        return broken("`events` must be a list of objects")
     return Line(file, number, value)
 
 

@@ -34,9 +34,10 @@ from actito_didomi.errors import (
     code_of,
     exit_status_of,
 )
+from actito_didomi.lines import CutLine, LongLine
 from actito_didomi.plugin.base import BasePlugin
 from actito_didomi.plugin.guards import Guards, Trip
-from actito_didomi.plugin.reader import CutLine, LongLine, SafeReader
+from actito_didomi.plugin.reader import SafeReader
 from actito_didomi.plugin.rejects import Reject, RejectStore
 from actito_didomi.plugin.sink import ConsentSink
 from actito_didomi.plugin.state import StateBarriers, Unacknowledged, check_ledger

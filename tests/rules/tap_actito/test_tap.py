@@ -181,7 +181,7 @@ BROKEN = {
     "cut line": (HEADER, [GOOD, "7;ann;UPDATED_SUBSC"], "x.csv, line 3: 3 cells"),
     "unknown subscription": (
         HEADER, [row("ann", "Gone", "N", "2026-10-01 10:00:00")],
-        "line 2: the table has no subscription 'Gone'",
+        "x.csv: the table has no subscription of those in the file (Gone)",
     ),
     "no state": (HEADER, [row("ann", "Newsletter", "?", "2026-10-01 10:00:00")], "line 2"),
     "no timestamp": (HEADER, [row("ann", "Newsletter", "N", "yesterday")], "line 2: the timestamp"),

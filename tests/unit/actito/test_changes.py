@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 from datetime import datetime, timedelta, timezone
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from actito_didomi.actito.changes import ChangeFile, SubscriptionChange, read_window
+from actito_didomi.errors import BadInputError
 
 BRUSSELS = ZoneInfo("Europe/Brussels")
 
@@ -92,3 +95,75 @@ def test_a_line_carries_its_window() -> None:
     assert first.changed_at == utc("10-25T01:30:00.999999")
     assert second.changed_after is None
     assert second.changed_at == utc("10-25T11:30:00.250000")
+
+
+HEADER = b"profileId;eventType;subscription;subscribed;timestamp;source;key\n"
+
+
+def row(person: bytes, *, subscription: bytes = b"News", source: bytes = b"mail") -> bytes:
+    line = b"1;subscription;%s;N;2026-10-25 12:30:00;%s;%s\n"
+    return line % (subscription, source, person)
+
+
+def read(content: bytes, **bounds: Any) -> tuple[list[str | None], list[str]]:
+    """Return the people of the rows that can be read, and what is wrong with the others."""
+    file = ChangeFile("x.csv", "key", {}, ("News",), BRUSSELS, **bounds)
+    found = list(file.read(io.BytesIO(content)))
+    people = [c.person for c in found if isinstance(c, SubscriptionChange)]
+    return people, [c.message for c in found if not isinstance(c, SubscriptionChange)]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'1;subscription;"News;N;x\n',
+        b'1;subscription;News;N;2026-10-25 12:30:00;"a"b";c\n',
+        b"\xff\xfe\x00\n",
+        row(b"\xff\xfe"),
+        row(b"x" * 2_000_000),
+        b"1;2\n",
+        b'"\n',
+    ],
+)
+def test_b17_a_broken_row_hides_no_other(broken: bytes) -> None:
+    """A stray quote takes no lines with it; a huge cell or other bytes concern one line."""
+    people, problems = read(HEADER + row(b"a") + broken + row(b"b") + row(b"c"))
+    assert people == ["a", "b", "c"]
+    assert problems
+    assert problems[0].startswith("x.csv, line 3: ")
+
+
+def test_b17_only_what_is_needed_must_be_readable() -> None:
+    """What stands in other cells does no harm; unknown subscriptions are left out."""
+    odd = [b"caf\xe9", b"y" * 500_000, b'"two\nlines"', b'"a;b"']
+    rows = b"".join(row(b"%d" % n, source=cell) for n, cell in enumerate(odd))
+    people, problems = read(HEADER + rows + row(b"x", subscription=b"Gone"))
+    assert (people, problems) == (["0", "1", "2", "3"], [])
+    _, problems = read(HEADER + row(b"x", subscription=b"Gone"))
+    assert "no subscription of those in the file (Gone)" in problems[0]
+
+
+def test_b17_an_unknown_event_type_hides_no_opt_out() -> None:
+    """An opt-out counts whatever the word; an opt-in of an unknown word is reported."""
+    out = row(b"a").replace(b"subscription", b"FOO")
+    into = out.replace(b";N;", b";Y;")
+    people, problems = read(HEADER + out + into)
+    assert people == ["a"]
+    assert "event type" in problems[0]
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=80))
+def test_rule_12_for_any_bytes_between_two_rows_the_second_is_read(junk: bytes) -> None:
+    """Whatever stands between them."""
+    people, _ = read(HEADER + row(b"first") + junk + b"\n" + row(b"second"))
+    assert people[0] == "first"
+    assert people[-1] == "second"
+
+
+def test_a_bomb_is_not_read_on() -> None:
+    """`max_compression_ratio` bounds what a small file can become."""
+    bomb = gzip.compress(HEADER + row(b"a") * 200_000)
+    file = ChangeFile("x.csv.gz", "key", {}, ("News",), BRUSSELS, max_compression_ratio=5)
+    with pytest.raises(BadInputError, match="max_compression_ratio"):
+        list(file.read(io.BytesIO(bomb)))
