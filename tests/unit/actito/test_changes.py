@@ -110,7 +110,7 @@ def read(content: bytes, **bounds: Any) -> tuple[list[str | None], list[str]]:
     file = ChangeFile("x.csv", "key", {}, ("News",), BRUSSELS, **bounds)
     found = list(file.read(io.BytesIO(content)))
     people = [c.person for c in found if isinstance(c, SubscriptionChange)]
-    return people, [c.message for c in found if not isinstance(c, SubscriptionChange)]
+    return people, [c.problem for c in found if not isinstance(c, SubscriptionChange)]
 
 
 @pytest.mark.parametrize(
