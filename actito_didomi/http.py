@@ -7,10 +7,11 @@ request may name a person, so only its `route` (the path with placeholders) is e
 from __future__ import annotations
 
 import abc
+import contextlib
 import enum
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, cast
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, cast
 from urllib.parse import quote
 
 import msgspec
@@ -19,18 +20,20 @@ import tenacity
 from msgspec import structs
 from pyrate_limiter import InMemoryBucket, Rate, RateItem
 from requests_toolbelt import MultipartEncoder
-from urllib3.exceptions import InvalidHeader
+from urllib3.exceptions import HTTPError, InvalidHeader, ReadTimeoutError
 from urllib3.util.retry import Retry
 
 from actito_didomi import codes, privacy
 from actito_didomi.clocks import ServerClock, to_server_time
 from actito_didomi.errors import (
     AuthenticationError,
+    BadInputError,
     RequestRejectedError,
     StoppedError,
     UnavailableError,
 )
 from actito_didomi.settings import setting
+from actito_didomi.tolerant import decode_tolerantly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _BODY_LIMIT = 2_000
+_CHUNK = 1 << 16
 _PATIENCE = 60.0
 """Seconds that `Retry-After` may always ask for; a longer wait must fit into `retry_seconds`."""
 _WINDOW_MS = 60_500
@@ -94,6 +98,24 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
             gt=0,
         ),
     ] = 60
+    call_timeout: Annotated[
+        float,
+        setting(
+            "Call timeout (s)",
+            "Maximum time for a whole request, in seconds: also for a response that trickles in.",
+            advanced=True,
+            gt=0,
+        ),
+    ] = 600
+    max_response_bytes: Annotated[
+        int,
+        setting(
+            "Maximum response (bytes)",
+            "Largest response that is read, in bytes after decompression.",
+            advanced=True,
+            ge=1024,
+        ),
+    ] = 64 << 20
     retry_tries: Annotated[
         int,
         setting(
@@ -135,6 +157,14 @@ class Response:
 
     status: int
     body: Any
+
+
+class _Received(NamedTuple):
+    """A response as it came."""
+
+    status: int
+    headers: Mapping[str, str]
+    content: bytes
 
 
 @dataclass
@@ -377,14 +407,14 @@ class ApiSession:
                     timeout=client.request_timeout,
                     retry=attempts > 1,
                 )
-                action = action_for(response.status_code)
+                action = action_for(response.status)
                 if action is Action.SUCCESS:
-                    return Response(response.status_code, _decode(response, call))
+                    return Response(response.status, _decode(response, call))
                 if action is Action.RETRY:
                     raise _RetryError(
-                        f"status {response.status_code}",
+                        f"status {response.status}",
                         _retry_after(response.headers),
-                        response.status_code,
+                        response.status,
                     )
                 if action is Action.REAUTHENTICATE:
                     if headers is not None or renewed:
@@ -396,9 +426,9 @@ class ApiSession:
                     self._authenticator.expire(own)
                     continue
                 raise RequestRejectedError(
-                    f"{self.api} refuses {call} with status {response.status_code}.",
-                    status=response.status_code,
-                    body=privacy.redact(response.text[:_BODY_LIMIT]),
+                    f"{self.api} refuses {call} with status {response.status}.",
+                    status=response.status,
+                    body=privacy.redact(response.content[:_BODY_LIMIT].decode(errors="replace")),
                 )
 
         try:
@@ -491,7 +521,7 @@ class ApiSession:
         headers: dict[str, str],
         timeout: float,
         retry: bool,
-    ) -> requests.Response:
+    ) -> _Received:
         body: bytes | MultipartEncoder | None = None
         headers = {"Accept": "application/json", **headers}
         if json is not None:
@@ -513,10 +543,12 @@ class ApiSession:
                 headers=headers,
                 timeout=timeout,
                 allow_redirects=False,
+                stream=True,
             )
-        except requests.Timeout:
+            content = self._read_body(response, call, started)
+        except (requests.Timeout, ReadTimeoutError):
             raise _RetryError("timed out") from None
-        except (requests.RequestException, OSError) as error:
+        except (requests.RequestException, HTTPError, OSError) as error:
             # The text of the error holds the address and so a person; its type says enough.
             raise _RetryError(f"connection error ({type(error).__name__})") from None
         finally:
@@ -525,7 +557,31 @@ class ApiSession:
         self._compare_clocks(response.headers, sent)
         seconds = self._runtime.monotonic() - started
         logger.debug("%s: %d in %.3f s", call, response.status_code, seconds)
-        return response
+        return _Received(response.status_code, response.headers, content)
+
+    def _read_body(self, response: requests.Response, call: str, started: float) -> bytes:
+        """Read the body of a response as it comes, within the limits of size and time.
+
+        Raises:
+            BadInputError: It is larger than `max_response_bytes`.
+        """
+        client, parts, size = self._client, [], 0
+        with contextlib.closing(response):
+            while part := response.raw.read1(_CHUNK, decode_content=True):
+                parts.append(part)
+                size += len(part)
+                if size > client.max_response_bytes:
+                    raise BadInputError(
+                        codes.UNEXPECTED_RESPONSE,
+                        f"{self.api}: the response to {call} is larger than "
+                        f"{client.max_response_bytes:,} bytes. Lower `page_size`, or raise "
+                        "`max_response_bytes`.",
+                    )
+                if self._runtime.monotonic() - started > client.call_timeout:
+                    raise _RetryError(
+                        f"no whole response within {client.call_timeout:g} s (call_timeout)"
+                    )
+        return b"".join(parts)
 
     def _compare_clocks(self, headers: Mapping[str, str], sent: datetime) -> None:
         """Compare the API's clock with ours; log once if they differ widely."""
@@ -551,13 +607,20 @@ def _retry_error(state: tenacity.RetryCallState) -> _RetryError:
     return error if isinstance(error, _RetryError) else _RetryError("no response")
 
 
-def _decode(response: requests.Response, call: str) -> Any:
-    """Decode the body of a success; invalid JSON is worth another attempt."""
+def _decode(response: _Received, call: str) -> Any:
+    """Decode the body of a success; invalid JSON is worth another attempt.
+
+    One odd value in it must not hide all else: it is decoded tolerantly then.
+    """
     if not response.content.strip():
         return None
     try:
         return msgspec.json.decode(response.content)
-    except msgspec.DecodeError:
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    try:
+        return decode_tolerantly(response.content)
+    except ValueError:
         logger.debug("%s: response is not valid JSON", call)
         raise _RetryError("response is not valid JSON") from None
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sqlite3
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,7 @@ from typing import Any, NoReturn, Protocol
 import sqlalchemy as sa
 from requests import PreparedRequest, Response
 from requests.adapters import BaseAdapter
+from urllib3 import HTTPResponse
 
 from actito_didomi.runtime import Runtime
 from simulation.kernel import Dead, Hub, Pipe, Process, Thread
@@ -299,7 +301,9 @@ class Adapter(BaseAdapter):
     ) -> Response:
         """Send a request."""
         del more
-        return self._steps.request(self._hub.process, request, timeout)
+        response = self._steps.request(self._hub.process, request, timeout)
+        response.raw = HTTPResponse(io.BytesIO(response.content), preload_content=False)
+        return response
 
     def close(self) -> None:
         """Do nothing."""
