@@ -132,10 +132,122 @@ HISTORIES: dict[str, Story] = {
         {2: (OUT_OF_ACTITO,)},
         cues=(before("target-didomi", POST, after(IN_DIDOMI)),),
     ),
+    "an import of a killed run, with a newer opt-out in Didomi": Story(
+        replace(OFF, writing="bulk", import_time=3000.0, jobs=jobs(FORWARD, FORWARD)),
+        {2: (IN_DIDOMI,), 3: (OUT_OF_DIDOMI,)},
+        cues=(before("target-actito", IMPORT, KILL_AFTER),),
+    ),
+    "an import whose response is lost": Story(
+        replace(OFF, writing="bulk", jobs=jobs(FORWARD)),
+        {2: (IN_DIDOMI,)},
+        cues=(before("target-actito", IMPORT, Decision("lost_after")),),
+    ),
+    "off in Actito while an import runs, in a field that Didomi never changed": Story(
+        replace(
+            OFF,
+            choices=2,
+            first=(False, True),
+            writing="bulk",
+            import_time=200.0,
+            jobs=jobs(FORWARD, REVERSE),
+        ),
+        {2: (IN_DIDOMI,)},
+        cues=(before("target-actito", IMPORT, after(turn(False, "actito", 0, 1))),),
+    ),
+    "on and off in Actito while an import runs": Story(
+        replace(OFF, writing="bulk", import_time=200.0, jobs=jobs(FORWARD, REVERSE)),
+        {2: (IN_DIDOMI,)},
+        cues=(
+            before("target-actito", IMPORT, after(IN_ACTITO)),
+            before("target-actito", IMPORT, OUT_OF_ACTITO, count=2),
+        ),
+    ),
+    "on and off in Actito while an import runs, with Actito's export": Story(
+        replace(
+            OFF, actito="exports", writing="bulk", import_time=200.0, jobs=jobs(FORWARD, REVERSE)
+        ),
+        {2: (IN_DIDOMI,)},
+        cues=(
+            before("target-actito", IMPORT, after(IN_ACTITO)),
+            before("target-actito", IMPORT, OUT_OF_ACTITO, count=2),
+        ),
+    ),
+    "on and off in Actito between two looks": Story(
+        replace(OFF, jobs=jobs(FORWARD, REVERSE)),
+        {2: (IN_DIDOMI,)},
+        cues=(
+            before("tap-didomi", EVENTS, IN_ACTITO),
+            before("tap-didomi", "output", OUT_OF_ACTITO, count=3),
+        ),
+    ),
+    "on and off in Actito between two looks, with Actito's export": Story(
+        replace(OFF, actito="exports", jobs=jobs(FORWARD, REVERSE)),
+        {2: (IN_DIDOMI,)},
+        cues=(
+            before("tap-didomi", EVENTS, IN_ACTITO),
+            before("tap-didomi", "output", OUT_OF_ACTITO, count=3),
+        ),
+    ),
+    "off in Actito, for two users in Didomi, of whom one turns on at once": Story(
+        replace(ON, users=2, jobs=jobs(REVERSE, FORWARD, gap=10.0)),
+        {2: (OUT_OF_ACTITO,)},
+        cues=(before("target-didomi", POST, turn(True, "didomi", user=1)),),
+    ),
+    "on in Actito, a second later off in Didomi, by three clocks": Story(
+        replace(
+            OFF, skew_actito=25.0, skew_didomi=-25.0, skew_here=7200.0, jobs=jobs(REVERSE, FORWARD)
+        ),
+        {2: (IN_ACTITO,)},
+        cues=(before("tap-actito", PROFILES, after(OUT_OF_DIDOMI)),),
+    ),
+    "the same direction twice at once": Story(
+        replace(OFF, jobs=jobs(FORWARD, FORWARD, overlaps=3)),
+        {2: (IN_DIDOMI,)},
+        cues=(before("target-actito", CHANGE, OUT_OF_DIDOMI),),
+    ),
+    "killed within STATE": Story(
+        replace(ON, jobs=jobs(FORWARD, FORWARD, REVERSE)),
+        {2: (OUT_OF_DIDOMI,), 3: (IN_DIDOMI,), 4: (OUT_OF_ACTITO,)},
+        cues=(
+            before("target-actito", "output", Decision("kill", "within"), count=2),
+            before("tap-actito", "output", Decision("kill", "within"), job=4, count=2),
+        ),
+    ),
+    "all exports again, from the beginning": Story(
+        replace(
+            OFF,
+            didomi="exports",
+            actito="exports",
+            jobs=(
+                *jobs(FORWARD, REVERSE, gap=5000.0),
+                JobPlan(4, FORWARD, 5000.0, state="lost"),
+                JobPlan(5, REVERSE, state="lost"),
+                JobPlan(6, FORWARD, state="old"),
+            ),
+        ),
+        {2: (IN_DIDOMI,), 3: (OUT_OF_ACTITO,), 4: (IN_ACTITO,), 5: (OUT_OF_DIDOMI,)},
+    ),
+    "on in Didomi with a timestamp of next year, then off in Actito": Story(
+        replace(OFF, jobs=jobs(FORWARD, REVERSE, FORWARD)),
+        {2: (IN_DIDOMI._replace(ahead=31_000_000.0),), 3: (OUT_OF_ACTITO,)},
+    ),
+    "off in Didomi, with a lost response of Actito": Story(
+        replace(ON, jobs=jobs(FORWARD, REVERSE)),
+        {2: (OUT_OF_DIDOMI,)},
+        cues=(before("target-actito", CHANGE, Decision("lost_after")),),
+    ),
+    "off in Actito, with a lost response of Didomi": Story(
+        replace(ON, jobs=jobs(REVERSE, FORWARD)),
+        {2: (OUT_OF_ACTITO,)},
+        cues=(before("target-didomi", POST, Decision("lost_after")),),
+    ),
 }
 """By what happens; each is held by what the rules make of it."""
 
-EXCUSED: dict[str, dict[str, int]] = {}
+EXCUSED: dict[str, dict[str, int]] = {
+    "on and off in Actito while an import runs": {"opt-out while an import was under way": 1},
+    "on and off in Actito between two looks": {"changed and changed back between two looks": 1},
+}
 """What is excused in a history, and how often."""
 
 FAILS: dict[str, str | int] = {

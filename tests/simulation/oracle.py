@@ -76,6 +76,8 @@ class Import:
     process: Process
     looks: dict[str, float]
     people: frozenset[str]
+    opt_outs: frozenset[tuple[str, int]]
+    until: float
 
 
 @dataclass
@@ -218,8 +220,16 @@ class Oracle:
     ) -> None:
         """Note an import that has begun."""
         key = execution.definition.key
-        people = frozenset(row[key] for _, row in execution.rows)
-        self.imports[execution_id] = Import(process, looks, people)
+        rows = [row for _, row in execution.rows]
+        opt_outs = frozenset(
+            (row[key], number)
+            for row in rows
+            for number, name in enumerate(_names(self.world)[0])
+            if row.get(name) == "N"
+        )
+        until = self.world.hub.now + self.world.setup.import_time + 2.0
+        people = frozenset(row[key] for row in rows)
+        self.imports[execution_id] = Import(process, looks, people, opt_outs, until)
 
     def loaded(self) -> None:
         """Check what imports have changed."""
@@ -383,9 +393,11 @@ class Oracle:
         if newest.value is on_actito:
             return
         if not newest.value:
-            if newest.repeats and newest.side == "didomi" and world.setup.didomi == "users":
+            if self._is_repeated(newest):
                 self.excuses["an opt-out that a status showed before"] += 1
-            elif not newest.excuse:
+            elif newest.side == "actito" and self._is_in_import(person, choice, newest):
+                self._excuse(newest, "the same act as ours, while an import was under way")
+            if not newest.excuse and not self._is_repeated(newest):
                 raise Violation(f"opted in at rest against the newest act: {where}")
             return
         if newest.excuse or person in self.troubled or self._has_rival(person, choice, newest):
@@ -398,6 +410,18 @@ class Oracle:
             if newest.excuse:
                 return
         raise Violation(f"the newest opt-in is lost at rest: {where}")
+
+    def _is_repeated(self, act: TrueAct) -> bool:
+        """Return whether an act in Didomi shows in no status: it was shown before."""
+        return act.repeats and act.side == "didomi" and self.world.setup.didomi == "users"
+
+    def _is_in_import(self, person: str, choice: int, act: TrueAct) -> bool:
+        """Return whether an opt-out was made while an import was under way that wrote the same."""
+        return not self._was_shown((person, choice, "actito"), act) and any(
+            (person, choice) in found.opt_outs
+            and found.looks.get(f"actito {person}", 0.0) <= act.at <= found.until
+            for found in self.imports.values()
+        )
 
     def _has_rival(self, person: str, choice: int, newest: TrueAct) -> bool:
         """Return whether an opt-out may be later than an opt-in, by what can be known."""

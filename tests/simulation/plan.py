@@ -27,6 +27,7 @@ class Decision(NamedTuple):
             `slow`: on which side of the effect the time passes.
         value: Seconds, a status, or the choice made.
         person, choice, side, user: Of an act.
+        ahead: Seconds by which the timestamp of an act in Didomi is in the future.
     """
 
     what: str
@@ -36,6 +37,7 @@ class Decision(NamedTuple):
     choice: int = 0
     side: str = ""
     user: int = 0
+    ahead: float = 0
 
 
 class Cue(NamedTuple):

@@ -187,10 +187,15 @@ class World:
     def _first(self, person: int, choice: int) -> bool:
         return self.setup.first[person * self.setup.choices + choice]
 
-    def _say(self, person: str, user_id: str, said: dict[str, bool]) -> None:
+    def _say(self, person: str, user_id: str, said: dict[str, bool], ahead: float = 0) -> None:
+        dated = {}
+        if ahead:
+            created = to_datetime(self.hub.now + self.setup.skew_didomi + ahead)
+            dated["created_at"] = created.isoformat(timespec="milliseconds")
         self.sandbox.didomi.consents.add_event(
             ORGANIZATION,
             {
+                **dated,
                 "user": {"id": user_id, "organization_user_id": person},
                 "consents": {"channels": [{"id": k, "enabled": v} for k, v in said.items()]},
             },
@@ -214,7 +219,7 @@ class World:
             place = "actito"
         else:
             place = self.users_of(number)[decision.user % self.setup.users]
-            self._say(person, place, {CHANNELS[choice]: value})
+            self._say(person, place, {CHANNELS[choice]: value}, decision.ahead)
         self.oracle.acted(person, choice, place, value=value)
         self.hub.tick()
         where = "in Actito" if decision.side == "actito" else f"in Didomi (user {decision.user})"
