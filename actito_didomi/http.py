@@ -9,10 +9,11 @@ from __future__ import annotations
 import abc
 import contextlib
 import enum
+import ipaddress
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, cast
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import msgspec
 import requests
@@ -98,6 +99,15 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
             gt=0,
         ),
     ] = 60
+    allow_insecure: Annotated[
+        bool,
+        setting(
+            "Allow insecure connections",
+            "Whether `api_url` may be an `http://` address of another machine, to which keys and "
+            "personal data are sent in clear.",
+            advanced=True,
+        ),
+    ] = False
     call_timeout: Annotated[
         float,
         setting(
@@ -144,6 +154,34 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True):
             gt=0,
         ),
     ] = 60
+
+
+def find_url_problem(url: str, *, allow_insecure: bool) -> str | None:
+    """Return what is wrong with the setting `api_url`; None if nothing is.
+
+    Args:
+        url: The address.
+        allow_insecure: Whether keys may be sent in clear to another machine.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        return "api_url must begin with https:// (or http:// for a sandbox), and name a host."
+    if parts.username or parts.password or parts.query:
+        return "api_url must hold no user, password or query; set api_key instead."
+    if parts.scheme == "https" or allow_insecure or is_loopback(parts.hostname):
+        return None
+    return (
+        f"api_url: http:// to {parts.hostname} would send the key in clear. Use https://, or set "
+        "`allow_insecure` if the way there is safe."
+    )
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 def find_problems(settings: Settings) -> list[str]:
     """Check settings for what a JSON schema can't say; return one line per problem."""
-    problems = find_account_problems(settings.actito)
+    problems = find_account_problems(settings.actito, settings.client)
     if not settings.actito.api_key:
         problems.append(
             f"api_key is missing: {REQUIRED['api_key']}. Set api_key, or TAP_ACTITO_API_KEY in the "

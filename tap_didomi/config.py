@@ -89,4 +89,4 @@ def find_problems(settings: Settings, batch_config: Mapping[str, Any] | None) ->
     if missing:
         how = "Set export_root to read batch exports, or all three to read through the API."
         return [f"{', '.join(missing)} missing. {how}"]
-    return find_organization_problems(settings.didomi)
+    return find_organization_problems(settings.didomi, settings.client)

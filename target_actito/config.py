@@ -253,7 +253,7 @@ def find_problems(settings: Settings) -> list[str]:
         check_inverted(settings.mappings, allowed=settings.allow_invert)
     except InvalidMappingError as error:
         problems.append(str(error))
-    problems += find_account_problems(settings.actito)
+    problems += find_account_problems(settings.actito, settings.client)
     bulk = settings.bulk
     if bulk.bulk_definition is not None and (wrong := check_definition(bulk.bulk_definition)):
         problems.append(f"bulk_definition: {wrong}.")

@@ -77,4 +77,4 @@ def find_problems(settings: Settings) -> list[str]:
         f"{name} is missing. Set {name}, or TARGET_DIDOMI_{name.upper()} in the environment."
         for name in missing_settings(settings.didomi)
     ]
-    return problems + find_organization_problems(settings.didomi)
+    return problems + find_organization_problems(settings.didomi, settings.client)

@@ -8,10 +8,13 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from actito_didomi.http import find_url_problem
 from actito_didomi.settings import NO_BLANKS, setting
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from actito_didomi.http import ClientSettings
 
 Environment = Literal["env0", "env1", "env3", "preprod"]
 ENVIRONMENTS: Mapping[Environment, str] = {
@@ -107,7 +110,7 @@ def missing_settings(settings: ActitoSettings) -> list[str]:
     return [name for name in REQUIRED if not getattr(settings, name)]
 
 
-def find_account_problems(settings: ActitoSettings) -> list[str]:
+def find_account_problems(settings: ActitoSettings, client: ClientSettings) -> list[str]:
     """Check time zone and address; return one line per problem."""
     problems = []
     try:
@@ -116,6 +119,6 @@ def find_account_problems(settings: ActitoSettings) -> list[str]:
         problems.append(
             f"time_zone: {settings.time_zone!r} is not an IANA time zone such as Europe/Brussels."
         )
-    if not settings.base_url.startswith(("http://", "https://")):
-        problems.append("api_url must begin with https:// (or http:// for a sandbox).")
+    if problem := find_url_problem(settings.base_url, allow_insecure=client.allow_insecure):
+        problems.append(problem)
     return problems

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
+from actito_didomi.http import find_url_problem
 from actito_didomi.settings import NO_BLANKS, setting
+
+if TYPE_CHECKING:
+    from actito_didomi.http import ClientSettings
 
 API_URL = "https://api.didomi.io/v1"
 REQUIRED = ("api_key", "api_secret", "organization_id")
@@ -62,8 +66,7 @@ def missing_settings(settings: DidomiSettings) -> list[str]:
     return [name for name in REQUIRED if not getattr(settings, name)]
 
 
-def find_organization_problems(settings: DidomiSettings) -> list[str]:
+def find_organization_problems(settings: DidomiSettings, client: ClientSettings) -> list[str]:
     """Check the address; return one line per problem."""
-    if settings.api_url.startswith(("http://", "https://")):
-        return []
-    return ["api_url must begin with https:// (or http:// for a sandbox)."]
+    problem = find_url_problem(settings.api_url, allow_insecure=client.allow_insecure)
+    return [problem] if problem else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -23,6 +24,11 @@ from actito_didomi.sandbox.traffic import TRANSPORT, Fault, Side, Traffic, error
 if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+
+_HOSTS = frozenset({"127.0.0.1", "localhost", "[::1]"})
+_PORT = re.compile(r":\d+$")
+_NAME = re.compile(r"[\w-]*", re.ASCII)
 
 
 class Sandbox:
@@ -116,6 +122,9 @@ class Sandbox:
         body = await _body(request)
         if not body.get("root"):
             raise ValueError("root is required: the folder to write to")
+        for name in [body.get("export_id", ""), *(body.get("days") or [])]:
+            if not _NAME.fullmatch(name):
+                raise ValueError("export_id and days must consist of letters, digits, - and _")
         written = write_exports(
             self.didomi.consents,
             body["root"],
@@ -140,12 +149,34 @@ class _AsSent:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
+            if refusal := _refusal_of(scope):
+                await refusal(scope, receive, send)
+                return
             scope = {
                 **scope,
                 "path": scope["raw_path"].decode("latin-1").partition("?")[0],
                 TRANSPORT: getattr(getattr(send, "__self__", None), "transport", None),
             }
         await self._app(scope, receive, send)
+
+
+def _refusal_of(scope: Scope) -> Response | None:
+    """Return the refusal of what a page in a browser of this machine may have sent.
+
+    Such a page names its origin, or reaches the sandbox by a name of its own; a form of it can't
+    send JSON.
+    """
+    headers = dict(scope["headers"])
+    host = headers.get(b"host", b"localhost").decode("latin-1")
+    if _PORT.sub("", host) not in _HOSTS:
+        return JSONResponse({"message": "The sandbox serves this machine only."}, 403)
+    if b"origin" in headers:
+        return JSONResponse({"message": "The sandbox serves no web pages."}, 403)
+    is_control = scope["method"] == "POST" and scope["path"].startswith("/sandbox/")
+    kind = headers.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if is_control and kind != b"application/json":
+        return JSONResponse({"message": "Content-Type must be application/json."}, 415)
+    return None
 
 
 async def _body(request: Request) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from actito_didomi.errors import BadInputError, UnavailableError
-from actito_didomi.http import ApiSession, Authenticator, ClientSettings
+from actito_didomi.http import ApiSession, Authenticator, ClientSettings, find_url_problem
 from actito_didomi.runtime import Runtime
 from actito_didomi.tolerant import UNREADABLE
 
@@ -96,3 +96,28 @@ def test_a_response_that_trickles_in_ends_with_the_call_timeout() -> None:
         with pytest.raises(UnavailableError, match="call_timeout"):
             get(url, call_timeout=0.5)
         assert time.monotonic() - began < 5
+
+
+@pytest.mark.parametrize(
+    ("url", "problem"),
+    [
+        ("https://api.example", None),
+        ("http://127.0.0.1:8700/x", None),
+        ("http://localhost/x", None),
+        ("http://[::1]:1/x", None),
+        ("http://api.example", "in clear"),
+        ("http://10.0.0.1", "in clear"),
+        ("http://localhost.example", "in clear"),
+        ("https://user:secret@api.example", "must hold no user"),
+        ("https://api.example?key=x", "must hold no user"),
+        ("ftp://api.example", "must begin with https://"),
+        ("https://", "name a host"),
+    ],
+)
+def test_keys_are_not_sent_in_clear(url: str, problem: str | None) -> None:
+    """Unless `allow_insecure` says that the way is safe."""
+    found = find_url_problem(url, allow_insecure=False)
+    assert found is None if problem is None else problem in str(found)
+    assert "secret" not in str(found)
+    if problem == "in clear":
+        assert find_url_problem(url, allow_insecure=True) is None

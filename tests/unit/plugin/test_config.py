@@ -463,8 +463,8 @@ def test_proxies_of_the_environment_count_and_a_netrc_does_not(
     run = run_target(config, tmp_path, messages, NETRC=str(netrc), NO_PROXY="127.0.0.1")
     assert run.exit_code == 0, run.err
     assert actito.subscriptions("ann")["Newsletter"]
-    # The sandbox stands in for a proxy: it answers calls to a host that doesn't exist.
-    elsewhere = {**config, "api_url": "http://api.invalid/actito"}
+    # The sandbox stands in for a proxy: it answers calls to a port that nobody serves.
+    elsewhere = {**config, "api_url": "http://localhost:1/actito"}
     calls = actito.calls("patch_profile")
     run = run_target(elsewhere, tmp_path, messages, HTTP_PROXY=actito.url, NO_PROXY="")
     assert run.exit_code == 0, run.err
