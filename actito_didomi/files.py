@@ -10,7 +10,9 @@ import hashlib
 import io
 import re
 from gzip import BadGzipFile
+from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, cast
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from isal import igzip, isal_zlib
 
@@ -22,6 +24,7 @@ BROKEN = (EOFError, BadGzipFile, cast("type[Exception]", isal_zlib.error))
 MAX_COMPRESSION_RATIO: Final = 200.0
 """Default of `max_compression_ratio`."""
 _FREE = 1 << 20
+_LOCAL = "file://"
 _MARK_BYTES = 6
 _MARK_LENGTH = 8
 _DIGITS = re.compile(r"(\d+)")
@@ -160,3 +163,38 @@ def open_gzip(raw: IO[bytes], max_ratio: float) -> BoundedStream:
     """
     opened = cast("IO[bytes]", igzip.open(raw))  # type: ignore[no-untyped-call]
     return BoundedStream(opened, max_ratio, raw.tell)  # words: allow
+
+
+def show_url(url: str) -> str:
+    """Return a URL for messages: without query and credentials, which may be signed or secret."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return urlunsplit((parts.scheme, host, parts.path, "", ""))
+
+
+def is_below(url: str, root: str) -> bool:
+    """Return whether a file lies in a folder or below it, whatever tricks its URL plays.
+
+    Args:
+        url: The file: a path, or a URL as fsspec takes it.
+        root: The folder, likewise.
+    """
+    if "::" in url:  # fsspec opens one URL inside of another
+        return False
+    if _is_local(url) or _is_local(root):
+        if not (_is_local(url) and _is_local(root)):
+            return False
+        folder = Path(root.removeprefix(_LOCAL)).resolve()
+        return folder in Path(url.removeprefix(_LOCAL)).resolve().parents
+    found, expected = urlsplit(url), urlsplit(root)
+    steps = unquote(found.path).split("/")
+    return (
+        (found.scheme, found.netloc) == (expected.scheme, expected.netloc)
+        and found.path.startswith(expected.path.rstrip("/") + "/")
+        and not {"..", "."} & set(steps)
+        and "\\" not in url
+    )
+
+
+def _is_local(url: str) -> bool:
+    return url.startswith(_LOCAL) or "://" not in url

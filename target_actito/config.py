@@ -188,6 +188,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     client: ClientSettings
     bulk: BulkSettings
     storage_options: StorageOptions = {}
+    batch_root: Annotated[
+        str | None,
+        setting(
+            "Folder of BATCH files",
+            "Folder, as a path or URL, that files of BATCH messages must lie in. Without it any "
+            "file is read that the tap names and that `storage_options` and this machine give "
+            "access to.",
+            advanced=True,
+        ),
+    ] = None
     max_compression_ratio: MaxCompressionRatio = MAX_COMPRESSION_RATIO
     ledger: LedgerSettings
     look_timeout: Annotated[

@@ -20,7 +20,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from actito_didomi import codes
 from actito_didomi.consent.records import read_arrival
 from actito_didomi.errors import BadInputError
-from actito_didomi.files import BROKEN, ExpandsTooMuchError, open_gzip
+from actito_didomi.files import BROKEN, ExpandsTooMuchError, open_gzip, show_url
 from actito_didomi.lines import count_lines, whole_lines
 from actito_didomi.tolerant import ODD_CHARACTER
 
@@ -484,7 +484,7 @@ def read_batch(
             f"BATCH files of format {encoding.get('format')!r} with compression {compression!r} "
             "can't be read. Set the tap's batch_config to format jsonl, compression gzip or none.",
         )
-    number = 1
+    number, shown = 1, show_url(url)
     try:
         with fsspec.open(url, "rb", **settings.storage_options) as raw:
             is_gzip = compression == "gzip"
@@ -497,19 +497,19 @@ def read_batch(
             if number == 1 and raw.tell() == 0:  # words: allow
                 raise BadInputError(
                     codes.UNREADABLE_BATCH,
-                    f"{url}: the file is empty (0 bytes). Have the file made again.",
+                    f"{shown}: the file is empty (0 bytes). Have the file made again.",
                 )
     except (FileNotFoundError, PermissionError, ImportError, ValueError) as error:
         raise BadInputError(
             codes.UNREADABLE_BATCH,
-            f"The BATCH file {url} can't be opened ({type(error).__name__}). It must be reachable "
-            "from this machine; credentials go into storage_options.",
+            f"The BATCH file {shown} can't be opened ({type(error).__name__}). It must be "
+            "reachable from this machine; credentials go into storage_options.",
         ) from None
     except ExpandsTooMuchError as error:
-        raise BadInputError(codes.UNREADABLE_BATCH, f"{url}: {error}.") from None
+        raise BadInputError(codes.UNREADABLE_BATCH, f"{shown}: {error}.") from None
     except BROKEN:
         raise BadInputError(
             codes.UNREADABLE_BATCH,
-            f"{url}: gzip stream truncated or corrupt after line {number - 1}. Have the file "
+            f"{shown}: gzip stream truncated or corrupt after line {number - 1}. Have the file "
             "made again; nothing after it is acknowledged.",
         ) from None

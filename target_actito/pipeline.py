@@ -19,6 +19,7 @@ from actito_didomi.consent.mapping import show_path
 from actito_didomi.consent.scope import Scope
 from actito_didomi.didomi.exports import arrival_of_file
 from actito_didomi.errors import BadInputError, ImportQuotaExceededError
+from actito_didomi.files import is_below, show_url
 from actito_didomi.lines import CutLine, LongLine
 from actito_didomi.plugin.breaker import RefusalBreaker
 from actito_didomi.plugin.looks import LookLearner, ProfileReader
@@ -304,15 +305,23 @@ class Pipeline:
         Raises:
             BadInputError: A file can't be read, or a line of it is not a JSON object.
         """
-        summary = self._target.summary
+        summary, root = self._target.summary, self._settings.batch_root
         for url in batch["manifest"]:
+            if root is not None and not is_below(url, root):
+                raise BadInputError(
+                    codes.UNREADABLE_BATCH,
+                    f"The BATCH file {show_url(url)} does not lie below batch_root. Set batch_root "
+                    "to the folder that the tap writes to, or correct the tap's batch_config.",
+                )
             before, arrival = summary.records, arrival_of_file(url)
             self._use_arrival(arrival)
             blocks = read_batch(url, batch["encoding"], self._settings)
             for number, block in blocks:
                 self._target.on_idle()
                 if isinstance(block, (CutLine, LongLine)):
-                    self._take_odd(batch["stream"], block, f"{url}, line {number}", arrival)
+                    self._take_odd(
+                        batch["stream"], block, f"{show_url(url)}, line {number}", arrival
+                    )
                 else:
                     self._take_bare(batch["stream"], url, number, block, arrival)
                 self._target.after_records()
@@ -346,7 +355,9 @@ class Pipeline:
                 if at == len(records):
                     break
                 if lines[at].strip():
-                    self._take_odd(stream, lines[at], f"{url}, line {number + at}", arrival)
+                    self._take_odd(
+                        stream, lines[at], f"{show_url(url)}, line {number + at}", arrival
+                    )
                 at += 1
                 if at < len(records) and (
                     self._update() or is_typed is not (stream in self._sinks)
@@ -546,10 +557,8 @@ class Pipeline:
             done = summary.updated + summary.created + summary.imported + summary.unmatched
             summary.unchanged = max(0, summary.people - done - summary.deferred)
         self._workspace.close()
-        if names := sorted(translator.unknown_metadata):
-            logger.info(
-                "Metadata keys without a matching attribute, ignored: %s.", ", ".join(names)
-            )
+        if count := len(translator.unknown_metadata):  # which they are may be personal data
+            logger.info("Metadata keys without a matching attribute, ignored: %d.", count)
         for name, count in sorted(translator.unusable_metadata.items()):
             logger.warning("Metadata %r could not be converted. People: %d.", name, count)
 

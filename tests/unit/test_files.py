@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from actito_didomi.files import (
     ListedFile,
     add_marks,
+    is_below,
     keep_marks,
     listed_file,
     natural_order,
+    show_url,
     unread,
 )
 
@@ -63,3 +66,36 @@ def test_what_was_marked_is_read_and_nothing_else(
         read.update(step)
         assert set(unread(files, marks)) == set(files) - read
     assert len(marks) == 8 * len(read)
+
+
+@pytest.mark.parametrize(
+    ("url", "root", "expected"),
+    [
+        ("file:///data/a/b.gz", "/data", True),
+        ("/data/a/b.gz", "file:///data/", True),
+        ("file:///data/../etc/passwd", "/data", False),
+        ("/database/b.gz", "/data", False),
+        ("/etc/passwd", "/data", False),
+        ("s3://bucket/in/b.gz", "s3://bucket/in", True),
+        ("s3://bucket/in/../x/b.gz", "s3://bucket/in", False),
+        ("s3://bucket/in/%2e%2e/x", "s3://bucket/in", False),
+        ("s3://bucket/into/b.gz", "s3://bucket/in", False),
+        ("s3://other/in/b.gz", "s3://bucket/in", False),
+        ("http://bucket/in/b.gz", "s3://bucket/in", False),
+        ("s3://bucket@evil/in/b.gz", "s3://bucket/in", False),
+        ("simplecache::http://evil/x", "s3://bucket/in", False),
+        ("simplecache::http://evil/x", "/", False),
+        ("/etc/passwd", "s3://bucket/in", False),
+        ("http://evil/x", "/", False),
+    ],
+)
+def test_no_batch_file_lies_outside_of_its_root(url: str, root: str, *, expected: bool) -> None:
+    """Whatever its URL looks like."""
+    assert is_below(url, root) is expected
+
+
+def test_urls_are_shown_without_query_and_credentials() -> None:
+    """Signed URLs are secrets."""
+    assert show_url("https://me:pass@host/a/b.gz?sig=secret#x") == "https://host/a/b.gz"
+    assert show_url("/folder/x.gz") == "/folder/x.gz"
+    assert show_url("file:///folder/x.gz") == "file:///folder/x.gz"

@@ -333,3 +333,25 @@ def test_b5_b9_target_didomi_posts_what_is_readable_next_to_what_is_odd(
     assert [r["opt_out"] for r in rejects(config)] == [
         *(opt_out for _, found in odd for opt_out in found), True,
     ]  # fmt: skip
+
+
+def test_a_batch_file_outside_of_batch_root_ends_the_run(
+    actito: Actito, config: dict[str, Any], tmp_path: Path
+) -> None:
+    """Nothing of it is read, and the message shows no query."""
+    actito.create("ann", Newsletter=True)
+    inside = tmp_path / "in" / "batch.jsonl"
+    inside.parent.mkdir()
+    inside.write_text(json.dumps(opting_out("ann")) + "\n")
+    config["batch_root"] = str(inside.parent)
+    batch = {"type": "BATCH", "stream": "consent_events", "encoding": {"format": "jsonl"}}
+    manifest = [f"https://evil.example{inside}?signature=hush"]
+    messages = lines([schema(), {**batch, "manifest": manifest}, state({"n": 1})])
+    run = run_bytes("target-actito", config, tmp_path, messages.encode())
+    assert (run.exit_code, run.states) == (1, [])
+    assert "does not lie below batch_root" in run.err
+    assert "hush" not in run.err
+    messages = lines([schema(), {**batch, "manifest": [inside.as_uri()]}, state({"n": 1})])
+    run = run_bytes("target-actito", config, tmp_path, messages.encode())
+    assert (run.exit_code, run.states) == (0, [{"n": 1}])
+    assert not actito.subscriptions("ann")["Newsletter"]

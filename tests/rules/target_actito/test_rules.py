@@ -264,9 +264,9 @@ def test_rule_5_metadata_becomes_attributes_in_their_types(
     assert after["birthDate"] == "1980-01-31"
     assert after["lastVisit"] == "2026-09-10 12:30:00"
     assert after["shop"] == "Gent"
-    reports = [r.getMessage() for r in caplog.records if "favouriteColour" in r.getMessage()]
-    assert len(reports) == 1
-    assert "without a matching attribute" in reports[0]
+    reports = [r.getMessage() for r in caplog.records]
+    assert "Metadata keys without a matching attribute, ignored: 1." in reports
+    assert not any("favouriteColour" in text for text in reports)  # keys may be data of a person
 
 
 def test_rule_5_metadata_that_fits_no_type_holds_up_no_opt_out(
