@@ -50,6 +50,10 @@ _BODY_LIMIT = 2_000
 _CHUNK = 1 << 16
 _PATIENCE = 60.0
 """Seconds that `Retry-After` may always ask for; a longer wait must fit into `retry_seconds`."""
+_START_PATIENCE = 20.0
+"""Seconds to try to reach a host that has never responded: its name is probably wrong."""
+_CONNECT = 10.0
+"""Longest time for the first connection, in seconds."""
 _WINDOW_MS = 60_500
 """A little over a minute: the server counts a request on arrival, we count it when it is sent."""
 
@@ -322,6 +326,7 @@ class ApiSession:
         client: Timeout and retries. Actito slows down rather than refuse, hence a long timeout.
         stop: Set to end all waiting at once.
         runtime: Clock and transport.
+        address_setting: What the address comes from, for messages.
     """
 
     def __init__(
@@ -330,6 +335,7 @@ class ApiSession:
         *,
         authenticator: Authenticator,
         api: str,
+        address_setting: str = "`api_url`",
         max_concurrency: int,
         calls_per_minute: int | None = None,
         limits: RequestLimits | None = None,
@@ -339,9 +345,11 @@ class ApiSession:
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.api = api
+        self._address_setting = address_setting
         self.count = RequestCount()
         self._clock = ServerClock()
         self._warned = False
+        self._was_reached = False
         self._authenticator = authenticator
         self._client = client
         self._stop = stop
@@ -473,6 +481,12 @@ class ApiSession:
             return attempt() if once else self._retrying(call, client)(attempt)
         except _RetryError as error:
             self._check_stop()
+            if not self._was_reached:
+                raise UnavailableError(
+                    f"{self.api} can't be reached at {urlsplit(self.base_url).hostname}: "
+                    f"{error.reason}, {attempts} attempts. Check {self._address_setting}, the "
+                    "network and proxies. Nothing is lost."
+                ) from None
             raise UnavailableError(
                 f"{self.api}: {call} failed after {attempts} attempts: {error.reason}. Nothing is "
                 "lost: run again when the API is available.",
@@ -501,7 +515,8 @@ class ApiSession:
             exhausted = (
                 state.attempt_number >= client.retry_tries and elapsed >= client.retry_seconds
             )
-            return self._stop.is_set() or exhausted or asks_too_long(state)
+            unreachable = not self._was_reached and elapsed >= _START_PATIENCE
+            return self._stop.is_set() or exhausted or unreachable or asks_too_long(state)
 
         def announce(state: tenacity.RetryCallState) -> None:
             logger.warning(
@@ -579,7 +594,7 @@ class ApiSession:
                 params=params,
                 data=body,
                 headers=headers,
-                timeout=timeout,
+                timeout=timeout if self._was_reached else (min(timeout, _CONNECT), timeout),
                 allow_redirects=False,
                 stream=True,
             )
@@ -593,6 +608,7 @@ class ApiSession:
             if self._limits is not None:
                 self._limits.end()
         self._compare_clocks(response.headers, sent)
+        self._was_reached = True
         seconds = self._runtime.monotonic() - started
         logger.debug("%s: %d in %.3f s", call, response.status_code, seconds)
         return _Received(response.status_code, response.headers, content)

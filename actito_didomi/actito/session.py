@@ -66,6 +66,7 @@ def open_session(
         actito.base_url,
         authenticator=_KeyAuthenticator(actito.api_key, runtime),
         api="Actito",
+        address_setting="`api_url`" if actito.api_url else f"`environment` ({actito.environment})",
         max_concurrency=max_concurrency,
         calls_per_minute=actito.calls_per_minute,
         limits=limits,

@@ -31,6 +31,7 @@ from actito_didomi.errors import (
     OptOutsOwedError,
     OptOutsRejectedError,
     StoppedError,
+    TooManyRejectsError,
     code_of,
     exit_status_of,
 )
@@ -112,6 +113,7 @@ class ConsentTarget(BasePlugin, Target):
         self._unmatched_examples: list[str] = []
         self._hash_key = b""
         self._concluded = False
+        self._is_writing = False
         self._pauses_gc = False
 
     # What a plugin says
@@ -213,6 +215,10 @@ class ConsentTarget(BasePlugin, Target):
                 target.listen(files.get("file_input"))
             except _BROKEN_INPUT:
                 target.flush()  # what came before the break is whole
+                raise
+            except TooManyRejectsError:
+                if not target._is_writing:
+                    target.flush()  # opt-outs gathered before must not wait for the mistake
                 raise
             target.shutdown.check()  # a signal may have come when all was done
         except StoppedError as error:
@@ -560,7 +566,9 @@ class ConsentTarget(BasePlugin, Target):
         """
         self._waiting_since = None
         if self._session:
+            self._is_writing = True  # stays set if writing fails: it isn't begun again
             self.write_gathered()
+            self._is_writing = False
         self._release()
 
     @contextlib.contextmanager

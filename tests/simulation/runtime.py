@@ -297,11 +297,15 @@ class Adapter(BaseAdapter):
         self._steps = steps
 
     def send(  # type: ignore[override]
-        self, request: PreparedRequest, timeout: float = 60.0, **more: Any
+        self,
+        request: PreparedRequest,
+        timeout: float | tuple[float, float] = 60.0,
+        **more: Any,
     ) -> Response:
         """Send a request."""
         del more
-        response = self._steps.request(self._hub.process, request, timeout)
+        seconds = timeout[1] if isinstance(timeout, tuple) else timeout
+        response = self._steps.request(self._hub.process, request, seconds)
         response.raw = HTTPResponse(io.BytesIO(response.content), preload_content=False)
         return response
 

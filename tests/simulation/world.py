@@ -529,7 +529,7 @@ class World:
             common["baseline"] = setup.baseline
         actito = {
             "api_key": ACTITO_KEY,
-            "api_url": "http://sandbox/actito",
+            "api_url": "https://sandbox/actito",
             "entity_id": "demo",
             "table_name": "Profiles",
             "user_unique_key": "customerId",
@@ -543,7 +543,7 @@ class World:
             "api_key": DIDOMI_KEY,
             "api_secret": DIDOMI_SECRET,
             "organization_id": ORGANIZATION,
-            "api_url": "http://sandbox/didomi/v1",
+            "api_url": "https://sandbox/didomi/v1",
         }
         rejects = str(self.folder / f"{plugin}-rejects.jsonl")
         if plugin == "target-actito":
@@ -789,7 +789,7 @@ def _response(status: int, headers: list[tuple[str, str]], body: bytes) -> Respo
     response._content = body
     response._content_consumed = True  # type: ignore[attr-defined]
     response.encoding = "utf-8"
-    response.url = "http://sandbox"
+    response.url = "https://sandbox"
     return response
 
 

@@ -355,3 +355,16 @@ def test_a_batch_file_outside_of_batch_root_ends_the_run(
     run = run_bytes("target-actito", config, tmp_path, messages.encode())
     assert (run.exit_code, run.states) == (0, [{"n": 1}])
     assert not actito.subscriptions("ann")["Newsletter"]
+
+
+def test_b20_opt_outs_before_the_last_reject_are_written(
+    actito: Actito, config: dict[str, Any], tmp_path: Path
+) -> None:
+    """Although the run stops there, and the next one would stop there again."""
+    actito.create("ann", Newsletter=True)
+    data = lines([schema(), record(opting_out("ann"))]).encode() + b"x\n" * 3
+    data += lines([state({"n": 1})]).encode()
+    run = run_bytes("target-actito", {**config, "max_rejects": 2}, tmp_path, data)
+    assert (run.exit_code, run.states) == (1, [])
+    assert "max_rejects" in run.err
+    assert not actito.subscriptions("ann")["Newsletter"]

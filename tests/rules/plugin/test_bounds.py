@@ -63,7 +63,7 @@ def get(url: str, **client: Any) -> Any:
         authenticator=NoAuthenticator(RUNTIME),
         api="Actito",
         max_concurrency=1,
-        client=ClientSettings(retry_tries=1, retry_seconds=0, **client),
+        client=ClientSettings(**{"retry_tries": 1, "retry_seconds": 0, **client}),
         stop=RUNTIME.event(),
         runtime=RUNTIME,
     )
@@ -121,3 +121,15 @@ def test_keys_are_not_sent_in_clear(url: str, problem: str | None) -> None:
     assert "secret" not in str(found)
     if problem == "in clear":
         assert find_url_problem(url, allow_insecure=True) is None
+
+
+def test_a_host_that_never_responds_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its name and the setting, whatever patience is set for outages later on."""
+    monkeypatch.setattr("actito_didomi.http._START_PATIENCE", 0.2)
+    with serving([b"{}"]) as url:
+        pass  # nobody serves the port any more
+    client = {"retry_tries": 5, "retry_seconds": 300.0, "retry_max_wait": 0.1}
+    began = time.monotonic()
+    with pytest.raises(UnavailableError, match=r"can't be reached at 127\.0\.0\.1.*`api_url`"):
+        get(url, **client)
+    assert time.monotonic() - began < 5
