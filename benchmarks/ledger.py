@@ -301,6 +301,7 @@ def measure(folder: Path, people: int, choices: int, *, with_ledger: bool) -> di
     watch, found = bench.watch, {}
     numbers = list(range(people))
     random.Random(5).shuffle(numbers)
+    own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     changed = random.Random(7).sample(range(people), people // SHARE)
     for name, some, days_ago in (("first", numbers, 9), ("scattered", changed, 1)):
         watch.seconds = {}
@@ -314,6 +315,7 @@ def measure(folder: Path, people: int, choices: int, *, with_ledger: bool) -> di
         found[name].pop("actito", None)
         found[f"{name}_rows"] = bench.actito.rows / len(some)
         if name == "first" and with_ledger:
+            found["own_mb"] = own
             found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
             with bench.ledger._store.read() as transaction:  # noqa: SLF001
                 pages = transaction.one("PRAGMA page_count")[0]

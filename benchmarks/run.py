@@ -415,12 +415,13 @@ def memory(folder: Path) -> str:
 
 
 def ledger(people: int) -> str:
-    """(d) What the ledger costs on SQLite, per person."""
-    names = (
-        "people", "choices", "first load, µs", "bytes", "resident, MB", "ordinary, µs", "learn, µs",
-        "intent and end, µs", "read, µs",
-    )  # fmt: skip
-    lines = [f"| {' | '.join(names)} |", "| ---: " * len(names) + "|"]
+    """(d) What the ledger costs on SQLite, per person, next to a run without one."""
+    parts = ("fold", "look", "rows", "file", "plan", "choose", "end", "other")
+    lines = [
+        f"| choices | | {' | '.join(parts)} | with | without | difference |",
+        f"| ---: | --- {'| ---: ' * (len(parts) + 3)}|",
+    ]
+    sizes: list[str] = []
     for choices in (4, 20):
         command = python("ledger.py", str(people), str(choices))
         done = subprocess.run(
@@ -428,10 +429,20 @@ def ledger(people: int) -> str:
             env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
         found = json.loads(done.stdout)
-        keys = ("first_load_us", "bytes", "peak_mb", "ordinary_us", "learn_us", "intents_us")
-        figures = " | ".join(f"{found[name]:.1f}" for name in (*keys, "read_us"))
-        lines.append(f"| {people:,} | {choices} | {figures} |")
-    return "\n".join(lines)
+        own = found["with"]
+        own["scattered"]["look"] = own["look"]  # of one profile; those of all others look the same
+        for name, text in (("first", "first load"), ("scattered", "1 % changed")):
+            taken, without = own[name], sum(found["without"][name].values())
+            figures = [taken.get(part, 0.0) for part in parts]
+            figures += [sum(figures), without, sum(figures) - without]
+            cells = " | ".join(f"{figure:.1f}" for figure in figures)
+            lines.append(f"| {choices} | {text} | {cells} |")
+        sizes.append(
+            f"{choices} choices: {own['bytes']:.0f} bytes per person; {own['peak_mb']:.0f} MB "
+            f"resident at most, {own['own_mb']:.0f} of them before the first record; a look at an "
+            f"unchanged profile {own['look']:.1f} µs; load {found['load']:.1f}."
+        )
+    return "\n".join([*lines, "", f"{people:,} people.", *sizes])
 
 
 def _time(seconds: float) -> str:
@@ -465,7 +476,7 @@ def main() -> None:
             print(memory(folder) + "\n", flush=True)
         if "d" in parts:
             print("(d) The ledger on SQLite, CPU time per person\n", flush=True)
-            print(ledger(100_000 if quick else 1_000_000))
+            print(ledger(50_000 if quick else 1_000_000))
 
 
 if __name__ == "__main__":

@@ -118,7 +118,7 @@ def add_place(family: Family, bit: int, place: Place) -> None:
 def flatten(groups: Groups, times: Times) -> list[Any]:
     """Return groups in their form on disk; equal ones always in the same."""
     flat: list[Any] = []
-    for key in sorted(groups, key=_order) if len(groups) > 1 else groups:
+    for key in _in_order(groups) if len(groups) > 1 else groups:
         flat += key[:-2]
         flat.append(times.add(key[-2]))
         flat.append(times.add(key[-1]))
@@ -267,6 +267,14 @@ def shorten(writer: str) -> str | int:
         number = int(writer)
         return number if str(number) == writer else writer
     return writer
+
+
+def _in_order(groups: Groups) -> Sequence[tuple[Any, ...]]:
+    """Return keys in the order of `_order`, which numbers alone have by themselves."""
+    try:
+        return sorted(groups)
+    except TypeError:
+        return sorted(groups, key=_order)
 
 
 def _order(key: tuple[Any, ...]) -> tuple[Any, ...]:

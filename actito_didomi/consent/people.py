@@ -23,6 +23,7 @@ from actito_didomi.consent.rows import (
     delete_people,
     insert_people,
     lock_people,
+    owed_people,
     select_people,
     write_people,
 )
@@ -391,7 +392,8 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
             also = also or sum(map(int, _OPT_OUTS.values()))
         with self._store.read() as transaction:
             rows = transaction.all(
-                "SELECT person, owed, due, data FROM ledger_people WHERE scope = ? AND owed > 0 "
+                f"SELECT person, owed, due, data FROM {owed_people(transaction)} WHERE scope = ? "  # noqa: S608
+                "AND owed > 0 "
                 "AND (owed & ?) <> 0 AND (owed & ?) <> 0 AND person > ? AND due <= ? "
                 "ORDER BY person LIMIT ?",
                 self._scope,
@@ -416,7 +418,7 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
         """
         with self._store.read() as transaction:
             rows = transaction.all(
-                "SELECT person FROM ledger_people WHERE scope = ? AND owed > 0 AND "
+                f"SELECT person FROM {owed_people(transaction)} WHERE scope = ? AND owed > 0 AND "  # noqa: S608
                 "(owed & ?) <> 0 AND (owed & ?) = 0 AND due <= ? ORDER BY person",
                 self._scope,
                 int(flag),
@@ -433,8 +435,8 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
         """
         with self._store.read() as transaction:
             rows = transaction.all(
-                "SELECT owed, count(*) FROM ledger_people WHERE scope = ? AND owed > 0 "
-                "GROUP BY owed",
+                f"SELECT owed, count(*) FROM {owed_people(transaction)} WHERE scope = ? "  # noqa: S608
+                "AND owed > 0 GROUP BY owed",
                 self._scope,
             )
         return OwedCounts({Owed(owed): people for owed, people in rows})

@@ -32,6 +32,14 @@ def select_people(transaction: Transaction, scope: int, keys: Sequence[str]) -> 
     )
 
 
+def owed_people(transaction: Transaction) -> str:
+    """Return the table of people, for a query about those to whom something is owed.
+
+    SQLite would read all people in the order of their keys rather than use the index.
+    """
+    return f"ledger_people{' INDEXED BY ledger_people_owed' if transaction.is_sqlite else ''}"
+
+
 def lock_people(transaction: Transaction, scope: int, keys: Sequence[str]) -> dict[str, Row]:
     """Lock rows in PostgreSQL, in the order of their keys; who has no row gets an empty one."""
     query = (

@@ -149,7 +149,7 @@ def draw_setup(seed: int) -> Setup:
         didomi=rng.choice(["events", "events", "users", "exports"]),
         actito=rng.choice(["api", "api", "exports"]),
         writing=rng.choice(["single", "single", "bulk"]),
-        empty_cells=draw(seed, "empty_cells").choice(["unknown", "unchanged"]),
+        empty_cells=draw(seed, "empty cells").choice(["unknown", "unchanged"]),
         import_time=rng.choice([1.0, 5.0, 60.0, 400.0]),
         skew_actito=rng.choice(skews),
         skew_didomi=rng.choice(skews),

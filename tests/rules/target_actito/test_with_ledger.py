@@ -221,6 +221,47 @@ def test_a_second_run_writes_nothing(config, actito, tmp_path) -> None:
     assert actito.calls("patch_profile") == 0
 
 
+BY_IMPORT = {"write_mode": "bulk", "bulk_empty_cells": "unchanged", "bulk_poll_interval": 0.1}
+
+
+def test_people_are_learned_looked_at_and_imported_in_one_step(config, actito, tmp_path) -> None:
+    """What a person chose in Actito since is seen by the look, and survives the import."""
+    config |= BY_IMPORT
+    for person, state in (("ann", True), ("bob", True), ("cy", False)):
+        actito.create(person, Newsletter=state)
+    run = sync(config, tmp_path, off("ann"), on("bob"), on("cy"), off("dan"))
+    assert run.exit_code == 0, run.err
+    assert [actito.subscriptions(p)["Newsletter"] for p in ("ann", "bob", "cy")] == [
+        False,
+        True,
+        True,
+    ]
+    assert actito.calls("one_shot") == 1
+    actito.change("bob", Newsletter=False)
+    later = "2026-10-02T10:00:00Z"
+    run = sync(config, tmp_path, on("bob", later), off("cy", later))
+    assert run.exit_code == 0, run.err
+    assert [actito.subscriptions(p)["Newsletter"] for p in ("bob", "cy")] == [False, False]
+    assert actito.calls("one_shot") == 2
+    run = sync(config, tmp_path, on("bob", later), off("cy", later))
+    assert run.exit_code == 0, run.err
+    assert actito.calls("one_shot") == 2
+
+
+def test_a_guard_keeps_an_import_from_being_sent_that_is_recorded(config, actito, tmp_path) -> None:
+    """The opt-out is written, the opt-in is deferred, and written once the guard allows it."""
+    config |= BY_IMPORT
+    actito.create("ann", Newsletter=True)
+    actito.create("cy", Newsletter=False)
+    run = sync({**config, "max_opt_ins": 0}, tmp_path, off("ann"), on("cy"))
+    assert run.exit_code == 4, run.err
+    assert actito.subscriptions("ann")["Newsletter"] is False
+    assert actito.subscriptions("cy")["Newsletter"] is False
+    run = sync(config, tmp_path)
+    assert run.exit_code == 0, run.err
+    assert actito.subscriptions("cy")["Newsletter"] is True
+
+
 def test_an_invalid_attribute_never_blocks_a_choice(config, actito, tmp_path) -> None:
     """Refused together, the choice is written alone, and the attribute alone is rejected."""
     actito.create("ann", Newsletter=True)
