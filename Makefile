@@ -4,6 +4,7 @@ VENV := .venv
 MELTANO := .venv-meltano
 # A public target with old pins of its own, which tests pipe into.
 JSONL := .venv-jsonl
+AUDIT := .venv-audit
 PIP := -m pip install --quiet --disable-pip-version-check
 
 # Tests mostly wait for the processes they start, so two at a time suit two cores.
@@ -13,7 +14,7 @@ SEEDS := 1000
 JOBS := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo bench simulate test test-long lint words format generate clean
+.PHONY: help demo bench simulate test test-long lint words format generate audit clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -51,8 +52,13 @@ format: $(VENV)/.installed  ## fix and format the code
 generate: $(VENV)/.installed  ## renew generated files after a change of settings
 	$(VENV)/bin/python scripts/generate.py
 
+audit: $(VENV)/.installed  ## compare the installed packages with published vulnerabilities (needs the internet)
+	@$(PYTHON) -m venv $(AUDIT)
+	@$(AUDIT)/bin/python $(PIP) pip-audit
+	$(AUDIT)/bin/pip-audit --skip-editable --path $(VENV)/lib/python3*/site-packages
+
 clean: ## remove environments, caches and the demo
-	rm -rf $(VENV) $(MELTANO) $(JSONL) .meltano .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(MELTANO) $(JSONL) $(AUDIT) .meltano .demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "Installing into $(VENV) ..."

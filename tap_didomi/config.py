@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
@@ -27,6 +29,7 @@ from actito_didomi.settings import setting
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+_DATE = re.compile(r"\d{4}-\d\d-\d\d(T|$)", re.ASCII)
 GROUPS = [["export_root"], list(REQUIRED)]
 """Settings that are complete together, each list by itself."""
 
@@ -83,6 +86,8 @@ def find_problems(settings: Settings, batch_config: Mapping[str, Any] | None) ->
         if not settings.export_root:
             how = "Set export_root, or remove batch_config."
             return [f"batch_config: only batch exports are emitted as BATCH messages. {how}"]
+    if problem := _find_date_problem(settings.start_date):
+        return [problem]
     missing = missing_settings(settings.didomi)
     if settings.export_root:
         return []
@@ -90,3 +95,17 @@ def find_problems(settings: Settings, batch_config: Mapping[str, Any] | None) ->
         how = "Set export_root to read batch exports, or all three to read through the API."
         return [f"{', '.join(missing)} missing. {how}"]
     return find_organization_problems(settings.didomi, settings.client)
+
+
+def _find_date_problem(start_date: str | None) -> str | None:
+    """Return what is wrong with the setting `start_date`; None if nothing is."""
+    if not start_date:
+        return None
+    try:
+        datetime.fromisoformat(start_date.replace("Z", "+00:00"))
+        is_date = _DATE.match(start_date) is not None
+    except ValueError:
+        is_date = False
+    if is_date:
+        return None
+    return f"start_date: must be a day such as 2026-10-01, found {start_date[:30]!r}."

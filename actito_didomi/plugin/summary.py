@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections import Counter
 from dataclasses import dataclass, field
@@ -124,9 +125,11 @@ def write_report(summary: Summary, path: str, runtime: Runtime) -> None:
     """Write the counts as JSON; the file is complete or absent, and only its owner can read it.
 
     Raises:
-        OSError: The file can't be written.
+        OSError: The file can't be written, or something else than a file stands there.
     """
     target = Path(path).absolute()
+    if target.is_symlink() or (target.exists() and not target.is_file()):
+        raise OSError(errno.EEXIST, "a link, a folder or a device stands there")
     text = msgspec.json.format(msgspec.json.encode(summary.to_dict()), indent=2) + b"\n"
     draft = target.with_name(f".{target.name}.{runtime.token(8)}")
     try:

@@ -393,7 +393,7 @@ def _load(file: IO[str] | None, option: str) -> dict[str, Any] | None:
         problem = "is not valid JSON"
     else:
         if isinstance(loaded, dict):
-            return loaded
+            return _unwrap(loaded) if option == "--state" else loaded
         problem = "must hold a JSON object"
     remedy = {
         "--state": "It must be the last STATE that the target printed: one line of its output. "
@@ -401,3 +401,12 @@ def _load(file: IO[str] | None, option: str) -> dict[str, Any] | None:
         "--catalog": "Create it again with --discover.",
     }[option]
     raise BadInputError(codes.DAMAGED_FILE, f"{option} {file.name} {problem}. {remedy}")
+
+
+def _unwrap(state: dict[str, Any]) -> dict[str, Any]:
+    """Return the state itself, of a whole STATE message or of what Meltano's commands show."""
+    for name in ("value", "singer_state"):
+        inner = state.get(name)
+        if isinstance(inner, dict) and "bookmarks" not in state:
+            return _unwrap(inner)
+    return state
