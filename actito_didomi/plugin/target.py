@@ -651,7 +651,8 @@ class ConsentTarget(BasePlugin, Target):
                 self.system,
                 ", ".join(self._unmatched_examples),
             )
-        self.logger.info("%s", summary.to_text(), extra={"summary": summary.to_dict()})
+        if summary.records or status != "failed":  # else the error alone says more
+            self.logger.info("%s", summary.to_text(), extra={"summary": summary.to_dict()})
         if self.settings.target.report_path:
             try:
                 write_report(summary, self.settings.target.report_path, self.runtime)

@@ -368,3 +368,16 @@ def test_b20_opt_outs_before_the_last_reject_are_written(
     assert (run.exit_code, run.states) == (1, [])
     assert "max_rejects" in run.err
     assert not actito.subscriptions("ann")["Newsletter"]
+
+
+def test_no_empty_summary_stands_before_an_error(
+    actito: Actito, config: dict[str, Any], tmp_path: Path
+) -> None:
+    """The reason comes last, and alone."""
+    config["table_name"] = "Gone"
+    run = run_bytes("target-actito", config, tmp_path, lines([schema()]).encode())
+    assert run.exit_code == 1
+    assert "Summary" not in run.err
+    assert "Gone" in run.err.splitlines()[-1]
+    assert actito.stats()["routes"]
+    assert report(config)["status"] == "failed"

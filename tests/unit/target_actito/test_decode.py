@@ -257,6 +257,7 @@ def test_typed_and_careful_decoding_give_the_same(
     logging.disable(logging.CRITICAL)
     try:
         given_config = {**config, "mappings": chosen, "max_buffered_people": buffered}
+        given_config["allow_invert"] = True
         careful = read(given_config, found, tmp_path, careful=True)
         assert read(given_config, found, tmp_path, careful=False) == careful
         # At the end only: what is flushed when depends on how records are read.
