@@ -167,6 +167,7 @@ class Delivery:
             imports=imports,
             workspace=workspace,
             runtime=self._runtime,
+            zone=self._settings.actito.zone,
             run=self._run,
             key_of=self._writer.key_of,
             look=self.look_before_import,

@@ -20,6 +20,7 @@ from target_actito.plan import ImportFile, most_bytes
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Sequence
     from pathlib import Path
+    from zoneinfo import ZoneInfo
 
     from actito_didomi.actito import Execution, Imports
     from actito_didomi.consent.coalesce import ProfileChange
@@ -178,6 +179,7 @@ class LedgerRecords:
         imports: Bulk imports into the table.
         workspace: Where files are made.
         runtime: Clock.
+        zone: Time zone of Actito.
         run: Id of this run.
         key_of: Returns the key of a spelling.
         look: Looks at the table, where that was not done just now.
@@ -196,6 +198,7 @@ class LedgerRecords:
         imports: Imports,
         workspace: Workspace,
         runtime: Runtime,
+        zone: ZoneInfo,
         run: str,
         key_of: Callable[[str], str],
         look: Callable[[], None],
@@ -208,6 +211,7 @@ class LedgerRecords:
         self._imports = imports
         self._workspace = workspace
         self._runtime = runtime
+        self._zone = zone
         self._run = run
         self._key_of = key_of
         self._look = look
@@ -223,8 +227,11 @@ class LedgerRecords:
         return self._workspace.folder
 
     def started_today(self) -> int:
-        """Count the imports of all runs in the last 24 hours."""
-        return self._ledger.imports_today(self._runtime.now())
+        """Count the imports of all runs today, by Actito's day.
+
+        That the quota's day is one of Actito's time zone (`time_zone`) is inferred.
+        """
+        return self._ledger.imports_today(self._runtime.now().astimezone(self._zone))
 
     def _now(self) -> int:
         return to_micros(self._runtime.now())

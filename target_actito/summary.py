@@ -18,7 +18,6 @@ class ActitoSummary(Summary):
         imported: People in imports for which Actito does not report the number of updates.
         deferred: Changes that wait for the next run, because no import is left.
         imports: Bulk imports that were carried out.
-        superseded: Choices that a person's newer one in Actito supersedes, as tap-actito found.
     """
 
     updated: int = 0
@@ -26,7 +25,6 @@ class ActitoSummary(Summary):
     imported: int = 0
     deferred: int = 0
     imports: int = 0
-    superseded: int = 0
 
     def outcome(self) -> list[Line]:
         """Return the lines about the people and their choices."""
@@ -36,7 +34,6 @@ class ActitoSummary(Summary):
             Line("  unmatched", self.unmatched),
             Line("  unchanged", self.unchanged, "nothing to write"),
             Line("  imported", self.imported, "result not reported by Actito", rare=True),
-            Line("  superseded", self.superseded, "choices; newer ones in Actito", rare=True),
             Line("  deferred", self.deferred, "for the next run", rare=True),
         ]
 

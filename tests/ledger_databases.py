@@ -63,15 +63,33 @@ def _server() -> Path:
     def run(*command: str) -> None:
         subprocess.run(command, check=True, cwd=folder, stdout=subprocess.DEVNULL, **user)
 
-    def stop() -> None:
-        run("pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop")
-        shutil.rmtree(folder, ignore_errors=True)
-
     run("initdb", "-D", str(data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "-N")
     options = f"-c listen_addresses= -k {folder} -c fsync=off -c max_connections=200"
     run("pg_ctl", "-D", str(data), "-l", str(folder / "log"), "-o", options, "-w", "start")
-    atexit.register(stop)
+    _stop_with_us(folder, data, user)
     return folder
+
+
+def _stop_with_us(folder: Path, data: Path, user: dict[str, Any]) -> None:
+    """Stop the server when this process ends, also when it is killed.
+
+    A process of its own waits for the end of a pipe that only we hold open.
+    """
+    script = 'cat; pg_ctl -D "$1" -m immediate -w stop; cd /; rm -rf "$0"'
+    waiting = subprocess.Popen(
+        ["sh", "-c", script, str(folder), str(data)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        cwd=folder,
+        start_new_session=True,
+        **user,
+    )
+
+    def stop() -> None:
+        waiting.communicate()  # ends the pipe
+
+    atexit.register(stop)
 
 
 def _other_user() -> pwd.struct_passwd:
