@@ -302,7 +302,7 @@ def test_a_record_that_cannot_be_read_is_kept(didomi, config, tmp_path) -> None:
     broken = event("ann", NOON, channels={"email": False})
     broken["consents"]["purposes"] = [{"id": 7, "enabled": True}]
     run(config, tmp_path, broken, code=3)
-    assert "must hold only objects with an `id`" in rejects(config)[0]["reason"]
+    assert "`consents.purposes` holds something that can't be read" in rejects(config)[0]["reason"]
     run(config, tmp_path, {**event("ann", NOON), "changed_after": "yesterday"})
     assert "changed_after" in rejects(config)[1]["reason"]
 
