@@ -297,7 +297,7 @@ class LedgerRecords:
         """Record that each row may have been written, or may be written yet."""
         now = self._now()
         self._each(rows, lambda person, due: self._learner.give_up(person, due, now))
-        self._ledger.set_import(self._number, state="unknown")
+        self._ledger.set_import(self._number, state="unknown", ended=now)
 
     def ended(self, rows: Sequence[ProfileChange], refused: Collection[int]) -> None:
         """Record what was written; what was refused comes first, so that no kill makes it done."""
@@ -419,7 +419,7 @@ class LedgerRecords:
         self._for_import(
             found, lambda person, number: self._learner.give_up_import(person, number, now)
         )
-        self._ledger.set_import(found.number, state="unknown")
+        self._ledger.set_import(found.number, state="unknown", ended=now)
 
     def _end_of(self, found: ImportRow, refused: Collection[str]) -> None:
         """Record the end of an import; rows that were refused come first."""
