@@ -51,6 +51,8 @@ class RefusalBreaker(Generic[Result]):
         Raises:
             ApiError: Enough were refused alike: this concerns the configuration.
         """
+        if not self._threshold:
+            return [result]
         counting: list[Result] = []
         if status != self._status:
             counting, self._alike = self._take(), 0
