@@ -356,8 +356,8 @@ class Gatherer:
                 return place
             updated = record.updated_at
             if updated is not None:
-                if updated.__class__ is not datetime:
-                    return place
+                if updated.__class__ is not datetime or record.id[_AT_VERSION] == _OUR_VERSION:
+                    return place  # an event of ours counts from its creation
                 timestamp = max(timestamp, updated)
             mask = read(consents) | (self._read_more(record, user, more) if has_more else 0)
             if mask >= careful or timestamp > latest:

@@ -311,6 +311,22 @@ def test_the_ledger_learns_who_said_what_and_when(config, tmp_path, careful) -> 
     )
 
 
+@pytest.mark.parametrize("careful", [False, True])
+def test_an_event_of_ours_counts_from_its_creation(config, tmp_path, careful) -> None:
+    """Not from its update, which is when it arrived at Didomi: people choose in between."""
+    config["mappings"] = [{"id": "Newsletter", "value": "consents_channels_email_enabled"}]
+    found = {
+        "id": OURS_ID, "user": {"id": "u1", "organization_user_id": "ann"}, "status": "confirmed",
+        "regulation": "gdpr", "created_at": "2026-10-01T00:00:00Z",
+        "updated_at": "2026-10-03T00:00:00Z",
+        "consents": {"channels": [{"id": "email", "enabled": True}]},
+    }  # fmt: skip
+    (layers,) = read(
+        {**config, "max_buffered_people": 100}, [found], tmp_path, careful=careful, for_ledger=True
+    )[0]
+    assert [layer.timestamp for layer in layers.layers] == [1_790_812_800_000_000]
+
+
 DOCUMENTED = [
     "consents_channels_email_enabled",
     "consents_channel_email_enabled",
