@@ -204,10 +204,9 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
         Raises:
             SettingsError: The database fails.
         """
-        with self._store.write() as transaction, self._lock:
+        with self._store.write() as transaction:
             self._check_leases(transaction)
-            self._names.transaction = transaction
-            try:
+            with self._numbering(transaction):
                 draft = self._drafter(transaction, Said(paths, None, digest, arrival)).first
                 made: dict[str, tuple[str, int, int, bytes] | None] = {}
                 left: list[int] = []
@@ -229,11 +228,6 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
                         for position, (key, _) in enumerate(found)
                         if key in known or position in waiting
                     ]
-                transaction.connection.commit()
-            except BaseException:
-                self._names.forget()
-                self._codec.forget()
-                raise
         return left
 
     def write_drafts(
@@ -263,13 +257,12 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
         """
         left: list[str] = []
         drafts: list[Draft] = []
-        with self._store.write() as transaction, self._lock:
+        with self._store.write() as transaction:
             self._check_leases(transaction)
-            self._names.transaction = transaction
             rows: Mapping[str, Row] = {}
             if self._has_people(transaction):
                 rows = self._claim(transaction, [key for key, _, _ in people])
-            try:
+            with self._numbering(transaction):
                 drafter = self._drafter(transaction, said)
                 for key, found, glimpse in people:
                     row = rows.get(key)
@@ -290,11 +283,6 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
                     for draft in due:
                         draft.begin(start)
                 write_people(transaction, self._scope, [draft.row() for draft in drafts])
-                transaction.connection.commit()
-            except BaseException:
-                self._names.forget()
-                self._codec.forget()
-                raise
         return left
 
     def count_due(self, people: Sequence[tuple[str, PersonLayers]], said: Said) -> int:
@@ -347,22 +335,15 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
         Raises:
             SettingsError: The database fails.
         """
-        with self._store.write() as transaction, self._lock:
-            self._names.transaction = transaction
-            try:
-                bits = [
-                    (
-                        field,
-                        self._codec.bit(field.path),
-                        self._codec.field_bit(field.path, field.place),
-                    )
-                    for field in fields
-                ]
-                transaction.connection.commit()
-            except BaseException:
-                self._names.forget()
-                self._codec.forget()
-                raise
+        with self._store.write() as transaction, self._numbering(transaction):
+            bits = [
+                (
+                    field,
+                    self._codec.bit(field.path),
+                    self._codec.field_bit(field.path, field.place),
+                )
+                for field in fields
+            ]
         return FieldBits(bits) if fits(bits) else None
 
     def owed(
@@ -476,13 +457,22 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
             }
 
     def _save(self, transaction: Transaction, rows: dict[str, Row], change: Change) -> None:
+        with self._numbering(transaction):
+            changed, emptied = self._encode(rows, change.people)
+            write_people(transaction, self._scope, changed)
+            delete_people(transaction, self._scope, emptied)
+            self._add_found(transaction, change.found)
+
+    @contextmanager
+    def _numbering(self, transaction: Transaction) -> Iterator[None]:
+        """Number names in a transaction, which is committed at the end of the block.
+
+        If that fails, the numbers that are remembered are forgotten: nobody else has them.
+        """
         with self._lock:
             self._names.transaction = transaction
             try:
-                changed, emptied = self._encode(rows, change.people)
-                write_people(transaction, self._scope, changed)
-                delete_people(transaction, self._scope, emptied)
-                self._add_found(transaction, change.found)
+                yield
                 transaction.connection.commit()
             except BaseException:
                 self._names.forget()
