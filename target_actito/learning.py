@@ -5,7 +5,6 @@ Everything here reads or changes a `Person` that the caller has read in a transa
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -39,7 +38,7 @@ from actito_didomi.consent.groups import shorten
 from actito_didomi.consent.masks import begin_import
 from actito_didomi.consent.masks import learn_event as learn_event_of
 from actito_didomi.consent.owing import decide_quickly, find_due, flag
-from actito_didomi.consent.person import AttributeState
+from actito_didomi.consent.person import AttributeState, digest_of
 from actito_didomi.consent.places import user_place
 
 if TYPE_CHECKING:
@@ -54,7 +53,6 @@ if TYPE_CHECKING:
     from actito_didomi.consent.person import Person
     from target_actito.guarding import ChangeGuard
 
-_DIGEST_SIZE = 8
 _MOST_KEPT = 10_000
 _new = tuple.__new__
 """Makes a named tuple in a third of the time."""
@@ -198,8 +196,7 @@ class Learner:
 
     def digest(self, value: Any) -> bytes:
         """Return what stands for the value of an attribute."""
-        text = msgspec.json.encode(value)
-        return hashlib.blake2b(text, key=self.key, digest_size=_DIGEST_SIZE).digest()
+        return digest_of(value, self.key)
 
     def flag(self, person: Person) -> None:
         """Set the flags of what is owed."""

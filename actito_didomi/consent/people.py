@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-import msgspec
 import sqlalchemy as sa
 from msgspec import structs
 
@@ -16,7 +14,7 @@ from actito_didomi.consent.imports import ImportTable
 from actito_didomi.consent.leases import LeaseTable
 from actito_didomi.consent.looks import LookTable
 from actito_didomi.consent.masks import FieldBits, fits
-from actito_didomi.consent.person import Owed, Person
+from actito_didomi.consent.person import Owed, Person, digest_of
 from actito_didomi.consent.rows import (
     StoredNames,
     by_key,
@@ -127,8 +125,7 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
 
     def digest(self, value: Any) -> bytes:
         """Return 8 bytes that stand for a value of JSON, keyed."""
-        encoded = msgspec.json.encode(value, order="sorted")
-        return hashlib.blake2s(encoded, key=self.key, digest_size=8).digest()
+        return digest_of(value, self.key)
 
     def read(self, people: Collection[str]) -> dict[str, Person]:
         """Return the people of these keys whom the ledger knows.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import hashlib
 from collections.abc import MutableMapping
 from typing import Any
 
@@ -45,13 +46,19 @@ class AttributeState(msgspec.Struct, frozen=True):
 
     Attributes:
         timestamp: When it was given.
-        digest: Keyed hash of the value (`Ledger.digest`).
+        digest: Keyed hash of the value (`digest_of`).
         value: The value itself, as JSON has it, while it is owed; else UNSET.
     """
 
     timestamp: Micros
     digest: bytes
     value: Any = msgspec.UNSET
+
+
+def digest_of(value: Any, key: bytes) -> bytes:
+    """Return 8 bytes that stand for a value of JSON, keyed."""
+    encoded = msgspec.json.encode(value, order="sorted")
+    return hashlib.blake2s(encoded, key=key, digest_size=8).digest()
 
 
 class Retry(msgspec.Struct, frozen=True):
