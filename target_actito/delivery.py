@@ -20,7 +20,7 @@ from actito_didomi.consent.conflicts import ACTITO, to_micros
 from actito_didomi.consent.drafts import Glimpse
 from actito_didomi.consent.person import Owed, Retry
 from actito_didomi.errors import ApiError, ImportQuotaExceededError
-from target_actito.import_records import LedgerRecords
+from target_actito.import_records import LedgerRecords, flag_again
 from target_actito.plan import plan_writes
 
 if TYPE_CHECKING:
@@ -332,7 +332,7 @@ class Delivery:
 
     def learn(self, people: Sequence[PersonLayers]) -> None:
         """Learn what records say: once this returns, nothing of it can be lost."""
-        arrival = to_micros(self._runtime.now())
+        arrival = self._now()
         for start in range(0, len(people), _LEARN_AT_ONCE):
             self._shutdown.check()
             part = people[start : start + _LEARN_AT_ONCE]
@@ -374,10 +374,7 @@ class Delivery:
         if self._has_decided or self._ledger.rules.baseline is None:
             return
         self._has_decided = True
-        after: str | None = None
-        while rows := self._ledger.owed(Owed.DEFERRED, after=after, limit=_READ_AT_ONCE):
-            after = rows[-1][0]
-            self._flag([key for key, _ in rows])
+        flag_again(self._ledger, self._learner, Owed.DEFERRED)
 
     def _pass(
         self, most: int, tried: set[str], *, opt_outs_only: bool, if_many: bool = False
@@ -398,7 +395,7 @@ class Delivery:
 
     def _next(self, tried: set[str], most: int, *, opt_outs_only: bool) -> list[str]:
         """Return the keys of the next people to whom something is owed now."""
-        now = to_micros(self._runtime.now())
+        now = self._now()
         found: list[str] = []
         after: str | None = None
         while len(found) < most:
@@ -559,7 +556,7 @@ class Delivery:
             return
         logger.warning("%s: people deferred: %d. %s.", trip.code, len(keys), trip.text)
         self._events.on_deferred(len(keys))
-        now = to_micros(self._runtime.now())
+        now = self._now()
 
         def note(_: str, person: Person) -> None:
             person.owed &= ~Owed.NO_PROFILE
@@ -622,7 +619,7 @@ class Delivery:
             last: The last complete look before this one.
             held_back: Keys of people of whom what is seen is returned, and not learned.
         """
-        began = to_micros(self._runtime.now())
+        began = self._now()
         look = _TableLook(began, began)
         waiting: dict[str, list[Glimpse | Sight]] = {}
         for page in list_profiles(self._session, self._structure, _PAGE_SIZE, self._runtime):

@@ -127,6 +127,20 @@ class SessionRecords:
         """Do nothing: `settle_earlier` has waited."""
 
 
+def flag_again(ledger: Ledger, learner: Learner, flag: Owed) -> None:
+    """Find out again what is owed to all people who have a flag.
+
+    Args:
+        ledger: The ledger.
+        learner: Finds what is owed.
+        flag: The flag.
+    """
+    after: str | None = None
+    while part := ledger.owed(flag, after=after, limit=_AT_ONCE):
+        after = part[-1][0]
+        ledger.change_each([key for key, _ in part], lambda _, person: learner.flag(person))
+
+
 class ImportBatch:
     """The rows of one import, as they are found.
 
@@ -318,16 +332,7 @@ class LedgerRecords:
         if self._unsettled:  # of all others the row of the import says enough
             written = [row for at, row in enumerate(rows) if at not in refused]
             self._each([row for row in written if self._key_of(row.person) in self._unsettled], end)
-        self._flag_overtaken()
-
-    def _flag_overtaken(self) -> None:
-        """Find out again what is owed to people to whom an overtaken import might write."""
-        after: str | None = None
-        while part := self._ledger.owed(Owed.IN_IMPORT, after=after, limit=_AT_ONCE):
-            after = part[-1][0]
-            self._ledger.change_each(
-                [key for key, _ in part], lambda _, person: self._learner.flag(person)
-            )
+        flag_again(self._ledger, self._learner, Owed.IN_IMPORT)
 
     def _each(
         self,
@@ -431,7 +436,7 @@ class LedgerRecords:
 
         self._ledger.change_each(sorted(refused), refuse)
         self._ledger.set_import(found.number, state="ended", ended=now)
-        self._flag_overtaken()
+        flag_again(self._ledger, self._learner, Owed.IN_IMPORT)
 
     def _for_import(self, found: ImportRow, work: Callable[[Person, int], None]) -> None:
         """Change the rows of all people who have an intent of an import."""

@@ -59,7 +59,7 @@ class RefusalBreaker(Generic[Result]):
         self._status = status
         self._held.append(result)
         self._alike += 1
-        if self._threshold and self._alike >= self._threshold:
+        if self._alike >= self._threshold:
             raise self._error(self._alike)
         return counting
 
