@@ -73,19 +73,13 @@ class Glimpse(NamedTuple):
     """A look at a profile that shows all fields.
 
     Attributes:
-        opt_ins: The fields that show an opt-in.
-        opt_outs: The fields that show an opt-out.
-        began: When the request was made.
-        ended: When the response had come.
+        seen: What it shows, and when.
         spelling: The key as the profile spells it.
         profile_id: Its id.
         created: When it was created, as Actito says it; None where it doesn't.
     """
 
-    opt_ins: int
-    opt_outs: int
-    began: Micros
-    ended: Micros
+    seen: Seen
     spelling: str
     profile_id: str
     created: str | None = None
@@ -263,7 +257,7 @@ class Drafter:
         if glimpse is not None:
             if bits is None or not self._is_first_look or bits.has_shared_choices:
                 return None
-            shown_ins, shown_outs = glimpse[:2]
+            shown_ins, shown_outs = glimpse.seen[:2]
             base = bits.choices(shown_outs)
         for index, (timestamp, opt_ins, opt_outs) in enumerate(reversed(choices)):
             values.append(timestamp - values[0] if values else timestamp)
@@ -273,7 +267,7 @@ class Drafter:
                 owed |= _OPT_OUT_OWED if opt_outs else _OWED
                 continue
             if glimpse is not None and (both := opt_ins & base):
-                lost, flags = self._meet_baseline(timestamp, both, glimpse.ended)
+                lost, flags = self._meet_baseline(timestamp, both, glimpse.seen.ended)
                 owed |= flags
                 opt_ins &= ~lost  # noqa: PLW2901
             ins = bits.of_choices(opt_ins) & ~shown_ins if opt_ins else 0
@@ -285,7 +279,7 @@ class Drafter:
         spelling = "" if found is None else found.person
         if glimpse is not None:
             spelling = glimpse.spelling
-            actito.append(_add_first_look(values, acts, glimpse, base))
+            actito.append(_add_first_look(values, acts, glimpse.seen, base))
         attributes = None
         if found is not None and found.attributes:
             attributes = self._attributes(found.attributes)
@@ -372,7 +366,7 @@ class Drafter:
         spelling = key if parts[_SPELLING] is True else parts[_SPELLING]
         if parts[PROFILE_ID] != glimpse.profile_id or spelling != glimpse.spelling:
             return False
-        return self._shows_held(parts[_ACTITO], glimpse)
+        return self._shows_held(parts[_ACTITO], glimpse.seen)
 
     def held(self, data: bytes) -> tuple[int, int]:
         """Return the fields that hold an opt-in, and those that hold an opt-out."""
@@ -394,9 +388,9 @@ class Drafter:
                     opt_outs = opt_outs & ~ins | outs
         return opt_ins, opt_outs
 
-    def _shows_held(self, actito: Sequence[Any], glimpse: Glimpse) -> bool:
+    def _shows_held(self, actito: Sequence[Any], seen: Seen) -> bool:
         """Return whether a look shows just what fields hold for certain, on groups as on disk."""
-        opt_ins, opt_outs = glimpse[:2]
+        opt_ins, opt_outs = seen[:2]
         written = 0
         if len(actito) > _INTENTS:
             if len(actito) > _LATE and actito[_LATE]:
@@ -451,7 +445,7 @@ class Drafter:
         if masks is not None and glimpse is not None:
             masks = self._look(masks, parts, glimpse, bits)
             if masks is not None and found is not None:
-                masks = confirm_held(masks, Seen(*glimpse[:4]))
+                masks = confirm_held(masks, glimpse.seen)
         decision = None if masks is None else decide(masks, bits, self._rules)
         if masks is None or decision is None:
             return None
@@ -513,7 +507,7 @@ class Drafter:
         is_known = parts[PROFILE_ID] == glimpse.profile_id
         if not is_known and (parts[PROFILE_ID] is not None or not self._is_first_look):
             return None
-        seen = Seen(*glimpse[:4])
+        seen = glimpse.seen
         if shows_what_is_held(masks, seen):
             return masks
         return learn_first_look(masks, seen, bits) if self._is_first_look else None
@@ -541,13 +535,13 @@ def _write_masks(parts: list[Any], masks: Masks) -> None:
     parts[_TIMES] = times.values
 
 
-def _add_first_look(values: list[int], acts: list[Any], glimpse: Glimpse, base: int) -> list[Any]:
+def _add_first_look(values: list[int], acts: list[Any], seen: Seen, base: int) -> list[Any]:
     """Return what fields hold after the first look; opt-outs are acts of unknown age."""
-    first = values[0] if values else glimpse.ended
+    first = values[0] if values else seen.ended
     ended = len(values)
-    values.append(glimpse.ended - first if values else first)
+    values.append(seen.ended - first if values else first)
     began = len(values)
-    values.append(glimpse.began - first)
+    values.append(seen.began - first)
     if base:
         acts += (_BASELINE, NEVER, ended, 0, base)
-    return [_SEEN, began, ended, glimpse.opt_ins, glimpse.opt_outs, 0]
+    return [_SEEN, began, ended, seen.opt_ins, seen.opt_outs, 0]

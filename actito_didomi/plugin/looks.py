@@ -21,6 +21,7 @@ from actito_didomi.consent.entries import (
 )
 from actito_didomi.consent.identity import is_placeholder, keyless_row, match_key, profile_of
 from actito_didomi.consent.looks import FoundChange
+from actito_didomi.consent.masks import Seen
 from actito_didomi.consent.moves import ProfilePart, attach_profile, detach_profile
 from actito_didomi.consent.owing import flag
 from actito_didomi.consent.person import Owed
@@ -272,9 +273,10 @@ class LookLearner:
         if isinstance(seen, Sight) or self._bits is None:
             assert isinstance(seen, Sight)  # noqa: S101 - without bits there is nothing else
             return seen
-        choices = {field: bool(seen.opt_ins & own) for field, own in self._bits.fields}
+        opt_ins, _, began, ended = seen.seen
+        choices = {field: bool(opt_ins & own) for field, own in self._bits.fields}
         created = self._reader.created({"creationMoment": seen.created})
-        return Sight(seen.spelling, seen.profile_id, choices, seen.began, seen.ended, created)
+        return Sight(seen.spelling, seen.profile_id, choices, began, ended, created)
 
     def sight(self, profile: Profile, began: int, ended: int) -> Sight:
         """Return the look at a profile of a page."""
@@ -316,7 +318,8 @@ class LookLearner:
             return None  # there are attributes as well
         created = profile.attributes.get("creationMoment")
         created = None if created is None else str(created)
-        return Glimpse(opt_ins, opt_outs, began, ended, spelling, str(profile.id), created)
+        seen = Seen(opt_ins, opt_outs, began, ended)
+        return Glimpse(seen, spelling, str(profile.id), created)
 
     # Profiles that get, lose or change their key
 

@@ -20,6 +20,7 @@ from actito_didomi.consent.entries import learn_look
 from actito_didomi.consent.fields import ChoiceField
 from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.looks import Look
+from actito_didomi.consent.masks import Seen
 from actito_didomi.plugin.looks import LookLearner, ProfileReader, Sight
 from actito_didomi.runtime import Runtime
 from target_actito.learning import Learner
@@ -176,13 +177,15 @@ class Case:
         opt_ins = sum(own for n, (_, own) in enumerate(self.bits.fields) if shown[0] >> n & 1)
         spelling = key if shown[1] else key.upper()
         opt_outs = self.bits.all & ~opt_ins
-        return Glimpse(opt_ins, opt_outs, LOOKED + at, LOOKED + at + 1, spelling, f"id-{key}")
+        seen = Seen(opt_ins, opt_outs, LOOKED + at, LOOKED + at + 1)
+        return Glimpse(seen, spelling, f"id-{key}")
 
     def sight(self, seen: Glimpse) -> Sight:
         """Return the same look with its choices by field."""
         assert self.bits is not None
-        choices = {field: bool(seen.opt_ins & own) for field, own in self.bits.fields}
-        return Sight(seen.spelling, seen.profile_id, choices, seen.began, seen.ended)
+        opt_ins, _, began, ended = seen.seen
+        choices = {field: bool(opt_ins & own) for field, own in self.bits.fields}
+        return Sight(seen.spelling, seen.profile_id, choices, began, ended)
 
     def step_by_step(self, batch: Batch, last: Look | None, at: int, number: int) -> None:
         """Learn a batch as the rules say, and begin an import."""
