@@ -27,6 +27,7 @@ from actito_didomi.plugin.config import (
     StorageOptions,
     TargetSettings,
 )
+from actito_didomi.plugin.guards import GuardSettings
 from actito_didomi.settings import setting
 from target_actito.plan import Limits, WriteMode
 
@@ -228,6 +229,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             ge=0,
         ),
     ] = 1000
+    guards: GuardSettings
     target: _TargetSettings
 
     @property

@@ -9,6 +9,7 @@ from singer_sdk.helpers.capabilities import CapabilitiesEnum, PluginCapabilities
 
 from actito_didomi.consent.schema import LedgerScope
 from actito_didomi.plugin.connector import unfold_connector
+from actito_didomi.plugin.guards import Guards
 from actito_didomi.plugin.target import ConsentTarget
 from target_actito.config import Settings, find_problems
 from target_actito.decode import Lines
@@ -44,9 +45,11 @@ class TargetActito(ConsentTarget):
         PluginCapabilities.BATCH,
     ]
     summary: ActitoSummary
+    guards: Guards
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.guards = Guards(self.settings.guards)
         self._pipeline: Pipeline | None = None
         self._has_maps = bool(self._config.get("stream_maps"))
         if self._has_maps:

@@ -156,8 +156,6 @@ def post_config(url: str, folder: Path, **changes: Any) -> dict[str, Any]:
         url,
         rejects_path=str(folder / "didomi-rejects.jsonl"),
         report_path=str(folder / "didomi-report.json"),
-        max_opt_in_pct=100,
-        max_unmatched_pct=100,
         **changes,
     )
 

@@ -20,7 +20,6 @@ from dotenv import load_dotenv
 from actito_didomi.consent.mapping import Mapping
 from actito_didomi.errors import InvalidSettingsError
 from actito_didomi.lines import MAX_LINE_BYTES
-from actito_didomi.plugin.guards import GuardSettings
 from actito_didomi.settings import NO_BLANKS, setting
 
 if TYPE_CHECKING:
@@ -144,7 +143,6 @@ class TargetSettings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         setting("Report file", "File to write the summary of the run to, as JSON."),
     ] = None
-    guards: GuardSettings
     max_line_bytes: MaxLineBytes = MAX_LINE_BYTES
     shutdown_grace: Annotated[
         float,

@@ -25,7 +25,7 @@ _ALL = 100
 
 
 class GuardSettings(msgspec.Struct, frozen=True, kw_only=True):
-    """Settings of the guards and of the circuit breaker, of all targets."""
+    """Settings of the guards and of the circuit breaker."""
 
     max_opt_in_pct: Annotated[
         float,

@@ -37,7 +37,6 @@ from actito_didomi.errors import (
 )
 from actito_didomi.lines import CutLine, LongLine
 from actito_didomi.plugin.base import BasePlugin
-from actito_didomi.plugin.guards import Guards, Trip
 from actito_didomi.plugin.reader import SafeReader
 from actito_didomi.plugin.rejects import Reject, RejectStore
 from actito_didomi.plugin.sink import ConsentSink
@@ -55,6 +54,7 @@ if TYPE_CHECKING:
     from actito_didomi.consent.schema import LedgerScope
     from actito_didomi.http import ApiSession
     from actito_didomi.plugin.config import HasTargetSettings
+    from actito_didomi.plugin.guards import Guards, Trip
 
 _OBJECTS_PER_COLLECTION = 200_000
 """New objects after which unused ones are looked for while writing."""
@@ -84,6 +84,8 @@ class ConsentTarget(BasePlugin, Target):
     system: ClassVar[str]
     """The system written to, as people call it."""
     summary_class: ClassVar[type[Summary]]
+    guards: Guards | None = None
+    """Limits on what a run may change; a target that has such settings sets it."""
     settings: HasTargetSettings
     capabilities: ClassVar[list[CapabilitiesEnum]] = [
         PluginCapabilities.ABOUT,
@@ -99,7 +101,6 @@ class ConsentTarget(BasePlugin, Target):
         self.shutdown.grace = self.settings.target.shutdown_grace
         self._reader.max_line_bytes = self.settings.target.max_line_bytes
         self.summary = self.summary_class()
-        self.guards = Guards(self.settings.target.guards)
         self.arrival: datetime | None = None
         self._barriers = StateBarriers()
         self._unacknowledged = Unacknowledged([])
@@ -317,7 +318,7 @@ class ConsentTarget(BasePlugin, Target):
         if self.ledger is not None:
             self._conclude_with_ledger(self.ledger)
             return
-        rejected, trip = self.summary.rejected_opt_outs, self.guards.trip
+        rejected, trip = self.summary.rejected_opt_outs, self._trip
         if not rejected or self._rejects is None:
             if trip is not None:
                 deferred_changes = self._deferred(trip)
@@ -345,7 +346,7 @@ class ConsentTarget(BasePlugin, Target):
         opt_outs = owed.opt_outs(self.direction)
         opt_outs += sum(n for (_, is_opt_out), n in unreadable.items() if is_opt_out)
         deferred = owed.deferred if self.direction == "forward" else 0
-        trip = self.guards.trip
+        trip = self._trip
         error: ActitoDidomiError
         if opt_outs:
             error = OptOutsOwedError(
@@ -388,8 +389,13 @@ class ConsentTarget(BasePlugin, Target):
         )
 
     @property
+    def _trip(self) -> Trip | None:
+        """The limit of a guard that was passed."""
+        return None if self.guards is None else self.guards.trip
+
+    @property
     def _writes_opt_outs(self) -> bool:
-        return self.guards.settings.guards_allow_opt_outs
+        return self.guards is None or self.guards.settings.guards_allow_opt_outs
 
     # Records
 
