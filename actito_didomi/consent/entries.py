@@ -203,9 +203,10 @@ def learn_event(
     _hold_event(entry, place, event)
     if ours:
         return
-    # A timestamp in the future says nothing of the order.
-    earliest = BEGINNING if in_future else min(created, arrival)
-    learn(entry, Act(value, earliest, min(created, arrival), DIDOMI, "event"))
+    # A timestamp in the future says nothing of the order. One that is later than the arrival by no
+    # more than clocks may differ stands: made older, an opt-out would lose to an opt-in before it.
+    earliest, latest = (BEGINNING, arrival) if in_future else (created, created)
+    learn(entry, Act(value, earliest, latest, DIDOMI, "event"))
 
 
 def _hold_event(entry: Entry, place: Place, event: Held) -> None:

@@ -464,6 +464,15 @@ def test_a_timestamp_in_the_future_tells_nothing_of_the_order() -> None:
     assert entry.acts[DIDOMI].value is OPT_OUT
 
 
+@pytest.mark.parametrize("arrival", [101, 99, 96])
+def test_an_event_a_little_ahead_of_its_arrival_keeps_its_place(arrival: int) -> None:
+    """Didomi's clock may be ahead by the tolerance: an opt-out isn't made older than an opt-in."""
+    rules, entry = Rules(clock_tolerance=5), Entry()
+    learn_event(entry, USERS[0], OPT_IN, 100, ours=False, arrival=200, rules=rules)
+    learn_event(entry, USERS[0], OPT_OUT, 101, ours=False, arrival=arrival, rules=rules)
+    assert winner(entry, rules).value is OPT_OUT
+
+
 def test_an_event_in_the_future_is_learned_once() -> None:
     """Read again at each run, it doesn't become the opt-out of each run."""
     entry = Entry()
