@@ -12,6 +12,7 @@ import pytest
 from hypothesis import settings
 from support import Actito, target_config
 
+from actito_didomi import privacy
 from actito_didomi.sandbox.options import SandboxOptions
 from actito_didomi.sandbox.server import BackgroundSandbox
 
@@ -29,7 +30,8 @@ def _no_settings_from_outside() -> None:
 
 @pytest.fixture(autouse=True)
 def _keep_signals_and_logging() -> Iterator[None]:
-    """Plugins set signal handlers and filters when they are made in this process."""
+    """Plugins set signal handlers, filters and secrets when they are made in this process."""
+    secrets = set(privacy._secrets)
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     filters = {h: list(h.filters) for h in logging.getLogger().handlers}
     yield
@@ -37,6 +39,7 @@ def _keep_signals_and_logging() -> Iterator[None]:
         signal.signal(number, handler)
     for log_handler, kept in filters.items():
         log_handler.filters[:] = kept
+    privacy._secrets.intersection_update(secrets)
 
 
 @pytest.fixture(autouse=True)

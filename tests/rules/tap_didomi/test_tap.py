@@ -10,6 +10,7 @@ import time
 import tracemalloc
 from datetime import datetime, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -429,11 +430,15 @@ def test_any_file_system_of_fsspec_can_hold_exports() -> None:
 
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     """A file of ten times the lines is read in the same memory."""
-    padding = "x" * 2000
+    random = Random(1)
     peaks = []
     for count in (500, 5000):
-        entry = line("ann", {**event("ann"), "padding": padding})
-        path = write_partition(tmp_path / str(count), "2026-10-01", [entry] * count)
+        entries = [
+            line("ann", {**event("ann"), "padding": random.randbytes(1000).hex()})
+            for _ in range(count)
+        ]
+        path = write_partition(tmp_path / str(count), "2026-10-01", entries)
+        del entries
         folder = ExportFolder(f"file://{tmp_path / str(count)}")
         tracemalloc.start()
         assert sum(1 for _ in folder.lines(str(path))) == count
