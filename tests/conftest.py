@@ -29,9 +29,9 @@ def _no_settings_from_outside() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _keep_signals_and_logging() -> Iterator[None]:
+def _keep_signals_and_logging(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Plugins set signal handlers, filters and secrets when they are made in this process."""
-    secrets = set(privacy._secrets)
+    monkeypatch.setattr(privacy, "_secrets", set())
     handlers = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
     filters = {h: list(h.filters) for h in logging.getLogger().handlers}
     yield
@@ -39,7 +39,6 @@ def _keep_signals_and_logging() -> Iterator[None]:
         signal.signal(number, handler)
     for log_handler, kept in filters.items():
         log_handler.filters[:] = kept
-    privacy._secrets.intersection_update(secrets)
 
 
 @pytest.fixture(autouse=True)
