@@ -64,6 +64,10 @@ class OwedCounts:
         """Return how many people have one flag and not another."""
         return sum(n for owed, n in self._people.items() if owed & flag and not owed & without)
 
+    def to(self, direction: Literal["forward", "reverse"]) -> int:
+        """Return to how many people anything is owed on the side that a direction writes to."""
+        return self.having(Owed.ACTITO if direction == "forward" else Owed.DIDOMI)
+
     def opt_outs(self, direction: Literal["forward", "reverse"]) -> int:
         """Return to how many people an opt-out is owed for another reason than being unknown."""
         if direction == "forward":

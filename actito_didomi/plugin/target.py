@@ -313,6 +313,7 @@ class ConsentTarget(BasePlugin, Target):
         Raises:
             OptOutsRejectedError: An opt-out could not be written.
         """
+        self._open_if_owed()
         self.flush()
         super().process_endofpipe()
         if self.ledger is not None:
@@ -521,6 +522,14 @@ class ConsentTarget(BasePlugin, Target):
             self._session = self.open()
             self._rejects = rejects
         return self._rejects
+
+    def _open_if_owed(self) -> None:
+        """Open what is needed for writing where something is owed, though no record came."""
+        if self._rejects is not None or not self.settings.ledger.has_ledger:
+            return
+        self._open_ledger()
+        if self.ledger is not None and self.ledger.count_owed().to(self.direction):
+            self.connect()
 
     def _open_ledger(self) -> None:
         """Open the ledger, and keep other runs of this direction out of it.

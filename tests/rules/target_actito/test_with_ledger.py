@@ -180,6 +180,18 @@ def test_b7_a_refused_opt_out_is_owed_until_it_is_written(config, actito, tmp_pa
     assert actito.subscriptions("ann")["Newsletter"] is False
 
 
+def test_what_is_owed_is_written_without_any_input(config, actito, tmp_path) -> None:
+    """A tap that fails, or has nothing to say, keeps no opt-out from being written."""
+    actito.create("ann", Newsletter=True)
+    fault = {"side": "actito", "action": "status", "route": "patch_profile", "status": 422}
+    actito.steer("faults", {**fault, "count": 1})
+    assert sync(config, tmp_path, off("ann")).exit_code == 3
+    again = run_target(config, tmp_path, [])
+    assert again.exit_code == 0, again.err
+    assert actito.subscriptions("ann")["Newsletter"] is False
+    assert "requests                0" in run_target(config, tmp_path, []).err
+
+
 def test_commands_call_people_as_the_log_does(config, actito, tmp_path) -> None:
     """The hash of a line of the log is the id in `rejects list`, which can be filtered by code."""
     actito.create("ann", Newsletter=True)
