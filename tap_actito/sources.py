@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from actito_didomi.actito.changes import BrokenRow, ChangeFile
 from actito_didomi.actito.listing import list_profiles
 from actito_didomi.consent.conflicts import to_micros
+from actito_didomi.consent.looks import Look
 from actito_didomi.errors import BadInputError
 from actito_didomi.files import add_marks, keep_marks, unread
 from actito_didomi.plugin.source import PROGRESS_INTERVAL, Batch, BrokenLine
@@ -257,6 +258,7 @@ class TableLook:
         began = ended = to_micros(table.runtime.now())
         is_first = not self._learner.covers(last)
         newest, read, logged = since or "", 0, clock()
+        highest_id = last.highest_id if last else None
         for page in self._pages(None if is_first else since):
             table.shutdown.check()
             self._learner.learn_page(page, last)
@@ -266,6 +268,7 @@ class TableLook:
                 [newest, *(str(p.attributes.get("updateMoment") or "") for p in page.profiles)]
             )
             read += len(page.profiles)
+            highest_id = page.highest_id(highest_id)
             if clock() - logged > PROGRESS_INTERVAL:
                 logged = clock()
                 table.logger.info("Look at the table: %d profiles read.", read)
@@ -274,7 +277,7 @@ class TableLook:
             self.newest_update = _earlier(newest) if newest else None
         names = self._learner.look_names
         if self._is_mapped or last is None or names >= last.places:
-            self._ledger.record_look(began, ended, names, read)
+            self._ledger.record_look(Look(began, ended, names, read, highest_id))
         if is_first:
             table.logger.info(
                 "Baseline: the first look at all %d profiles is complete; from now on changes are "

@@ -18,6 +18,7 @@ from actito_didomi.actito.listing import list_profiles
 from actito_didomi.consent.coalesce import Field
 from actito_didomi.consent.conflicts import ACTITO, to_micros
 from actito_didomi.consent.drafts import Glimpse
+from actito_didomi.consent.looks import Look
 from actito_didomi.consent.person import Owed, Retry
 from actito_didomi.errors import ApiError, ImportQuotaExceededError
 from target_actito.import_records import LedgerRecords, flag_again
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from actito_didomi.consent.drafts import Draft, Said, Start
     from actito_didomi.consent.fields import ChoiceField
     from actito_didomi.consent.ledger import Ledger
-    from actito_didomi.consent.looks import Look
     from actito_didomi.consent.person import Person
     from actito_didomi.http import ApiSession
     from actito_didomi.plugin.looks import LookLearner, Sight
@@ -86,6 +86,7 @@ class _TableLook:
         ended: When its last page was read.
         profiles: How many profiles it showed.
         unknown: How many of them came without subscriptions.
+        highest_id: The highest `profileId` that it or the last one showed.
         keys: The keys of all rows that it is about.
         held: What is yet to be learned, by key.
     """
@@ -94,6 +95,7 @@ class _TableLook:
     ended: int
     profiles: int = 0
     unknown: int = 0
+    highest_id: int | None = None
     keys: set[str] = field(default_factory=set)
     held: dict[str, list[Glimpse | Sight]] = field(default_factory=dict)
 
@@ -620,7 +622,7 @@ class Delivery:
             held_back: Keys of people of whom what is seen is returned, and not learned.
         """
         began = self._now()
-        look = _TableLook(began, began)
+        look = _TableLook(began, began, highest_id=last.highest_id if last else None)
         waiting: dict[str, list[Glimpse | Sight]] = {}
         for page in list_profiles(self._session, self._structure, _PAGE_SIZE, self._runtime):
             self._shutdown.check()
@@ -630,6 +632,7 @@ class Delivery:
                 kept.setdefault(key, []).extend(seen)
             look.profiles += len(page.profiles)
             look.unknown += page.unknown
+            look.highest_id = page.highest_id(look.highest_id)
             look.ended = to_micros(page.read_at)
             if len(waiting) > _LEARN_AT_ONCE - _PAGE_SIZE:
                 self._looks.learn_glimpses(waiting, last)
@@ -641,7 +644,9 @@ class Delivery:
         """Record a look at the table, once all that it showed is learned."""
         if not look.unknown:  # else the look has not shown all: it is no complete one
             names = self._looks.look_names
-            self._ledger.record_look(look.began, look.ended, names, look.profiles)
+            self._ledger.record_look(
+                Look(look.began, look.ended, names, look.profiles, look.highest_id)
+            )
         self._looked_at = self._runtime.monotonic()
         logger.info("Looked at the table: %d profiles.", look.profiles)
 

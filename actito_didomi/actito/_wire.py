@@ -136,19 +136,14 @@ def total_of(body: Any) -> int | None:
     return total if isinstance(total, int) and not isinstance(total, bool) else None
 
 
-def states_of(profile_body: dict[str, Any], names: Sequence[str]) -> dict[str, bool] | None:
-    """Unpack a profile's subscriptions: a flat object (inferred), or V4's list.
+def lists_off(profile_body: dict[str, Any]) -> bool:
+    """Return whether a profile lists subscriptions that are off, and not only those that are on."""
+    states = _raw_states(profile_body)
+    return states is not None and any(read_state(value) is False for value in states.values())
 
-    Args:
-        profile_body: The profile.
-        names: The subscriptions of the table. One that isn't there while others are is off: a
-            client was seen that lists only those that are on. One whose value can't be read is
-            left out.
 
-    Returns:
-        By name; None where the profile holds no subscriptions at all although the table has some:
-        then nothing is known of them.
-    """
+def _raw_states(profile_body: dict[str, Any]) -> dict[str, Any] | None:
+    """Unpack a profile's subscriptions as they are; None where it holds none."""
     found = profile_body.get("subscriptions")
     if isinstance(found, list):
         found = {
@@ -156,9 +151,30 @@ def states_of(profile_body: dict[str, Any], names: Sequence[str]) -> dict[str, b
             for s in found
             if isinstance(s, dict) and "name" in s
         }
-    if not isinstance(found, dict) or not found:
+    return found if isinstance(found, dict) and found else None
+
+
+def states_of(
+    profile_body: dict[str, Any], names: Sequence[str], *, lists_off: bool
+) -> dict[str, bool] | None:
+    """Unpack a profile's subscriptions: a flat object (inferred), or V4's list.
+
+    Args:
+        profile_body: The profile.
+        names: The subscriptions of the table. One whose value can't be read is left out.
+        lists_off: Whether responses list those that are off: then nothing is known of one that
+            isn't there. Else it is off: a client was seen that lists only those that are on.
+
+    Returns:
+        By name; None where the profile holds no subscriptions at all although the table has some:
+        then nothing is known of them.
+    """
+    found = _raw_states(profile_body)
+    if found is None:
         return None if names else {}
-    states = dict.fromkeys((name for name in names if name not in found), False)
+    states: dict[str, bool] = {}
+    if not lists_off:
+        states = dict.fromkeys((name for name in names if name not in found), False)
     for name, value in found.items():
         if (state := read_state(value)) is not None:
             states[name] = state

@@ -58,6 +58,14 @@ class ProfilePage:
         """Number of profiles whose subscriptions are unknown."""
         return sum(profile.subscriptions is None for profile in self.profiles)
 
+    def highest_id(self, before: int | None) -> int:
+        """Return the highest `profileId` of this page and those before it.
+
+        Args:
+            before: That of those before it; None if there are none.
+        """
+        return max([before or 0, *(profile.id for profile in self.profiles)])
+
 
 def list_profiles(
     session: ApiSession,
@@ -84,12 +92,17 @@ def list_profiles(
         ApiError: As `ApiSession.request`.
     """
     number, read, unknown, first = 0, 0, 0, None
+    total: int | None = None
+    lists_off = False
     while True:
         query = _wire.page_query(number, page_size, since)
         asked_at = runtime.now()
         body = session.request("GET", _wire.PROFILES, structure.key, params=query).body
         read_at = runtime.now()
-        found, total = _read_page(body, structure), _wire.total_of(body)
+        bodies, named = _profiles_of(body), _wire.total_of(body)
+        total = total if named is None else named  # an empty page may lack it
+        lists_off = lists_off or any(map(_wire.lists_off, bodies))
+        found = [_read(profile, structure, lists_off=lists_off) for profile in bodies]
         if not found:
             if total is not None and read < total:
                 raise BadInputError(
@@ -122,7 +135,7 @@ def list_profiles(
         )
 
 
-def _read_page(body: Any, structure: TableStructure) -> list[Profile]:
+def _profiles_of(body: Any) -> list[dict[str, Any]]:
     found = _wire.profiles_of(body)
     if found is None:
         if isinstance(body, dict):
@@ -134,10 +147,10 @@ def _read_page(body: Any, structure: TableStructure) -> list[Profile]:
             "Actito's list of profiles must be a list of objects or an object with `profiles`, and "
             f"is {keys}. Check api_url and what stands between it and this machine.",
         )
-    return [_read(profile, structure) for profile in found]
+    return found
 
 
-def _read(body: dict[str, Any], structure: TableStructure) -> Profile:
+def _read(body: dict[str, Any], structure: TableStructure, *, lists_off: bool) -> Profile:
     attributes = _wire.attributes_of(body)
     profile_id = attributes.get("profileId", body.get("profileId"))
     try:
@@ -152,6 +165,6 @@ def _read(body: dict[str, Any], structure: TableStructure) -> Profile:
     return Profile(
         number,
         attributes,
-        _wire.states_of(body, structure.subscriptions),
+        _wire.states_of(body, structure.subscriptions, lists_off=lists_off),
         segmentations if isinstance(segmentations, dict) else {},
     )

@@ -61,6 +61,7 @@ class ProfileTable:
         self._session = session
         self._key = key
         self._knows_patch = True
+        self._lists_off = False
 
     def write(
         self,
@@ -146,10 +147,11 @@ class ProfileTable:
             return None
         attributes = _wire.attributes_of(body)
         profile_id = attributes.get("profileId", body.get("profileId"))
+        self._lists_off = self._lists_off or _wire.lists_off(body)
         return Shown(
             None if profile_id is None else str(profile_id),
             attributes,
-            _wire.states_of(body, self.structure.subscriptions),
+            _wire.states_of(body, self.structure.subscriptions, lists_off=self._lists_off),
         )
 
     def _key_of(self, person: str) -> dict[str, str]:

@@ -12,8 +12,6 @@ from actito_didomi.consent.parts import LedgerPart
 from actito_didomi.consent.rows import advance
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from actito_didomi.consent.conflicts import Act
     from actito_didomi.consent.fields import ChoiceField
     from actito_didomi.consent.store import Transaction
@@ -27,12 +25,14 @@ class Look(msgspec.Struct, frozen=True):
         ended: When it had ended.
         places: The fields that it looked at, by the names of their places.
         profiles: How many profiles the table had.
+        highest_id: The highest `profileId` that it showed; None if that isn't known.
     """
 
     began: Micros
     ended: Micros
     places: frozenset[str] = frozenset()
     profiles: int = 0
+    highest_id: int | None = None
 
 
 class FoundChange(msgspec.Struct, frozen=True, array_like=True):
@@ -101,16 +101,15 @@ class LookTable(LedgerPart):
         """
         with self._store.read() as transaction:
             row = transaction.one(
-                "SELECT began, ended, places, profiles FROM ledger_looks WHERE scope = ?",
+                "SELECT began, ended, places, profiles, highest_id FROM ledger_looks "
+                "WHERE scope = ?",
                 self._scope,
             )
         if row is None:
             return None
-        return Look(row[0], row[1], frozenset(row[2].split("\n")), row[3])
+        return Look(row[0], row[1], frozenset(row[2].split("\n")), row[3], row[4])
 
-    def record_look(
-        self, began: Micros, ended: Micros, places: Collection[str], profiles: int
-    ) -> None:
+    def record_look(self, look: Look) -> None:
         """Record a complete look; an older one than is known is ignored.
 
         Raises:
@@ -118,15 +117,17 @@ class LookTable(LedgerPart):
         """
         with self._store.write() as transaction:
             transaction.execute(
-                "INSERT INTO ledger_looks (scope, began, ended, places, profiles) VALUES "
-                "(?, ?, ?, ?, ?) ON CONFLICT (scope) DO UPDATE SET began = excluded.began, "
-                "ended = excluded.ended, places = excluded.places, profiles = excluded.profiles "
+                "INSERT INTO ledger_looks (scope, began, ended, places, profiles, highest_id) "
+                "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (scope) DO UPDATE SET "
+                "began = excluded.began, ended = excluded.ended, places = excluded.places, "
+                "profiles = excluded.profiles, highest_id = excluded.highest_id "
                 "WHERE ledger_looks.began < excluded.began",
                 self._scope,
-                began,
-                ended,
-                "\n".join(sorted(places)),
-                profiles,
+                look.began,
+                look.ended,
+                "\n".join(sorted(look.places)),
+                look.profiles,
+                look.highest_id,
             )
 
     def found_after(self, number: int, limit: int) -> list[tuple[int, FoundChange]]:

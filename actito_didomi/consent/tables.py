@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-VERSIONS = ("0001", "0002")
+VERSIONS = ("0001", "0002", "0003")
 """Versions of the schema, oldest first; the last one is current."""
 
 METADATA = sa.MetaData()
@@ -92,6 +92,7 @@ sa.Table(
     sa.Column("ended", sa.BigInteger, nullable=False),
     sa.Column("places", sa.Text, nullable=False),
     sa.Column("profiles", sa.BigInteger, nullable=False),
+    sa.Column("highest_id", sa.BigInteger),
 )
 sa.Table(
     "ledger_imports",

@@ -329,12 +329,23 @@ class LookLearner:
             return False
         if person.profile_id is not None:
             return True
-        return last is not None and sight.created is not None and sight.created < last.began
+        if last is None:
+            return False
+        if _was_there(sight, last):
+            return True
+        return sight.created < last.began if sight.created is not None else last.highest_id is None
 
     def _is_new(self, sight: Sight, last: Look | None) -> bool:
-        """Return whether a profile that isn't known needn't have existed at the last look."""
-        if last is None or sight.created is None:
+        """Return whether a profile that isn't known needn't have existed at the last look.
+
+        A look may miss one: the pages shift when profiles are deleted meanwhile.
+        """
+        if last is None:
             return True
+        if _was_there(sight, last):
+            return False
+        if sight.created is None:
+            return last.highest_id is not None
         return sight.created >= last.began - _ZONES
 
     def _learn_unclear(self, sights: Sequence[Sight], last: Look | None) -> None:
@@ -522,6 +533,12 @@ class LookLearner:
             return
         if intent.writer != self._run:
             orphan(entry, field.place)
+
+
+def _was_there(sight: Sight, last: Look) -> bool:
+    """Return whether a profile existed at the last look, by its id: ids grow (inferred)."""
+    profile_id, highest_id = sight.profile_id or "", last.highest_id
+    return highest_id is not None and profile_id.isdecimal() and int(profile_id) <= highest_id
 
 
 def _waits_for_profile(entry: Entry) -> bool:

@@ -89,5 +89,13 @@ def test_a16_a_profile_without_subscriptions_is_unknown(
 )  # fmt: skip
 def test_a_value_that_cannot_be_read_is_unknown(found: Any, expected: Any) -> None:
     """Null isn't off; a subscription that isn't listed while others are, is."""
-    assert _wire.states_of({"subscriptions": found}, NAMES) == expected
-    assert _wire.states_of({}, ()) == {}
+    assert _wire.states_of({"subscriptions": found}, NAMES, lists_off=False) == expected
+    assert _wire.states_of({}, (), lists_off=False) == {}
+
+
+def test_a_subscription_that_is_not_listed_is_unknown_where_those_that_are_off_are_listed() -> None:
+    whole, lacking = {"subscriptions": {"News": True, "Sms": False}}, {"subscriptions": {"Sms": 0}}
+    assert _wire.lists_off(whole)
+    assert _wire.lists_off(lacking)
+    assert not _wire.lists_off({"subscriptions": {"News": True}})
+    assert _wire.states_of(lacking, NAMES, lists_off=True) == {"Sms": False}

@@ -268,7 +268,7 @@ def test_one_step_leads_to_the_same_as_many(
     ledger.set_import(one, state=ended, ended=BEGAN + 5 if ended == "ended" else None)
     start = rows(ledger)
     names = frozenset(field.look_name for field in MAPPED)
-    last = None if is_first_look else Look(LOOKED - 9, LOOKED + 9, names, 4)
+    last = None if is_first_look else Look(LOOKED - 9, LOOKED + 9, names, 4, 0)
     left = case.at_once(second, last, 50, two)
     quick = ledger.read(["anna", "bob", "carl", "dora"])
     restore(ledger, start)

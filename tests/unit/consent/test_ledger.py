@@ -87,7 +87,7 @@ def test_a_state_of_a_lost_ledger_is_noticed(ledger: Ledger, settings: LedgerSet
         ledger.check_state("another", on_lost="fail")
     assert caught.value.code is codes.LEDGER_MISSING
     assert not ledger.check_state("another", on_lost="baseline")
-    ledger.record_look(T, T, [], 0)
+    ledger.record_look(Look(T, T))
     again = Ledger.open(settings, SCOPE, Runtime())
     assert again.check_state(None, on_lost="fail")  # a replay is harmless
     again.close()
@@ -244,10 +244,11 @@ def test_what_is_owed_is_read_in_order_and_in_parts(ledger: Ledger) -> None:
 
 def test_the_last_complete_look_is_kept(ledger: Ledger) -> None:
     assert ledger.last_look() is None
-    ledger.record_look(T, T + 5, {"a:subscription:B", "a:subscription:A"}, 7)
-    ledger.record_look(T - 9, T + 9, {"a:subscription:A"}, 8)
     places = frozenset({"a:subscription:A", "a:subscription:B"})
-    assert ledger.last_look() == Look(T, T + 5, places, 7)
+    look = Look(T, T + 5, places, 7, 12)
+    ledger.record_look(look)
+    ledger.record_look(Look(T - 9, T + 9, frozenset({"a:subscription:A"}), 8))
+    assert ledger.last_look() == look
 
 
 def test_changes_found_by_looks_are_numbered(ledger: Ledger) -> None:
