@@ -506,17 +506,15 @@ class ApiSession:
         def wait(state: tenacity.RetryCallState) -> float:
             return max(_retry_error(state).retry_after or 0.0, backoff(state))
 
-        def asks_too_long(state: tenacity.RetryCallState) -> bool:
-            asked = _retry_error(state).retry_after
-            return asked is not None and asked > max(client.retry_seconds, _PATIENCE)
-
         def is_enough(state: tenacity.RetryCallState) -> bool:
             elapsed = self._runtime.monotonic() - started
             exhausted = (
                 state.attempt_number >= client.retry_tries and elapsed >= client.retry_seconds
             )
+            asked = _retry_error(state).retry_after
             unreachable = not self._was_reached and elapsed >= _START_PATIENCE
-            return self._stop.is_set() or exhausted or unreachable or asks_too_long(state)
+            impatient = asks_too_long(asked, client)
+            return self._stop.is_set() or exhausted or unreachable or impatient
 
         def announce(state: tenacity.RetryCallState) -> None:
             logger.warning(
@@ -677,6 +675,16 @@ def _decode(response: _Received, call: str) -> Any:
     except ValueError:
         logger.debug("%s: response is not valid JSON", call)
         raise _RetryError("response is not valid JSON") from None
+
+
+def asks_too_long(asked: float | None, client: ClientSettings) -> bool:
+    """Return whether a response asks for a longer wait than there is patience for.
+
+    Args:
+        asked: Seconds of its `Retry-After`; None for none.
+        client: How long to try.
+    """
+    return asked is not None and asked > max(client.retry_seconds, _PATIENCE)
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:

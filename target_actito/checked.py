@@ -18,6 +18,7 @@ from actito_didomi.consent.identity import match_key
 from actito_didomi.consent.person import Owed
 from actito_didomi.consent.retries import next_retry
 from actito_didomi.errors import RequestRejectedError, UnavailableError
+from actito_didomi.http import asks_too_long
 from actito_didomi.plugin.looks import Sight
 from target_actito.single import RefusedAttributes, WriteResult, all_refused, write_each
 
@@ -234,7 +235,8 @@ class CheckedWriter:
         if error.status == _TOO_MANY:
             self._drop(due)
         client, elapsed = self._client, self._runtime.monotonic() - started
-        if attempt >= client.retry_tries and elapsed >= client.retry_seconds:
+        is_enough = attempt >= client.retry_tries and elapsed >= client.retry_seconds
+        if is_enough or asks_too_long(error.retry_after, client):
             self._read_back(due.person)
             raise error
         pause = max(min(2.0 ** (attempt - 1), client.retry_max_wait), error.retry_after or 0)
@@ -279,7 +281,16 @@ class CheckedWriter:
         read_at = to_micros(self._runtime.now())
         choices = self._reader.choices(shown.attributes, shown.subscriptions)
         spelling = self._reader.spelling(shown.attributes) or person
-        return _Look(Sight(spelling, shown.profile_id, choices, asked_at, read_at))
+        if self.key_of(spelling) != self.key_of(person):
+            logger.warning(
+                "%s: Actito showed another person's profile where that of person %s was to be "
+                "looked at. Without a look only an opt-out is written.",
+                codes.UNEXPECTED_RESPONSE,
+                self._ledger.hash(person),
+            )
+            return _Look(None)
+        created = self._reader.created(shown.attributes)
+        return _Look(Sight(spelling, shown.profile_id, choices, asked_at, read_at, created))
 
     def _decide(
         self, spelling: str, look: _Look, only: frozenset[Field] | None
