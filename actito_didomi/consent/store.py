@@ -388,6 +388,19 @@ def _unusable(error: Exception) -> SettingsError:
 
 
 def _failure(error: sa.exc.SQLAlchemyError) -> SettingsError:
+    code = getattr(getattr(error, "orig", None), "sqlite_errorname", None) or ""
+    if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
+        return SettingsError(
+            codes.UNUSABLE_DATABASE,
+            f"ledger_url: the database is damaged ({_kind(error)}). Put the file aside, and "
+            "restore a backup of it, with the state of the same time or an older one.",
+        )
+    if code.startswith("SQLITE_FULL"):
+        return SettingsError(
+            codes.UNUSABLE_DATABASE,
+            f"ledger_url: no space is left for the database ({_kind(error)}). Make room, and run "
+            "again; what was not written is attempted again.",
+        )
     return SettingsError(
         codes.UNUSABLE_DATABASE,
         f"ledger_url: the database fails ({_kind(error)}). Check that it can be reached, its "
