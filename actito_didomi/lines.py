@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ def count_lines(block: bytes) -> int:
 
     In a quarter of the time that `bytes.count` takes.
     """
-    return len(io.BytesIO(block).readlines()) + (not block or block.endswith(b"\n"))
+    return len(block) - len(block.replace(b"\n", b"")) + 1
 
 
 def whole_lines(

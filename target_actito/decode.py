@@ -243,20 +243,21 @@ class _Closed:
         choice = self.struct("Choice", fields, ("metadata",), required=["id"])
         return list[choice] | None  # type: ignore[valid-type]
 
-    def consents(self, choices: Any) -> Any:
-        """Make the type of consents; what isn't named is None."""
+    def consents(self, choices: Any, purpose: Any) -> Any:
+        """Make the type of consents; what isn't named is None, and JSON that is absent is empty."""
         needs = self.needs
         fields: list[tuple[str, Any, Any]] = []
         absent: dict[str, Any] = {"channels": None, "purposes": None}
         if needs.channels:
-            fields.append(("channels", choices, absent.pop("channels")))
+            fields.append(("channels", choices, None if choices is not msgspec.Raw else ABSENT))
+            del absent["channels"]
         if needs.purposes:
-            purpose: Any = self._purpose(choices)
             fields.append(("purposes", list[purpose] | None, absent.pop("purposes")))
         fields += [(name, Any, UNSET) for name in needs.loose_fields]
         return self.struct("Consents", fields, _NODES, rename=needs.loose_fields, namespace=absent)
 
-    def _purpose(self, choices: Any) -> type[Struct]:
+    def purpose(self, choices: Any) -> type[Struct]:
+        """Make the type of purposes."""
         parts = self.needs.purposes
         below: list[tuple[str, Any, Any]] = [("id", str, ""), ("enabled", _Choice, None)]
         purpose = list(below)
@@ -276,7 +277,9 @@ class _Closed:
         return self.struct("Purpose", purpose, _PURPOSE, required=["id"])
 
 
-def _record_type(needs: Needs, consents: Any, keys: Iterable[str]) -> type[Struct]:
+def _record_type(
+    needs: Needs, consents: Any, keys: Iterable[str], *, origins: bool
+) -> type[Struct]:
     """Make the type of records, whatever their shape; these keys must be there."""
     times: Any = {n: Any if n in needs.roots else _Timestamp for n in ("created_at", "updated_at")}
     owner: list[tuple[str, Any, Any]] = [
@@ -287,23 +290,26 @@ def _record_type(needs: Needs, consents: Any, keys: Iterable[str]) -> type[Struc
     ]
     if "organization_user_id" not in needs.roots:
         owner.insert(0, ("organization_user_id", str | int | None, None))
+    ids: list[tuple[str, Any, Any]] = [("id", str | None, None)] if origins else []
+    absent = {} if origins else {"id": None}
     if "id" not in needs.roots:
-        owner.insert(0, ("id", str | None, None))
+        owner = [*ids, *owner]
     about: list[tuple[str, Any, Any]] = [
         ("status", str | None, None),
         ("delegate", _struct("Delegate", [("id", str | None, None)]) | None, None),
         ("consents", consents, UNSET),
     ]
-    user = _struct("User", owner)
+    user = _struct("User", owner, namespace=absent)
     event = _struct(
         "Event",
         [
-            ("id", str | None, None),
+            *ids,
             *((name, kind, None) for name, kind in times.items()),
             ("regulation", str | None, None),
             *about,
             ("user", user | None | UnsetType, UNSET),
         ],
+        namespace=absent,
     )
     fields = [
         *owner,
@@ -314,7 +320,7 @@ def _record_type(needs: Needs, consents: Any, keys: Iterable[str]) -> type[Struc
     known = {name for name, *_ in fields}
     others = {f"key_{n}": key for n, key in enumerate(sorted(set(keys) - known))}
     fields += [(name, msgspec.Raw, ABSENT) for name in others]
-    return _struct("Record", fields, required={*others, *keys}, rename=others)
+    return _struct("Record", fields, required={*others, *keys}, rename=others, namespace=absent)
 
 
 class Decoder:
@@ -322,24 +328,32 @@ class Decoder:
 
     Args:
         resolver: Knows the mappings, and what was seen of them.
+        origins: Whether ids of events and users are decoded, where no mapping names them.
 
     Attributes:
         needs: What is decoded.
-        choices: Decodes channels that aren't decoded with their purpose.
+        keeps_nodes: Whether the channels of consents, and each purpose, stay JSON: the same ones
+            occur again and again, and what they say is remembered. To be set to false where there
+            are too many different ones for that.
+        choices: Decodes channels that aren't decoded with what they stand in.
+        purpose: Decodes a purpose that wasn't decoded with its consents.
         arrival: When the records of the last `messages` had arrived, as far as these say it: the
             earliest `time_extracted`.
     """
 
-    def __init__(self, resolver: Resolver) -> None:
+    def __init__(self, resolver: Resolver, *, origins: bool) -> None:
         self._resolver = resolver
+        self._origins = origins
         self._streams: dict[str, tuple[str, ...]] = {}
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[Any, ...] | None = None
         self._others: set[str] = set()
         names = (m.value for m in resolver.mappings if m.path is None)
         self._parts = set().union(*map(parts_of, names))
         self.needs = Needs()
         self.arrival: datetime | None = None
+        self.keeps_nodes = True
         self.choices: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+        self.purpose: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
         self._messages: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
         self._records: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
 
@@ -381,7 +395,7 @@ class Decoder:
 
     def update(self) -> bool:
         """Make new types if more is known about the mappings, or other streams are there."""
-        seen = self._resolver.places_known, len(self._others)
+        seen = self._resolver.places_known, len(self._others), self.keeps_nodes
         if self._seen == seen:
             return False
         self._seen = seen
@@ -390,10 +404,14 @@ class Decoder:
         closed = _Closed(self.needs, self._others)
         choices = closed.choices()
         self.choices = msgspec.json.Decoder(choices)
+        purpose: Any = closed.purpose(choices)
+        self.purpose = msgspec.json.Decoder(purpose)
         consents: Any = _NEVER
         if not self.needs.all:
-            consents = closed.consents(choices) | None
-        record = _record_type(self.needs, consents | UnsetType, keys)
+            if self.keeps_nodes:
+                choices, purpose = msgspec.Raw, msgspec.Raw
+            consents = closed.consents(choices, purpose) | None
+        record = _record_type(self.needs, consents | UnsetType, keys, origins=self._origins)
         stream = Literal[tuple(self._streams)] if self._streams else _NEVER
         union: Any = msgspec.defstruct(
             "RecordMessage",

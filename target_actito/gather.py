@@ -28,6 +28,7 @@ from actito_didomi.consent.records import (
     user_text,
 )
 from actito_didomi.errors import BadInputError
+from target_actito.decode import ABSENT
 from target_actito.translate import Untranslatable
 
 if TYPE_CHECKING:
@@ -48,17 +49,19 @@ _NOWHERE: Route = {True: 0, False: 0, None: 0}
 """Route of a choice that no mapping names."""
 _Part = tuple["Code | None", str, datetime, int, "bytes | Extra | None", "Origin"]
 """What a record says at one timestamp: why it is skipped, person, timestamp, mask, more, origin."""
+_NO_ORIGIN: Origin = ""
 _AT_VERSION = slice(14, 15)
 """Where the version of a UUID stands."""
 _OUR_VERSION = "8"
 _MOST_KEPT = 10_000
 """Ids, paths and answers whose meaning is kept."""
+_MOST_NODES = 4096
+"""Nodes whose meaning is kept: channels, and purposes."""
 _INHERITED = frozenset({"id", "organization_user_id"})
 """What an event of a batch-export line takes over from the line's user, metadata apart."""
 _OBJECT = ord("{")
-_METADATA_STARTS = frozenset({b"", b"{", b"n"})
-"""Of nothing, an object and null."""
-_NO_METADATA = frozenset({b"", b"null", b"{}"})
+_NULL = b"null"
+_NO_METADATA = frozenset({b"", _NULL, b"{}"})
 _SHORTEST = 5
 """Bytes of metadata that may hold something."""
 NEVER = datetime.max.replace(tzinfo=timezone.utc)
@@ -88,6 +91,21 @@ class _Known(dict[Any, Any]):
         return found
 
 
+class _Nodes(dict[bytes, int]):
+    """What nodes of consents say, by their JSON.
+
+    Args:
+        read: Reads a node, and keeps what it says here if that holds for the same JSON again.
+    """
+
+    def __init__(self, read: Callable[[bytes], int]) -> None:
+        super().__init__()
+        self._read = read
+
+    def __missing__(self, node: bytes) -> int:
+        return self._read(node)
+
+
 class Routes:
     """What choices mean by where they stand.
 
@@ -95,6 +113,7 @@ class Routes:
         translator: Knows mappings and table.
 
     Attributes:
+        version: Changes when what was found doesn't hold any more.
         careful: The bit of a record that must be decoded as a whole.
         channels: By id of a channel the route of its choice.
         purposes: By id of a purpose the routes of `enabled` and `enabled_li`, and what is below:
@@ -117,18 +136,18 @@ class Routes:
         self.roots = _Known(lambda name: self._texts((name,)))
         self.metadata = _Known(self._below_metadata)
         self._parts: set[str] = set()
-        self._version = self._resolver.version
+        self.version = self._resolver.version
 
     def use(self, needs: Needs) -> None:
         """Find what stands in records of other types from now on."""
         self._parts = needs.purposes
-        self._version = -1
+        self.version = -1
         self.update()
 
     def update(self) -> None:
         """Forget what doesn't hold any more, since the resolver has learned something."""
-        if self._version != self._resolver.version:
-            self._version = self._resolver.version
+        if self.version != self._resolver.version:
+            self.version = self._resolver.version
             self.channels.clear()
             self.purposes.clear()
             self.paths.clear()
@@ -274,20 +293,32 @@ class Gatherer:
         self._values: list[tuple[int, Any]] = []
         self.latest = NEVER
         """Records that are dated later are decoded as a whole: they had arrived before."""
+        self._channels_nodes = _Nodes(self._read_channels_node)
+        self._purpose_nodes = _Nodes(self._read_purpose_node)
 
     def update(self, decoder: Decoder) -> None:
         """Read records as they are decoded from now on."""
         needs = decoder.needs
         self._routes.use(needs)
+        self._forget_nodes()
+        self._decoder = decoder
+        self._read_consents = self._read_json if decoder.keeps_nodes else self._read_typed
         self._roots = sorted(needs.roots)
         self._reads_metadata = needs.metadata
         self._loose = needs.loose_fields
-        self._decode_choices = decoder.choices.decode
+        self._decode_choices, self._decode_purpose = decoder.choices.decode, decoder.purpose.decode
         self._has_more = bool(needs.roots or needs.metadata)
 
     def refresh(self) -> None:
         """Use what was learned from a record that was decoded as a whole."""
+        before = self._routes.version
         self._routes.update()
+        if self._routes.version != before:
+            self._forget_nodes()
+
+    def _forget_nodes(self) -> None:
+        self._channels_nodes.clear()
+        self._purpose_nodes.clear()
 
     def take(self, records: Sequence[Any], at: int, end: int, number: int) -> int:
         """Gather records up to the first that must be decoded as a whole.
@@ -326,8 +357,8 @@ class Gatherer:
         put, read, values = self._collector.put, self._read_consents, self._values
         careful, regulation, has_more = self._careful, self._scope.regulation, self._has_more
         latest = self.latest
-        for place in range(at, end):
-            record = records[place]
+        has_origins, origin = self._collector.for_ledger, _NO_ORIGIN
+        for place, record in enumerate(records[at:end], at):
             if (
                 record is None
                 or record.regulation != regulation
@@ -337,40 +368,38 @@ class Gatherer:
             ):
                 return place
             user, timestamp, consents = record.user, record.created_at, record.consents
-            if (
-                not user
-                or not consents
-                or timestamp.__class__ is not datetime
-                or record.id.__class__ is not str
-            ):
+            if record.updated_at is not None:
+                timestamp = _latest(record)
+            if not user or not consents or type(timestamp) is not datetime:
                 return place
             person = user.organization_user_id
             # Copied, since a part of the block would keep the whole block.
             more: Any = bytes(user.metadata)
             if (
                 not person
-                or person.__class__ is not str
-                or more[:1] not in _METADATA_STARTS
+                or type(person) is not str
                 or (person[0] in SUSPECTS and is_placeholder(person))
+                or (more and more[0] != _OBJECT and more != _NULL)
             ):
                 return place
-            updated = record.updated_at
-            if updated is not None:
-                if updated.__class__ is not datetime or record.id[_AT_VERSION] == _OUR_VERSION:
-                    return place  # an event of ours counts from its creation
-                timestamp = max(timestamp, updated)
             mask = read(consents) | (self._read_more(record, user, more) if has_more else 0)
             if mask >= careful or timestamp > latest:
                 return place
-            more = more if len(more) >= _SHORTEST else None
-            if values:
-                more = Extra(more, dict(values))
-                values.clear()
-            origin = user.id
-            if origin.__class__ is not str or record.id[_AT_VERSION] == _OUR_VERSION:
-                origin = self._origin(record.id, origin, is_status=False)
+            if values or len(more) < _SHORTEST:
+                more = self._take_values(more)
+            if has_origins:
+                origin = self._origin_of_event(record.id, user.id)
             put(person, number + place, timestamp, mask, more, origin)
         return end
+
+    def _take_values(self, metadata: bytes) -> bytes | Extra | None:
+        """Return what a record says in addition to choices, and forget its values."""
+        more = metadata if metadata not in _NO_METADATA else None
+        if not self._values:
+            return more
+        extra = Extra(more, dict(self._values))
+        self._values.clear()
+        return extra
 
     def _take_any(self, record: Any, number: int) -> bool:
         """Gather a record of any shape; return whether that was possible."""
@@ -418,6 +447,12 @@ class Gatherer:
         is_late = arrival is not None and consent.timestamp > arrival
         return late_origin(origin, arrival) if arrival is not None and is_late else origin
 
+    def _origin_of_event(self, event_id: Any, user_id: Any) -> Origin:
+        """Return the origin of an event; most are of a Didomi user, and not ours."""
+        if type(user_id) is str and type(event_id) is str and event_id[_AT_VERSION] != _OUR_VERSION:
+            return user_id
+        return self._origin(event_id, user_id, is_status=False)
+
     def _origin(self, event_id: Any, user_id: Any, *, is_status: bool) -> Origin:
         kind = EVENT
         if is_status:
@@ -433,25 +468,82 @@ class Gatherer:
 
     # Choices
 
-    def _read_consents(self, consents: Any) -> int:
-        """Return what consents say; values that are no choices go to `_values`."""
+    def _read_json(self, consents: Any) -> int:
+        """Return what consents say whose nodes are JSON; see `_read_typed`."""
         mask = 0
-        if consents.channels:
-            routes = self._channels
-            for choice in consents.channels:
-                mask |= routes[choice.id][choice.enabled]
+        channels = consents.channels
+        if channels is not None and channels is not ABSENT:
+            mask = self._channels_nodes[bytes(channels)]
         if consents.purposes:
-            purposes = self._purposes
-            for purpose in consents.purposes:
-                meaning = purposes[purpose.id]
-                if meaning is not None:
-                    route, route_li, below = meaning
-                    mask |= route[purpose.enabled]
-                    if route_li is not None:
-                        mask |= route_li[purpose.enabled_li]
-                    if below is not None:
-                        mask |= self._read_below(purpose, below)
+            nodes = self._purpose_nodes
+            for node in consents.purposes:
+                mask |= nodes[bytes(node)]
         return mask | self._read_loose(consents) if self._loose else mask
+
+    def _read_channels_node(self, node: bytes) -> int:
+        return self._read_node(
+            node, self._channels_nodes, self._decode_choices, self._read_channels
+        )
+
+    def _read_purpose_node(self, node: bytes) -> int:
+        return self._read_node(
+            node,
+            self._purpose_nodes,
+            self._decode_purpose,
+            lambda purpose: self._read_purposes([purpose]),
+        )
+
+    def _read_node(
+        self,
+        node: bytes,
+        nodes: _Nodes,
+        decode: Callable[[bytes], Any],
+        read: Callable[[Any], int],
+    ) -> int:
+        """Return what a node says, and keep that if it is choices whose meaning is certain."""
+        values, version = len(self._values), self._routes.version
+        try:
+            mask = read(decode(node))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return self._careful
+        if self._routes.version != version:
+            self._forget_nodes()
+        elif mask < self._careful and len(self._values) == values:
+            if len(nodes) < _MOST_NODES:
+                nodes[node] = mask
+            else:
+                self._decoder.keeps_nodes = False
+        return mask
+
+    def _read_typed(self, consents: Any) -> int:
+        """Return what consents say; values that are no choices go to `_values`."""
+        mask = self._read_channels(consents.channels) if consents.channels else 0
+        if consents.purposes:
+            mask |= self._read_purposes(consents.purposes)
+        return mask | self._read_loose(consents) if self._loose else mask
+
+    def _read_channels(self, channels: Any) -> int:
+        """Return what choices of channels say."""
+        mask = 0
+        routes = self._channels
+        for choice in channels or ():
+            mask |= routes[choice.id][choice.enabled]
+        return mask
+
+    def _read_purposes(self, found: Any) -> int:
+        """Return what purposes say."""
+        mask = 0
+        purposes = self._purposes
+        for purpose in found:
+            meaning = purposes[purpose.id]
+            if meaning is not None:
+                route, route_li, below = meaning
+                mask |= route[purpose.enabled]
+                if route_li is not None:
+                    mask |= route_li[purpose.enabled_li]
+                if below is not None:
+                    mask |= self._read_below(purpose, below)
+        return mask
 
     def _read_choices(self, choices: Any, routes: _Known) -> int:
         """Return what choices of channels below a purpose or preference say."""
@@ -656,12 +748,7 @@ class Gatherer:
             mask |= self._read_root(name, value)
         if mask >= self._careful:
             raise CarefulError
-        kept = metadata if has_metadata else None
-        if not self._values:
-            return reason, person, timestamp, mask, kept, origin
-        more = Extra(kept, dict(self._values))
-        self._values.clear()
-        return reason, person, timestamp, mask, more, origin
+        return reason, person, timestamp, mask, self._take_values(metadata), origin
 
     def _read_metadata(self, metadata: bytes) -> int:
         """Return what metadata says that mappings name."""
@@ -685,6 +772,19 @@ class Gatherer:
 def _is_own(origin: Origin) -> bool:
     """Return whether an event is one of ours."""
     return origin.__class__ is tuple and origin[1] == OURS
+
+
+def _latest(event: Any) -> datetime | None:
+    """Return the later of an event's timestamps; None where that isn't certain to count.
+
+    It doesn't for an event of ours, nor where one wasn't decoded as a timestamp.
+    """
+    created, updated, event_id = event.created_at, event.updated_at, event.id
+    if type(created) is not datetime or type(updated) is not datetime:
+        return None
+    if type(event_id) is str and event_id[_AT_VERSION] == _OUR_VERSION:
+        return None
+    return time_of_event(created, updated)
 
 
 def _as_timestamp(value: Any) -> datetime:

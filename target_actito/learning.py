@@ -216,11 +216,11 @@ class Learner:
         """
         values: dict[Field, Value] = {}
         for field, named, act in self._find_due(person):
-            values[named] = Value(to_datetime(act.latest), field.value(act.value), act.value)
+            values[named] = Value(field.value(act.value), act.value, to_datetime(act.latest))
         for name, state in person.attributes.items():
             if state.value is not msgspec.UNSET:
                 values[Field("attribute", name)] = Value(
-                    to_datetime(state.timestamp), state.value, None
+                    state.value, None, to_datetime(state.timestamp)
                 )
         if only is not None:
             values = {field: value for field, value in values.items() if field in only}
@@ -248,7 +248,7 @@ class Learner:
             at = to_datetime(draft.due[0][0])
             values = tuple(
                 [
-                    _new(Value, (at, yes, True) if own & opt_ins else (at, no, False))
+                    _new(Value, (yes, True, at) if own & opt_ins else (no, False, at))
                     for own, yes, no in values_of
                 ]
             )
@@ -256,7 +256,7 @@ class Learner:
             times = [(to_datetime(due[0]), due[1] | due[2]) for due in draft.due]
             values = tuple(
                 [
-                    Value(at, yes, True) if own & opt_ins else Value(at, no, False)
+                    Value(yes, True, at) if own & opt_ins else Value(no, False, at)
                     for own, yes, no in values_of
                     for at, mask in times
                     if own & mask

@@ -119,7 +119,7 @@ class Pipeline:
                     mapping.id,
                 )
         self._scope = Scope(settings.regulation, frozenset(settings.skip_delegates))
-        self._decoder = Decoder(self.translator.resolver)
+        self._decoder = Decoder(self.translator.resolver, origins=ledger is not None)
         self._gatherer = Gatherer(
             self.translator, self.collector, target.summary, self._scope, self._is_ours
         )

@@ -3,10 +3,11 @@
 The newest choice counts, and at equal timestamps the opt-out (`conflicts.rank`); of two values that
 are no choices, such as a first name, the one that arrived later. Pure: no clock, no I/O.
 
-What a record says is one number, a **mask**: for each mapped field a bit for an opt-in, a bit for
-an opt-out and a bit for a value that is no choice. A person is a short list of what was said at
-which timestamp. It is folded into the newest choices only when a change is taken, or when it grows
-long: so a record costs the same however many fields are mapped.
+What a record says is one number, a **mask**: for each mapped field a bit for a choice, another one
+if it is an opt-out, and a bit for a value that is no choice. So masks that are joined by OR hold
+the opt-out where one of them does. A person is a short list of what was said at which timestamp. It
+is folded into the newest choices only when a change is taken, or when it grows long: so a record
+costs the same however many fields are mapped.
 """
 
 from __future__ import annotations
@@ -43,17 +44,19 @@ Origin = str | tuple[str, int]
 alone for an `EVENT`."""
 _Layer = tuple[Any, ...]
 """Timestamp, mask, more, and origin: see `Collector`."""
-_Folded = tuple["list[Value | None]", list[Any], int, int]
-"""What comes of folding a person: values to write by slot, what is to be held, the mask of what is
-to be written, and the bits of the slots of attributes from metadata."""
-_FOLD_AT = frozenset(1 + 7 * 2**n for n in range(32))
+_Folded = tuple[list[Any], int, "tuple[Value, ...]", bool]
+"""What comes of folding a person: what is to be held, the bits of the slots of what is to be
+written, its values by slot, and whether one is an opt-out."""
+_FOLD_AT = frozenset(1 + 4 * 7 * 2**n for n in range(32))
 """Lengths at which a person's list is folded: at 7 layers, 14, 28, ..."""
+_FOLD_HELD_AT = frozenset(1 + 3 * 7 * 2**n for n in range(32))
+"""The same for what is held."""
 _BYTE = 255
 _MOST_ROWS = 10_000
 """Sets of fields of which is remembered which they are."""
 _NOBODY: tuple[Any, ...] = (False,)
 """What is held of a person of whom nothing was said."""
-_SHORT = 7
+_SHORT = 4 * 7
 """Longest list that isn't folded."""
 _timestamp = itemgetter(0)
 _new = tuple.__new__
@@ -71,14 +74,15 @@ class Value(NamedTuple):
     """A value for one field.
 
     Attributes:
-        timestamp: When the choice was made; aware of its zone.
         value: In Actito's form, inverted already where the mapping says so.
         choice: What the person chose in Didomi; None where it is no yes or no of consent.
+        timestamp: When the choice was made, aware of its zone; None without a ledger, where nothing
+            depends on it once it is known which choice counts.
     """
 
-    timestamp: datetime
     value: Any
     choice: bool | None
+    timestamp: datetime | None = None
 
     @property
     def opt_out(self) -> bool:
@@ -138,6 +142,25 @@ def arrival_of(kind: int) -> int | None:
     return kind >> _ARRIVAL or None
 
 
+def _waiting_layers(entry: list[Any]) -> list[_Layer]:
+    """Return what waits of a person: timestamps, masks, more and origins, as they arrived."""
+    parts = iter(entry)
+    next(parts)
+    return [*zip(parts, parts, parts, parts, strict=True)]
+
+
+def _held_layers(held: tuple[Any, ...]) -> list[_Layer]:
+    """Return what is held of a person, what was learned last first."""
+    return [*zip(held[1::3], held[2::3], held[3::3], strict=True)][::-1]
+
+
+def _in_order(row: dict[int, Value]) -> tuple[int, tuple[Value, ...]]:
+    """Return the bits of the slots of values, and the values in the order of the slots."""
+    slots = sum(1 << slot for slot in row)
+    values = [row[slot] for slot in sorted(row)] if len(row) > 1 else row.values()
+    return slots, tuple(values)
+
+
 def _in_future(origin: Origin) -> Origin:
     user_id, kind = _parts_of(origin)
     return user_id, kind | FUTURE
@@ -165,42 +188,56 @@ class Masks:
 
     Attributes:
         fields: The mapped fields.
-        others: Those that aren't just true for an opt-in and false for an opt-out, by number.
-        size: How many fields there are. Opt-ins are the lowest `size` bits of a mask, the next ones
-            are opt-outs, the next ones values that are no choices.
-        numbers: For each byte of opt-ins, the lowest first, and for each value of it the numbers of
-            its fields.
-        low: All bits of opt-ins.
+        size: How many fields there are. The lowest `size` bits of a mask are choices, the next ones
+            say which of these are opt-outs, the next ones are values that are no choices.
+        low: All bits of choices.
         thrice: Times a bit for each field: their bits of all three kinds.
         limit: The least number that is no mask.
     """
 
     def __init__(self, fields: Sequence[MappedField]) -> None:
         self.fields = tuple(fields)
-        self.others = tuple(
-            (number, mapped)
-            for number, mapped in enumerate(fields)
-            if mapped.opt_in is not True or mapped.opt_out is not False
-        )
         self.size = len(fields)
-        self.numbers = tuple(
-            tuple(
-                tuple(start + bit for bit in range(8) if byte >> bit & 1)
-                for byte in range(_BYTE + 1)
-            )
-            for start in range(0, self.size, 8)
-        )
         self.low = (1 << self.size) - 1
         self.thrice = 1 | 1 << self.size | 1 << 2 * self.size
         self.limit = 1 << 3 * self.size
+        self._pairs = [
+            (Value(mapped.opt_in, choice=True), Value(mapped.opt_out, choice=False))
+            for mapped in fields
+        ]
+        self._rows: list[dict[int, tuple[Value, ...]]] = [{} for _ in range(0, self.size, 8)]
 
     def choice(self, number: int, choice: bool) -> int:
-        """Return the bit of a choice for a field."""
-        return 1 << (number if choice else number + self.size)
+        """Return the bits of a choice for a field."""
+        return 1 << number if choice else 1 << number | 1 << (number + self.size)
 
     def value(self, number: int) -> int:
         """Return the bit of a value for a field that is no choice."""
         return 1 << (number + 2 * self.size)
+
+    def split(self, mask: int) -> tuple[int, int]:
+        """Return the opt-ins and the opt-outs of a mask, a bit for each field."""
+        return resolve_ties(mask & self.low, mask >> self.size & self.low)
+
+    def values(self, mask: int) -> tuple[Value, ...]:
+        """Return what the choices of a mask stand for, by number of the field."""
+        # Eight fields at a time, whose values are remembered: there are few different ones.
+        opt_outs = mask >> self.size
+        found: tuple[Value, ...] = ()
+        for place, known in enumerate(self._rows):
+            key = mask & _BYTE | (opt_outs & _BYTE) << 8
+            row = known.get(key)
+            if row is None:
+                row = known[key] = self._row(8 * place, key)
+            found += row
+            mask >>= 8
+            opt_outs >>= 8
+        return found
+
+    def _row(self, start: int, key: int) -> tuple[Value, ...]:
+        """Make the values of at most eight fields."""
+        pairs = self._pairs[start : start + 8]
+        return tuple(pair[key >> 8 + bit & 1] for bit, pair in enumerate(pairs) if key >> bit & 1)
 
 
 class Extra(NamedTuple):
@@ -300,25 +337,28 @@ class Collector:
         attributes: Converts metadata, for the newest values only.
         for_ledger: Whether `take_layers` is called, and never `take`. Then nothing is remembered of
             what was handed out: the ledger does that.
+
+    Attributes:
+        latest: What is dated later than this can't have been made then; None if nothing can.
+        for_ledger: Whether it collects for a ledger.
     """
 
     # There may be a million people, and each record touches one. So a person is one list, and only
-    # this class knows how it is made: the number of the earliest record that waits, then layers,
-    # each a timestamp, the mask of what was said then, more (None, metadata, or `Extra`), and its
-    # origin. What is held, since it was handed out or came from Actito, is a tuple: whether
-    # something was handed out, then layers without origin, whose third part is a tuple of names of
-    # attributes.
+    # this class knows how it is made: the number of the earliest record that waits, then layers of
+    # four parts each: a timestamp, the mask of what was said then, more (None, metadata, or
+    # `Extra`), and its origin. What is held, since it was handed out or came from Actito, is a
+    # tuple: whether something was handed out, then layers of three parts, without origin, the third
+    # a tuple of names of attributes.
 
     def __init__(self, masks: Masks, attributes: Attributes, *, for_ledger: bool = False) -> None:
         self.latest: datetime | None = None
-        self._for_ledger = for_ledger
+        self.for_ledger = for_ledger
         self._people_taken = 0
         self._masks = masks
         self._attributes = attributes
         self._waiting: dict[str, list[Any]] = {}
         self._held: dict[str, tuple[Any, ...]] = {}
         self._slots: dict[str, int] = {}
-        self._width = masks.size
         self._fields: dict[int, tuple[Field, ...]] = {}
         self._shared: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._people_written = 0
@@ -363,16 +403,17 @@ class Collector:
             timestamp: When the choices were made.
             mask: What it says; 0 for a record without any explicit choice.
             more: Metadata as JSON, or that and values that are no choices.
-            origin: Where it comes from: the Didomi user, and `EVENT`, `OURS` or `STATUS`.
+            origin: Where it comes from: the Didomi user, and `EVENT`, `OURS` or `STATUS`; of no
+                matter without a ledger.
         """
         entry = self._waiting.get(person)
         if entry is None:
             if mask or more is not None:
-                self._waiting[person] = [record, (timestamp, mask, more, origin)]
+                self._waiting[person] = [record, timestamp, mask, more, origin]
             else:
                 self._held.setdefault(person, _NOBODY)
         elif mask or more is not None:
-            entry.append((timestamp, mask, more, origin))
+            entry += (timestamp, mask, more, origin)
             if len(entry) > _SHORT and len(entry) in _FOLD_AT:
                 self._fold(entry)
 
@@ -391,17 +432,17 @@ class Collector:
             record: Number of the record.
             origin: As for `put`.
         """
-        if self._for_ledger:
+        if self.for_ledger:
             user, kind = _parts_of(origin)
             self.put(person, record, timestamp, mask, None, (user, kind | HELD))
             return
-        held = (*self._held.get(person, _NOBODY), (timestamp, mask, ()))
-        if len(held) in _FOLD_AT:
+        held = (*self._held.get(person, _NOBODY), timestamp, mask, ())
+        if len(held) in _FOLD_HELD_AT:
             kept: list[Any] = [held[0]]
-            for at, choices, group in self._newest([*held[:0:-1]]):
+            for at, choices, group in self._newest(_held_layers(held)):
                 names = tuple(name for _, _, more in group for name in more)
                 if choices or names:
-                    kept.append((at, choices, names))
+                    kept += (at, choices, names)
             held = tuple(kept)
         self._held[person] = held
 
@@ -411,6 +452,7 @@ class Collector:
         others: list[ProfileChange] = []
         for person, entry in self._waiting.items():
             change = self._change(person, entry)
+            del entry[1:]  # so that the next ones find room
             if change is not None:
                 (opt_outs if change.opt_out else others).append(change)
         self._waiting = {}
@@ -428,7 +470,7 @@ class Collector:
     def _layers(self, person: str, entry: list[Any]) -> PersonLayers:
         """Fold what waits of a person whose layers are of one origin: the usual case."""
         size, low = self._masks.size, self._masks.low
-        found = entry[1:]
+        found = _waiting_layers(entry)
         if len(found) > 1:
             found.sort(key=_timestamp, reverse=True)
         if self.latest is not None and found[0][0] > self.latest:
@@ -442,22 +484,17 @@ class Collector:
         seen = 0
         newer = last = None
         for timestamp, mask, more, own in found:
-            opt_ins, opt_outs = mask & low, mask >> size
-            if (
-                timestamp == newer
-                or own != origin
-                or opt_ins & opt_outs
-                or more.__class__ is Extra
-                or opt_outs > low
-            ):
+            if timestamp == newer or own != origin or more.__class__ is Extra:
                 return self._layers_by_origin(person, entry)
             newer = timestamp
-            if more == last and not (opt_ins | opt_outs) & ~seen:
+            new = mask & low & ~seen
+            if not new and more == last:
                 continue
             at = to_micros(timestamp)
-            if new := (opt_ins | opt_outs) & ~seen:
-                layers.append(_new(ChoiceLayer, (at, opt_ins & new, opt_outs & new, user, kind)))
+            if new:
                 seen |= new
+                opt_ins, opt_outs = resolve_ties(new, mask >> size & new)
+                layers.append(_new(ChoiceLayer, (at, opt_ins, opt_outs, user, kind)))
             if more is not None and more != last:
                 last = more
                 for name, _, value in self._attributes.convert_metadata(more, usable, count=True):
@@ -467,14 +504,13 @@ class Collector:
 
     def _layers_by_origin(self, person: str, entry: list[Any]) -> PersonLayers:
         """Fold what waits of a person, by users and kinds."""
-        size, low = self._masks.size, self._masks.low
         layers: list[ChoiceLayer] = []
         attributes: dict[str, tuple[int, Any]] = {}
         usable: dict[str, bool] = {}
         for timestamp, masks, metadata, values in self._newest_by_origin(entry):
             at = to_micros(timestamp)
             for origin, mask in masks:
-                opt_ins, opt_outs = mask & low, mask >> size & low
+                opt_ins, opt_outs = self._masks.split(mask)
                 if opt_ins | opt_outs:
                     user_id, kind = _parts_of(origin)
                     said = at, opt_ins, opt_outs, user_key(user_id), kind
@@ -490,7 +526,7 @@ class Collector:
     def _newest_by_origin(self, entry: list[Any]) -> Iterator[_Spoken]:
         """Yield what counts of all that waits of a person, the newest timestamp first."""
         size, low = self._masks.size, self._masks.low
-        layers: list[_Layer] = entry[:0:-1]
+        layers = _waiting_layers(entry)[::-1]
         layers.sort(key=_timestamp, reverse=True)
         seen: dict[Origin, int] = {}
         by_any = 0
@@ -509,16 +545,14 @@ class Collector:
                 if raw is not None:
                     metadata.append(raw)
             for mask in said.values():
-                by_any |= (mask | mask >> size) & low
+                by_any |= mask & low
             masks: list[tuple[Origin, int]] = []
             for origin, mask in said.items():
-                opt_ins, opt_outs = resolve_ties(mask & low, mask >> size & low)
-                before = seen.get(origin, 0)
-                seen[origin] = before | opt_ins | opt_outs
+                new = mask & low & ~seen.get(origin, 0)
+                seen[origin] = seen.get(origin, 0) | new
                 others = mask >> 2 * size & ~by_any
-                new = opt_ins & ~before | (opt_outs & ~before) << size | others << 2 * size
-                if new:
-                    masks.append((origin, new))
+                if new or others:
+                    masks.append((origin, mask & (new | new << size) | others << 2 * size))
             kept = {number: value for number, value in values.items() if not by_any >> number & 1}
             for mask in said.values():
                 by_any |= mask >> 2 * size
@@ -541,24 +575,20 @@ class Collector:
             while at < end and layers[at][0] == timestamp:
                 mask |= layers[at][1]
                 at += 1
-            opt_ins, opt_outs = resolve_ties(mask & low, mask >> size & low)
-            named = opt_ins | opt_outs
+            named = mask & low
+            new = named & ~seen
             values = mask >> 2 * size & ~named  # a choice goes before a value that is none
-            mask = opt_ins & ~seen | (opt_outs & ~seen) << size | (values & ~seen) << 2 * size
+            mask = mask & (new | new << size) | (values & ~seen) << 2 * size
             seen |= named | values
             yield timestamp, mask, layers[start:at]
 
     def _change(self, person: str, entry: list[Any]) -> ProfileChange | None:
         """Fold what waits of a person with what is held, and return what is new."""
         held = self._held.get(person)
-        usable: dict[str, bool] = {}
+        folded = None
         if held is None or len(held) == 1:
-            folded = self._fold_simple(entry, usable) or self._fold_all(entry[:0:-1], usable)
-        else:
-            folded = self._fold_all([*entry[:0:-1], *held[:0:-1]], usable)
-        row, kept, written, slots = folded
-        masks = self._masks
-        slots |= (written | written >> masks.size | written >> 2 * masks.size) & masks.low
+            folded = self._fold_simple(entry)
+        kept, slots, values, opt_out = folded or self._fold_all(entry, held or _NOBODY)
         was_handed_out = held is not None and held[0]
         kept[0] = was_handed_out or slots != 0
         self._held[person] = tuple(kept)
@@ -567,51 +597,57 @@ class Collector:
         if not was_handed_out:
             self._people_written += 1
         fields = self._fields.get(slots) or self._fields_of(slots)
-        values = tuple([value for value in row if value is not None])
-        opt_out = written >> masks.size & masks.low != 0
         return ProfileChange(person, entry[0], fields, values, opt_out)
 
-    def _fold_simple(self, entry: list[Any], usable: dict[str, bool]) -> _Folded | None:
-        """Fold layers in which nothing is said twice at one timestamp: the usual case.
+    def _fold_simple(self, entry: list[Any]) -> _Folded | None:
+        """Fold layers of different timestamps that hold choices and metadata: the usual case.
 
         Returns:
             The result; None where `_fold_all` is needed.
         """
         masks = self._masks
-        size, low, thrice = masks.size, masks.low, masks.thrice
-        layers = entry[1:]
+        low, thrice = masks.low, masks.thrice
+        layers = _waiting_layers(entry)
         if len(layers) > 1:
             layers.sort(key=_timestamp, reverse=True)
-        row: list[Value | None] = [None] * self._width
         kept: list[Any] = [True]
-        blocked = written = slots = 0
+        attributes: dict[int, Value] = {}
+        usable: dict[str, bool] = {}
+        blocked = written = 0
         newer = last = None
         for timestamp, said, more, _ in layers:
-            if timestamp == newer or said & low & said >> size or more.__class__ is Extra:
-                usable.clear()
+            if timestamp == newer or more.__class__ is Extra:
                 return None
             newer = timestamp
             names: tuple[str, ...] = ()
             if more is not None and more != last:
                 last = more
-                names, filled = self._fill_attributes(more, timestamp, row, usable)
-                slots |= filled
-            if mask := said & ~blocked:
-                written |= mask
-                blocked |= ((mask | mask >> size) & low) * thrice
-                self._fill(row, timestamp, mask)
+                names = self._fill_attributes(more, attributes, usable)
+            new = said & ~blocked
+            if new:
+                written |= new
+                blocked |= (new & low) * thrice
             elif not names:
                 continue
-            kept.append((timestamp, mask, names))
-        return row, kept, written, slots
+            kept += (timestamp, new, names)
+        slots, values = written & low, masks.values(written)
+        if attributes:
+            more_slots, more_values = _in_order(attributes)
+            slots |= more_slots
+            values += more_values
+        return kept, slots, values, written > low
 
-    def _fold_all(self, layers: list[_Layer], usable: dict[str, bool]) -> _Folded:
-        """Fold any layers."""
-        size = self._masks.size
-        row: list[Value | None] = [None] * self._width
+    def _fold_all(self, entry: list[Any], held: tuple[Any, ...]) -> _Folded:
+        """Fold any layers, with what is held."""
+        masks = self._masks
+        size, low = masks.size, masks.low
+        row: dict[int, Value] = {}
+        usable: dict[str, bool] = {}
         kept: list[Any] = [True]
-        written = slots = 0
-        for timestamp, mask, group in self._newest(layers):
+        written = 0
+        for timestamp, mask, group in self._newest(
+            [*_waiting_layers(entry)[::-1], *_held_layers(held)]
+        ):
             said = 0
             names: tuple[str, ...] = ()
             for layer in group:
@@ -625,18 +661,17 @@ class Collector:
                 if more.__class__ is Extra:
                     metadata, values = more
                     for number, value in values.items():
-                        if mask & 1 << number + 2 * size and row[number] is None:
-                            row[number] = _new(Value, (timestamp, value, None))
+                        if mask & masks.value(number):
+                            row.setdefault(number, Value(value, choice=None))
                 if metadata is not None:
-                    new_names, filled = self._fill_attributes(metadata, timestamp, row, usable)
-                    names += new_names
-                    slots |= filled
-            if new := said & mask:
-                written |= new
-                self._fill(row, timestamp, new)
+                    names += self._fill_attributes(metadata, row, usable)
+            # Not to be written is an opt-in where an opt-out of that timestamp is held.
+            written |= said & mask & ~((mask & ~said) >> size & low)
             if mask or names:
-                kept.append((timestamp, mask, names))
-        return row, kept, written, slots
+                kept += (timestamp, mask, names)
+        chosen = [number for number in range(size) if written >> number & 1]
+        row.update(zip(chosen, masks.values(written), strict=True))
+        return kept, *_in_order(row), written >> size & low != 0
 
     def _fold(self, entry: list[Any]) -> None:
         """Leave out of a person's layers what newer ones of the same origin say as well."""
@@ -653,62 +688,27 @@ class Collector:
             if more is not None and not masks:
                 masks.append(("", 0))
             for origin, mask in masks:
-                folded.append((timestamp, mask, more, origin))
+                folded += (timestamp, mask, more, origin)
                 more = None
         entry[:] = folded
 
     # Filling rows
 
-    def _fill(self, row: list[Value | None], timestamp: datetime, mask: int) -> None:
-        """Fill in the values that the choices of a mask stand for."""
-        masks = self._masks
-        size, numbers = masks.size, masks.numbers
-        if bits := mask & masks.low:
-            value = _new(Value, (timestamp, True, True))
-            for table in numbers:
-                for number in table[bits & _BYTE]:
-                    row[number] = value
-                bits >>= 8
-        if bits := mask >> size & masks.low:
-            value = _new(Value, (timestamp, False, False))
-            for table in numbers:
-                for number in table[bits & _BYTE]:
-                    row[number] = value
-                bits >>= 8
-        for number, mapped in masks.others:
-            if mask & 1 << number:
-                row[number] = _new(Value, (timestamp, mapped.opt_in, True))
-            elif mask >> size & 1 << number:
-                row[number] = _new(Value, (timestamp, mapped.opt_out, False))
-
     def _fill_attributes(
-        self,
-        metadata: bytes,
-        timestamp: datetime,
-        row: list[Value | None],
-        usable: dict[str, bool],
-    ) -> tuple[tuple[str, ...], int]:
-        """Fill in what metadata says and newer metadata doesn't.
-
-        Returns:
-            Names of these attributes, and bits of their slots.
-        """
+        self, metadata: bytes, row: dict[int, Value], usable: dict[str, bool]
+    ) -> tuple[str, ...]:
+        """Fill in, by slot, what metadata says and newer metadata doesn't; return its names."""
         names: list[str] = []
-        filled = 0
+        slots = self._slots
         for name, _, value in self._attributes.convert_metadata(metadata, usable, count=True):
-            if value is None:
-                continue
-            names.append(name)
-            slot = self._slots.get(name)
-            if slot is None:
-                slot = self._slots[name] = self._width
-                self._width += 1
-            filled |= 1 << slot
-            if slot >= len(row):
-                row += [None] * (slot + 1 - len(row))
-            row[slot] = _new(Value, (timestamp, value, None))
+            if value is not None:
+                names.append(name)
+                slot = slots.get(name)
+                if slot is None:
+                    slot = slots[name] = self._masks.size + len(slots)
+                row[slot] = _new(Value, (value, None, None))
         found = tuple(names)
-        return self._shared.setdefault(found, found), filled
+        return self._shared.setdefault(found, found)
 
     def _fields_of(self, slots: int) -> tuple[Field, ...]:
         """Return the fields of a set of slots: mapped ones by number, then attributes."""

@@ -183,7 +183,7 @@ class Watched(TargetActito):
         session = super().open()
         if self.for_ledger:
             pipeline = self.pipeline
-            pipeline.collector._for_ledger = True
+            pipeline.collector.for_ledger = pipeline._decoder._origins = True
             pipeline._gatherer._is_ours = lambda event_id: event_id == OURS_ID
         return session
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import datetime, timezone
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,15 +11,12 @@ from actito_didomi.actito.imports import ZIP_OVERHEAD, cell, row_bytes
 from actito_didomi.consent.coalesce import Field, ProfileChange, Value
 from target_actito.plan import Limits, WritePlan, plan_writes
 
-NOW = datetime(2026, 11, 1, tzinfo=timezone.utc)
 SUBSCRIPTIONS = [Field("subscription", name) for name in ("A", "B", "C", "D")]
 NAME = Field("attribute", "firstName")
 
 
 def change(number: int, values: dict[Field, object]) -> ProfileChange:
-    found = {
-        t: Value(NOW, v, v if isinstance(v, bool) else None) for t, v in sorted(values.items())
-    }
+    found = {t: Value(v, v if isinstance(v, bool) else None) for t, v in sorted(values.items())}
     return ProfileChange(
         f"person-{number}",
         number,
