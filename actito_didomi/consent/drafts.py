@@ -52,8 +52,8 @@ if TYPE_CHECKING:
 
 _DIDOMI_EVENT = ACT_KINDS.index(("didomi", "event"))
 _BASELINE = ACT_KINDS.index(("actito", "baseline"))
-_SEEN = 0
-"""Flags on disk of what a place holds: neither ours nor doubtful."""
+_SEEN, _DOUBTFUL = 0, 2
+"""Flags on disk of what a place holds; the first: neither ours nor doubtful."""
 _WORD = 2**64
 _OWED = int(Owed.ACTITO)
 _OPT_OUT_OWED = int(Owed.ACTITO | Owed.OPT_OUT_ACTITO)
@@ -406,7 +406,7 @@ class Drafter:
         held = actito[0] if actito else ()
         for at in range(0, len(held), 6):
             flags, _, _, ins, outs, _ = held[at : at + 6]
-            if not flags & 2:
+            if not flags & _DOUBTFUL:
                 opt_ins &= ~(ins & ~written)
                 opt_outs &= ~(outs & ~written)
         return not opt_ins | opt_outs
@@ -449,6 +449,8 @@ class Drafter:
         decision = None if masks is None else decide(masks, bits, self._rules)
         if masks is None or decision is None:
             return None
+        if decision.due and any(flags & _DOUBTFUL for flags, _, _ in masks.actito[0]):
+            return None  # it must be seen before it is written
         spelling = key if parts[_SPELLING] is True else parts[_SPELLING]
         if glimpse is not None:
             spelling, parts[PROFILE_ID] = glimpse.spelling, glimpse.profile_id

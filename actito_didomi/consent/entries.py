@@ -518,6 +518,34 @@ def due_at_field(entry: Entry, name: str, best: Act | None) -> Act | None:
     return best
 
 
+def may_be_overwritten(entry: Entry, name: str) -> bool:
+    """Return whether an opt-in of ours that was given up may come after what a field shows.
+
+    An import that is still awaited doesn't count: its end is known one day.
+    """
+    place = entry.places.get(name)
+    return place is not None and any(
+        late.value is OPT_IN
+        and late.import_number is None
+        and (place.held is None or late.until >= place.held.began)
+        for late in place.late
+    )
+
+
+def is_seen(place: Place | None, looked_at: Micros) -> bool:
+    """Return whether a look that began then has shown a field as it is held, and counted.
+
+    Args:
+        place: The field.
+        looked_at: When the look began; of a listing, its first page.
+    """
+    if place is None or place.intent is not None or place.held is None or place.held.doubtful:
+        return False
+    if any(late.import_number is not None for late in place.late):
+        return False
+    return not place.held.began < looked_at < place.held.ended
+
+
 def due_didomi(entry: Entry, users: Sequence[str], rules: Rules) -> list[str]:
     """Return the Didomi users to whom the winner is to be posted.
 
@@ -606,6 +634,14 @@ def drop_intent(entry: Entry, name: str) -> None:
     entry.place(name).intent = None
 
 
+def drop_import(entry: Entry, name: str, number: int) -> None:
+    """Forget the write of an import, which certainly wasn't carried out."""
+    place = entry.place(name)
+    place.late = [late for late in place.late if late.import_number != number]
+    if place.intent is not None and place.intent.import_number == number:
+        place.intent = None
+
+
 def give_up_intent(entry: Entry, name: str, now: Micros, rules: Rules) -> None:
     """Stop waiting for the open write, which may have been carried out, or may be yet."""
     place = entry.place(name)
@@ -614,12 +650,35 @@ def give_up_intent(entry: Entry, name: str, now: Micros, rules: Rules) -> None:
         place.intent = None
 
 
+def overtake_import(entry: Entry, name: str, number: int) -> None:
+    """Stop waiting for an opt-out of an import that takes too long: it is due again.
+
+    What the import still does is awaited all the same.
+    """
+    place = entry.place(name)
+    intent = place.intent
+    if intent is not None and intent.import_number == number and intent.value is OPT_OUT:
+        place.late.append(intent)
+        place.intent = None
+        doubt(entry, name)
+
+
+def doubt(entry: Entry, name: str) -> None:
+    """Record that what a place holds may have changed, and isn't known until it is seen."""
+    place = entry.place(name)
+    if place.held is not None:
+        place.held = structs.replace(place.held, doubtful=True)
+
+
 def give_up_import(entry: Entry, name: str, number: int, now: Micros, rules: Rules) -> None:
     """Stop waiting for an import whose end can't be known, also where it was overtaken."""
     place = entry.place(name)
     if place.intent is not None and place.intent.import_number == number:
         give_up_intent(entry, name, now, rules)
+        doubt(entry, name)
     until = now + rules.late_bound
+    if any(late.import_number == number for late in place.late):
+        doubt(entry, name)
     place.late[:] = [
         structs.replace(late, import_number=None, until=until)
         if late.import_number == number

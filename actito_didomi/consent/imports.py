@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import msgspec
 
 from actito_didomi.consent.conflicts import Micros, Rules, to_micros
-from actito_didomi.consent.entries import drop_intent, end_import, give_up_import
+from actito_didomi.consent.entries import drop_import, end_import, give_up_import
 from actito_didomi.consent.parts import LedgerPart
 from actito_didomi.consent.rows import advance
 
@@ -91,7 +91,7 @@ class ImportTable(LedgerPart):
         """Record what has become of an import; one that has ended stays as it is.
 
         `ended` makes all that it was to write held, for everybody who reads it from then on. Take
-        the rows that Actito refused out of it before: `entries.drop_intent`.
+        the rows that Actito refused out of it before: `entries.drop_import`.
 
         Args:
             number: Its number.
@@ -119,7 +119,7 @@ class ImportTable(LedgerPart):
             )
 
     def open_imports(self) -> list[ImportRow]:
-        """Return the imports whose end isn't known, oldest first.
+        """Return the imports that may be under way, oldest first.
 
         Raises:
             SettingsError: The database fails.
@@ -127,7 +127,7 @@ class ImportTable(LedgerPart):
         with self._store.read() as transaction:
             rows = transaction.all(
                 "SELECT number, file_name, execution, state, began, ended FROM ledger_imports "
-                "WHERE scope = ? AND state NOT IN ('ended', 'never_received') ORDER BY number",
+                "WHERE scope = ? AND state IN ('prepared', 'started') ORDER BY number",
                 self._scope,
             )
         return [ImportRow(*row) for row in rows]
@@ -198,12 +198,10 @@ class _ImportEnd(NamedTuple):
     def __call__(self, entry: Entry) -> None:
         """Record it in one choice."""
         number, ending = self.number, self.ending
-        for name, place in list(entry.places.items()):
+        for name in list(entry.places):
             if ending.state == "ended":
                 end_import(entry, name, number, ending.at)
             elif ending.state == "never_received":
-                place.late = [late for late in place.late if late.import_number != number]
-                if place.intent is not None and place.intent.import_number == number:
-                    drop_intent(entry, name)
+                drop_import(entry, name, number)
             else:  # it may have been carried out, or may be yet
                 give_up_import(entry, name, number, ending.at, self.rules)

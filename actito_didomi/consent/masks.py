@@ -164,6 +164,8 @@ class Decision(NamedTuple):
 
 def decide(masks: Masks, bits: FieldBits, rules: Rules) -> Decision | None:
     """Return what is owed to a person; None where this is to be found out choice by choice."""
+    if any(number is None and ins for (_, _, number, _, _), (ins, _) in masks.actito[2].items()):
+        return None  # an opt-in of ours that was given up may still come
     found = _find_winners(masks, rules)
     if found is None:
         return None
@@ -402,6 +404,21 @@ def confirm_held(masks: Masks, seen: Seen) -> Masks:
         if any(confirmed := [mask & shown for mask in group]):
             held = _with(held, (flags, seen.began, seen.ended), confirmed)
     return masks._replace(actito=[held, *masks.actito[1:]])
+
+
+def seen_fields(masks: Masks, looked_at: Micros) -> int:
+    """Return the fields that a look which began then has shown, and which counted."""
+    held, intents, late, _ = masks.actito
+    seen = 0
+    for (flags, began, ended), (opt_ins, opt_outs, _) in held.items():
+        if not flags & _DOUBTFUL and not began < looked_at < ended:
+            seen |= opt_ins | opt_outs
+    for opt_ins, opt_outs in intents.values():
+        seen &= ~(opt_ins | opt_outs)
+    for (_, _, number, _, _), (opt_ins, opt_outs) in late.items():
+        if number is not None:
+            seen &= ~(opt_ins | opt_outs)
+    return seen
 
 
 def learn_first_look(masks: Masks, seen: Seen, bits: FieldBits) -> Masks | None:

@@ -8,7 +8,13 @@ import msgspec
 
 from actito_didomi.consent.codec import masks_of
 from actito_didomi.consent.conflicts import ACTITO, OPT_OUT
-from actito_didomi.consent.entries import due_actito, due_at_field, due_at_users, winner
+from actito_didomi.consent.entries import (
+    due_actito,
+    due_at_field,
+    due_at_users,
+    may_be_overwritten,
+    winner,
+)
 from actito_didomi.consent.masks import decide
 from actito_didomi.consent.person import Owed, flags_of
 from actito_didomi.consent.places import is_user, users_of
@@ -18,6 +24,7 @@ if TYPE_CHECKING:
 
     from actito_didomi.consent.choices import Path
     from actito_didomi.consent.conflicts import Act, Rules
+    from actito_didomi.consent.entries import Entry
     from actito_didomi.consent.fields import ChoiceField
     from actito_didomi.consent.masks import Decision, FieldBits
     from actito_didomi.consent.person import Person
@@ -38,9 +45,20 @@ def find_due(
     due = []
     for field in fields:
         entry = person.entries.get(field.path)
-        if entry is not None and (act := due_actito(entry, field.place, rules)) is not None:
+        if entry is None:
+            continue
+        best = winner(entry, rules)
+        act = due_at_field(entry, field.place, best)
+        if act is None and _is_due_again(entry, field.place, best):
+            act = best
+        if act is not None:
             due.append((field, act))
     return due
+
+
+def _is_due_again(entry: Entry, place: str, best: Act | None) -> bool:
+    """Return whether an opt-out that a field shows may yet be overwritten by a write of ours."""
+    return best is not None and best.value is OPT_OUT and may_be_overwritten(entry, place)
 
 
 def known_users(person: Person) -> list[str]:
@@ -106,19 +124,25 @@ def _flags_of_actito(
             owed |= _ACTITO
     for field in fields:
         entry = person.entries.get(field.path)
-        if entry is None:
-            continue
-        best = winners[field.path]
-        if best is None:
-            if entry.acts:
-                owed |= _DEFERRED
-        elif due_at_field(entry, field.place, best) is not None:
-            owed |= _ACTITO if best.value else _ACTITO | _OPT_OUT_ACTITO
-        place = entry.places.get(field.place)
-        if place is not None and any(late.import_number is not None for late in place.late):
-            owed |= _IN_IMPORT
+        if entry is not None:
+            owed |= _flags_of_field(entry, field.place, winners[field.path])
     if owed & _ACTITO:
         owed |= int(person.owed) & _NO_PROFILE
+    return owed
+
+
+def _flags_of_field(entry: Entry, name: str, best: Act | None) -> int:
+    """Return the flags of one field: an opt-out that may yet be overwritten is written already."""
+    owed = 0
+    if best is None:
+        owed = _DEFERRED if entry.acts else 0
+    elif due_at_field(entry, name, best) is not None:
+        owed = _ACTITO if best.value else _ACTITO | _OPT_OUT_ACTITO
+    elif _is_due_again(entry, name, best):
+        owed = _ACTITO
+    place = entry.places.get(name)
+    if place is not None and any(late.import_number is not None for late in place.late):
+        owed |= _IN_IMPORT
     return owed
 
 

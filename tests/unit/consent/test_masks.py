@@ -19,6 +19,7 @@ from actito_didomi.consent.entries import (
     begin_write,
     end_import,
     end_write,
+    is_seen,
     learn_event,
     learn_look,
 )
@@ -29,6 +30,7 @@ from actito_didomi.consent.masks import (
     begin_import,
     decide,
     learn_first_look,
+    seen_fields,
     shows_what_is_held,
 )
 from actito_didomi.consent.masks import learn_event as learn_event_of
@@ -358,3 +360,19 @@ def test_an_import_that_was_overtaken_is_decided_again_when_it_has_ended() -> No
     end_import(entry, field.place, NUMBER, 6)
     flag(person, FIELDS, rules)
     assert person.owed == Owed.ACTITO | Owed.OPT_OUT_ACTITO
+
+
+@given(people(), st.integers(0, 8), st.booleans())
+@settings(max_examples=400)
+def test_masks_tell_which_fields_a_look_has_shown(
+    person: Person, looked_at: int, ended: bool
+) -> None:
+    both = Both(person, ended=ended)
+    masks = masks_of(both.quick)
+    if masks is None:
+        return
+    shown = seen_fields(masks, looked_at)
+    for field, own in both.bits.fields:
+        entry = both.slow.entries.get(field.path)
+        place = entry.places.get(field.place) if entry else None
+        assert bool(shown & own) is is_seen(place, looked_at)
