@@ -61,6 +61,23 @@ class ImportResult:
     began: datetime
 
 
+@dataclass(frozen=True)
+class Begun:
+    """What is to be written of the rows of an import.
+
+    Attributes:
+        rows: Those that are due.
+        others: Changes with an opt-out that don't fit the columns of the file any more.
+    """
+
+    rows: Sequence[ProfileChange]
+    others: Sequence[ProfileChange] = ()
+
+
+class _ImportLost(Exception):  # noqa: N818 - what happened to a file, not an error of ours
+    """It isn't known whether Actito has received a file."""
+
+
 class _ImportFailed(Exception):  # noqa: N818 - what happened to a file, not an error of ours
     """An import failed as a whole, or Actito doesn't report which of its rows did."""
 
@@ -70,13 +87,7 @@ class ImportsUnavailable(Exception):  # noqa: N818 - as above
 
 
 class ImportRecords(Protocol):
-    """What must be known of imports after a crash. One import is made at a time.
-
-    Attributes:
-        outlives_run: Whether the next run knows what this one has recorded.
-    """
-
-    outlives_run: bool
+    """What must be known of imports after a crash. One import is made at a time."""
 
     @property
     def folder(self) -> Path:
@@ -85,9 +96,7 @@ class ImportRecords(Protocol):
     def started_today(self) -> int:
         """Count the imports of the last 24 hours."""
 
-    def begin(
-        self, file_name: str, columns: Columns, rows: Sequence[ProfileChange]
-    ) -> Sequence[ProfileChange]:
+    def begin(self, file_name: str, columns: Columns, rows: Sequence[ProfileChange]) -> Begun:
         """Record durably that rows are about to be sent; return those that are still due."""
 
     def started(self, execution_id: str) -> None:
@@ -98,6 +107,9 @@ class ImportRecords(Protocol):
 
     def failed(self, rows: Sequence[ProfileChange]) -> None:
         """Record that it isn't known which rows were written, if any."""
+
+    def overdue(self, rows: Sequence[ProfileChange]) -> None:
+        """Record that an import takes too long; its opt-outs are to be written otherwise."""
 
     def ended(self, rows: Sequence[ProfileChange], refused: Collection[int]) -> None:
         """Record that all rows were written but those at these places."""
@@ -242,7 +254,7 @@ class BulkWriter:
             begun: Where it is made, if it is recorded already that it is about to be sent.
         """
         limits = self._settings.limits
-        waiting = deque([file.changes])
+        waiting, pauses = deque([file.changes]), iter(_PAUSES)
         while waiting:
             rows = waiting.popleft()
             if self._no_imports:
@@ -251,6 +263,16 @@ class BulkWriter:
             try:
                 path, begun = begun, None
                 self._import(file.columns, rows, written, path)
+            except _ImportLost as error:
+                pause = next(pauses, None)
+                if pause is None:
+                    self._no_imports = str(error)
+                    logger.error("%s Continuing with single requests, opt-outs first.", error)  # noqa: TRY400
+                    self._write_opt_outs_first(rows, written)
+                    continue
+                logger.warning("%s Another import is made of it.", error)
+                self._sleep(min(pause, self._settings.client.retry_max_wait))
+                waiting.appendleft(rows)
             except ImportsUnavailable as error:
                 self._no_imports = str(error)
                 logger.error("%s Continuing with single requests, opt-outs first.", error)  # noqa: TRY400
@@ -322,7 +344,10 @@ class BulkWriter:
                     "used."
                 )
             path = self._new_path()
-            rows = records.begin(path.name, columns, rows)
+            begun = records.begin(path.name, columns, rows)
+            if begun.others:
+                self._writer.write(begun.others, written.on_result)
+            rows = begun.rows
             if not rows:
                 return
         names = [self._settings.actito.user_unique_key, *(column.name for column in columns)]
@@ -338,7 +363,17 @@ class BulkWriter:
         finally:
             path.unlink(missing_ok=True)
         records.started(execution_id)
-        execution = self.follow(execution_id)
+        try:
+            execution = self.follow(execution_id)
+        except (ImportsUnavailable, UnavailableError) as error:
+            records.overdue(rows)
+            raise ImportsUnavailable(str(error)) from None
+        except RequestRejectedError as error:
+            records.failed(rows)
+            raise ImportsUnavailable(
+                f"Import {execution_id} can't be read (status {error.status}), so its end can't be "
+                "known."
+            ) from None
         self._handle_rows(execution, rows, written, began)
 
     def _start(self, path: Path, columns: Sequence[str], rows: Sequence[ProfileChange]) -> str:
@@ -357,15 +392,9 @@ class BulkWriter:
                     f"Actito refuses the file with status {error.status}."
                 ) from None
             except UnavailableError as error:
-                refused = error.status == 429  # noqa: PLR2004 - too many a day, or at once
-                started = None if refused else self._imports.find_by_file(path.name)
-                if started is not None:
-                    logger.info("The import has started although the request failed; following it.")
-                    return started
+                if error.status != 429:  # noqa: PLR2004 - else too many a day, or at once
+                    return self._find_started(path.name, rows, error)
                 pause = next(pauses, None)
-                unseen = self._records.outlives_run and not self._imports.lists_executions
-                if not refused and (pause is None or unseen):
-                    raise  # it may have started: what comes of it is found by the next run
                 if pause is None:
                     self._records.not_started(rows)
                     raise ImportsUnavailable(
@@ -376,6 +405,31 @@ class BulkWriter:
                 self._sleep(pause)
             else:
                 return found
+
+    def _find_started(
+        self, file_name: str, rows: Sequence[ProfileChange], error: UnavailableError
+    ) -> str:
+        """Return the execution that has started although the request failed.
+
+        Raises:
+            _ImportLost: It can't be found; it may have started all the same, so the rows are never
+                sent again under the same name.
+        """
+        logger.warning("%s", error)
+        pauses = iter(_PAUSES if self._imports.lists_executions else ())
+        while True:
+            try:
+                found = self._imports.find_by_file(file_name)
+            except UnavailableError:
+                found = []
+            if len(found) == 1:
+                logger.info("The import has started although the request failed; following it.")
+                return found[0]
+            pause = next(pauses, None) if self._imports.lists_executions else None
+            if found or pause is None:
+                self._records.failed(rows)
+                raise _ImportLost("It isn't known whether Actito has received the file.") from None
+            self._sleep(min(pause, self._settings.client.retry_max_wait))
 
     def follow(self, execution_id: str) -> Execution:
         """Poll an execution until it has ended.
@@ -419,7 +473,8 @@ class BulkWriter:
         refused: dict[int, str] = {}
         if execution.has_errors:
             places = {change.person: at for at, change in enumerate(rows)}
-            for error in self._imports.errors(execution.id) or []:
+            listed = self._imports.errors(execution.id) or []
+            for error in listed:
                 at = places.get(error.key) if error.key is not None else None
                 if at is None and error.line is not None and 0 < error.line <= len(rows):
                     at = error.line - 1
@@ -427,7 +482,7 @@ class BulkWriter:
                     self._records.failed(rows)
                     raise _ImportFailed("Some rows failed, but Actito did not report which.")
                 refused[at] = error.reason
-            if not refused:
+            if len(refused) < max(1, execution.errors or 0):
                 self._records.failed(rows)
                 raise _ImportFailed("Some rows failed, but Actito did not report which.")
         logger.info(

@@ -153,6 +153,7 @@ class Delivery:
         self._bulk: BulkWriter | None = None
         self._records: ImportRecords | None = None
         self._looked_at: float | None = None
+        self._look_began = 0
         self._held: tuple[list[list[tuple[int, int]]], Iterator[list[tuple[int, int]]]] | None = (
             None
         )
@@ -594,10 +595,18 @@ class Delivery:
 
     # Looking
 
-    def look_before_import(self) -> None:
-        """Look at the table, unless that was done just now."""
-        if not self._has_looked():
+    def look_before_import(self, again: bool) -> int:
+        """Look at the table, unless that was done just now.
+
+        Args:
+            again: Whether to look in any case.
+
+        Returns:
+            When the last look began, in microseconds.
+        """
+        if again or not self._has_looked():
             self.look_at_table(())
+        return self._look_began
 
     def _has_looked(self) -> bool:
         """Return whether the table was looked at just now."""
@@ -648,6 +657,7 @@ class Delivery:
                 Look(look.began, look.ended, names, look.profiles, look.highest_id)
             )
         self._looked_at = self._runtime.monotonic()
+        self._look_began = look.began
         logger.info("Looked at the table: %d profiles.", look.profiles)
 
     def _note_missing(self, keys: Sequence[str], people: int) -> None:

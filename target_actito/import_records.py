@@ -12,8 +12,8 @@ from actito_didomi.consent.conflicts import ACTITO, to_datetime, to_micros
 from actito_didomi.consent.drafts import Start
 from actito_didomi.consent.groups import shorten
 from actito_didomi.consent.person import Owed
-from actito_didomi.errors import ApiError, RequestRejectedError
-from target_actito.bulk import FILE_PREFIX, ImportsUnavailable
+from actito_didomi.errors import ApiError, RequestRejectedError, UnavailableError
+from target_actito.bulk import FILE_PREFIX, Begun, ImportsUnavailable
 from target_actito.checked import has_attributes, note_refusal
 from target_actito.plan import ImportFile, most_bytes
 
@@ -52,8 +52,6 @@ class SessionRecords:
         follow: Follows an execution to its end.
     """
 
-    outlives_run = False
-
     def __init__(
         self,
         imports: Imports,
@@ -78,12 +76,10 @@ class SessionRecords:
         since = self._runtime.monotonic() - _DAY
         return sum(start > since for start in self._starts)
 
-    def begin(
-        self, file_name: str, columns: Columns, rows: Sequence[ProfileChange]
-    ) -> Sequence[ProfileChange]:
+    def begin(self, file_name: str, columns: Columns, rows: Sequence[ProfileChange]) -> Begun:
         """Return the rows: nothing is recorded."""
         del file_name, columns
-        return rows
+        return Begun(rows)
 
     def started(self, execution_id: str) -> None:
         """Count the import."""
@@ -94,6 +90,9 @@ class SessionRecords:
         """Do nothing."""
 
     def failed(self, rows: Sequence[ProfileChange]) -> None:
+        """Do nothing."""
+
+    def overdue(self, rows: Sequence[ProfileChange]) -> None:
         """Do nothing."""
 
     def ended(self, rows: Sequence[ProfileChange], refused: Collection[int]) -> None:
@@ -196,13 +195,12 @@ class LedgerRecords:
         zone: Time zone of Actito.
         run: Id of this run.
         key_of: Returns the key of a spelling.
-        look: Looks at the table, where that was not done just now.
+        look: Looks at the table, where that was not done just now, or in any case; returns when
+            the look began, in microseconds.
         limits: Limits of plans.
         follow: Follows an execution to its end.
         pause: Waits for some seconds.
     """
-
-    outlives_run = True
 
     def __init__(
         self,
@@ -215,7 +213,7 @@ class LedgerRecords:
         zone: ZoneInfo,
         run: str,
         key_of: Callable[[str], str],
-        look: Callable[[], None],
+        look: Callable[[bool], int],
         limits: Limits,
         follow: Callable[[str], Execution],
         pause: Callable[[float], None],
@@ -234,6 +232,7 @@ class LedgerRecords:
         self._pause = pause
         self._number = 0
         self._unsettled: set[str] = set()
+        self._has_failed = self._has_flagged = False
 
     @property
     def folder(self) -> Path:
@@ -250,15 +249,18 @@ class LedgerRecords:
     def _now(self) -> int:
         return to_micros(self._runtime.now())
 
-    def begin(
-        self, file_name: str, columns: Columns, rows: Sequence[ProfileChange]
-    ) -> Sequence[ProfileChange]:
-        """Look, decide again, and record the intent to write; return the rows still due."""
-        self._look()
+    def begin(self, file_name: str, columns: Columns, rows: Sequence[ProfileChange]) -> Begun:
+        """Look, decide again, and record the intent to write; return the rows still due.
+
+        An import that has failed may have changed profiles, so the table is looked at again.
+        """
+        looked_at = self._look(self._has_failed)
+        self._has_failed = False
         self._number = self._ledger.add_import(file_name, self._now())
         self._unsettled = set()
         wanted = frozenset(columns)
         kept: list[ProfileChange] = []
+        others: list[ProfileChange] = []
         for keys in self._chunks(rows):
             with self._ledger.change(keys) as change:
                 for key in keys:
@@ -266,8 +268,14 @@ class LedgerRecords:
                     if person.owed & Owed.NO_PROFILE:
                         continue
                     due = self._learner.change(key, person, only=wanted)
+                    if due is not None:
+                        seen = self._learner.seen(person, due, looked_at)
+                        if len(seen) < len(due.fields):
+                            due = self._learner.change(key, person, only=seen)
                     if due is None or not (self._limits.mixed_columns or wanted == set(due.fields)):
                         self._learner.flag(person)
+                        if due is not None and due.opt_out:
+                            others.append(due)
                         continue
                     self._learner.begin(
                         person, due, now=self._now(), run=self._run, import_number=self._number
@@ -277,7 +285,7 @@ class LedgerRecords:
                     kept.append(due)
         if not kept:
             self._ledger.set_import(self._number, state="never_received")
-        return sorted(kept, key=lambda due: not due.opt_out)
+        return Begun(sorted(kept, key=lambda due: not due.opt_out), others)
 
     def begin_at_once(
         self, file_name: str, write: Callable[[Start, Callable[[list[Draft]], int]], None]
@@ -310,8 +318,14 @@ class LedgerRecords:
     def failed(self, rows: Sequence[ProfileChange]) -> None:
         """Record that each row may have been written, or may be written yet."""
         now = self._now()
+        self._has_failed = True
         self._each(rows, lambda person, due: self._learner.give_up(person, due, now))
         self._ledger.set_import(self._number, state="unknown", ended=now)
+
+    def overdue(self, rows: Sequence[ProfileChange]) -> None:
+        """Record that the opt-outs are written otherwise, as the import doesn't end."""
+        number = self._number
+        self._each(rows, lambda person, _: self._learner.overtake_import(person, number))
 
     def ended(self, rows: Sequence[ProfileChange], refused: Collection[int]) -> None:
         """Record what was written; what was refused comes first, so that no kill makes it done."""
@@ -354,29 +368,50 @@ class LedgerRecords:
         under_way = False
         for found in self._ledger.open_imports():
             under_way = not self._settle(found) or under_way
+        if not self._has_flagged:  # a run may have been killed between an end and its flags
+            self._has_flagged = True
+            flag_again(self._ledger, self._learner, Owed.IN_IMPORT)
         return under_way
 
     def await_earlier(self) -> None:
-        """Wait for imports under way to end, each at most for `bulk_timeout`; record their ends."""
+        """Wait for imports under way to end, each at most for `bulk_timeout`; record their ends.
+
+        The opt-outs of one that doesn't end are written otherwise.
+        """
         for found in self._ledger.open_imports():
             if found.execution is not None:
                 logger.info("Waiting for import %s from an earlier run.", found.execution)
                 try:
                     self._follow(found.execution)
-                except (ImportsUnavailable, RequestRejectedError) as error:
+                except (ImportsUnavailable, RequestRejectedError, UnavailableError) as error:
                     logger.warning("%s", error)
             elif (rest := found.began + _SURELY_SENT - self._now()) >= 0:
                 self._pause(rest / 1_000_000 + 0.1)
-            self._settle(found)
+            if not self._settle(found):
+                self._for_import(found, self._learner.overtake_import)
 
     def _settle(self, found: ImportRow) -> bool:
-        """Find out how an import ended; return whether that is known now."""
-        execution_id = found.execution
-        if execution_id is None:
-            execution_id = self._imports.find_by_file(found.file_name)
-            if execution_id is None:
-                return self._settle_unsent(found)
-            self._ledger.set_import(found.number, execution=execution_id, state="started")
+        """Find out how an import ended; return whether that is known now, or it was given up."""
+        try:
+            return self._find_end(found)
+        except UnavailableError as error:  # of one import: it holds up nobody else
+            logger.warning("%s", error)
+            return False
+
+    def _find_end(self, found: ImportRow) -> bool:
+        if found.execution is not None:
+            return self._settle_sent(found, found.execution)
+        listed = self._imports.find_by_file(found.file_name)
+        if not listed:
+            return self._settle_unsent(found)
+        if len(listed) > 1:  # which of them says how it ended?
+            self._give_up(found)
+            return True
+        self._ledger.set_import(found.number, execution=listed[0], state="started")
+        return self._settle_sent(found, listed[0])
+
+    def _settle_sent(self, found: ImportRow, execution_id: str) -> bool:
+        """Find out how an execution ended; return whether that is known now, or it was given up."""
         try:
             execution = self._imports.get_execution(execution_id)
         except RequestRejectedError as error:
@@ -390,27 +425,32 @@ class LedgerRecords:
             return True
         if not execution.finished:
             return False
-        refused: set[str] | None = set()
-        if execution.failure is not None:
-            refused = None
-        elif execution.has_errors:
-            errors = self._imports.errors(execution.id)
-            known = {self._key_of(e.key) for e in errors or [] if e.key is not None}
-            refused = known if errors and len(known) == len(errors) else None
+        refused = None if execution.failure is not None else self._refused(found, execution)
         if refused is None:
             self._give_up(found)
-            return True
-        self._end_of(found, refused)
+        else:
+            self._end_of(found, refused)
         return True
 
+    def _refused(self, found: ImportRow, execution: Execution) -> set[str] | None:
+        """Return the keys of the rows that failed; None if not all of them are known."""
+        if not execution.has_errors:
+            return set()
+        errors = self._imports.errors(execution.id) or []
+        refused = {self._key_of(error.key) for error in errors if error.key is not None}
+        people = self._ledger.read(refused)
+        if len(refused) < max(1, len(errors), execution.errors or 0) or any(
+            not self._learner.is_in_import(people.get(key), found.number) for key in refused
+        ):
+            return None
+        return refused
+
     def _settle_unsent(self, found: ImportRow) -> bool:
-        """Settle an import of which Actito shows nothing; return whether that could be done."""
-        age = self._now() - found.began
-        if self._imports.lists_executions and age > _SURELY_SENT:
-            self._for_import(found, self._learner.drop_import)
-            self._ledger.set_import(found.number, state="never_received")
-            return True
-        if age > self._learner.rules.late_bound:
+        """Record as unknown the end of an import that isn't shown, if it must have arrived.
+
+        That a list doesn't show it is no proof: it may be carried out yet.
+        """
+        if self._now() - found.began > _SURELY_SENT:
             self._give_up(found)
             return True
         logger.warning(
@@ -420,6 +460,7 @@ class LedgerRecords:
         return False
 
     def _give_up(self, found: ImportRow) -> None:
+        """Record that it isn't known what an import wrote, or may write yet."""
         now = self._now()
         self._for_import(
             found, lambda person, number: self._learner.give_up_import(person, number, now)
@@ -439,6 +480,6 @@ class LedgerRecords:
         flag_again(self._ledger, self._learner, Owed.IN_IMPORT)
 
     def _for_import(self, found: ImportRow, work: Callable[[Person, int], None]) -> None:
-        """Change the rows of all people who have an intent of an import."""
+        """Change the rows of all people to whom an import may write."""
         keys = self._ledger.in_import(found.number)
         self._ledger.change_each(keys, lambda _, person: work(person, found.number))

@@ -27,15 +27,20 @@ from actito_didomi.consent.entries import (
     Entry,
     Intent,
     begin_write,
+    doubt,
+    drop_import,
     drop_intent,
     end_write,
+    give_up_import,
     give_up_intent,
+    is_seen,
     learn_event,
     learn_opt_out_of_unknown_age,
     learn_status,
+    overtake_import,
 )
 from actito_didomi.consent.groups import shorten
-from actito_didomi.consent.masks import begin_import
+from actito_didomi.consent.masks import begin_import, seen_fields
 from actito_didomi.consent.masks import learn_event as learn_event_of
 from actito_didomi.consent.owing import decide_quickly, find_due, flag
 from actito_didomi.consent.person import AttributeState, digest_of
@@ -392,25 +397,72 @@ class Learner:
         """Record that it isn't known whether a change was carried out, or will be."""
         for field, _ in self._choices(change):
             give_up_intent(person.entries[field.path], field.place, now, self.rules)
+            doubt(person.entries[field.path], field.place)
+        self.flag(person)
+
+    def seen(self, person: Person, change: ProfileChange, looked_at: int) -> set[Field]:
+        """Return the fields of a change that may be written after a look at the table.
+
+        An opt-in only where the look has shown the field for certain: else it could hide the
+        person's own opt-out. A person who had no profile then is new.
+
+        Args:
+            person: The person's row.
+            change: What is due.
+            looked_at: When the look began, in microseconds.
+        """
+        opt_ins = [
+            field for field, value in zip(change.fields, change.values, strict=True) if value.choice
+        ]
+        if not opt_ins or person.profile_id is None:
+            return set(change.fields)
+        bits, masks = self.bits, masks_of(person)
+        if bits is not None and masks is not None:
+            shown = seen_fields(masks, looked_at)
+            unseen = {field for field in opt_ins if not shown & (bits.find(field) or 0)}
+        else:
+            unseen = {field for field in opt_ins if not self._is_seen(person, field, looked_at)}
+        return set(change.fields) - unseen
+
+    def _is_seen(self, person: Person, name: Field, looked_at: int) -> bool:
+        field = self._by_name[name]
+        entry = person.entries.get(field.path)
+        place = None if entry is None else entry.places.get(field.place)
+        if name.kind == "attribute" and (place is None or place.held is None):
+            return True  # it has no value yet
+        return is_seen(place, looked_at)
+
+    def overtake_import(self, person: Person, number: int) -> None:
+        """Record that opt-outs of an import that takes too long are written otherwise."""
+        for field in list(self._in_import(person, number)):
+            overtake_import(person.entries[field.path], field.place, number)
         self.flag(person)
 
     def drop_import(self, person: Person, number: int) -> None:
         """Record that an import certainly did not write this person's row."""
-        for field in self._in_import(person, number):
-            drop_intent(person.entries[field.path], field.place)
+        for field in list(self._in_import(person, number)):
+            drop_import(person.entries[field.path], field.place, number)
         self.flag(person)
 
     def give_up_import(self, person: Person, number: int, now: int) -> None:
         """Record that it isn't known whether an import wrote this person's row."""
-        for field in self._in_import(person, number):
-            give_up_intent(person.entries[field.path], field.place, now, self.rules)
+        for field in list(self._in_import(person, number)):
+            give_up_import(person.entries[field.path], field.place, number, now, self.rules)
         self.flag(person)
 
+    def is_in_import(self, person: Person | None, number: int) -> bool:
+        """Return whether an import is to write a person's row."""
+        return person is not None and any(True for _ in self._in_import(person, number))
+
     def _in_import(self, person: Person, number: int) -> Iterable[ChoiceField]:
+        """Yield the fields that an import may write, also those where it was overtaken."""
         for field in self.choice_fields:
             entry = person.entries.get(field.path)
             place = entry.places.get(field.place) if entry else None
-            if place and place.intent and place.intent.import_number == number:
+            if place is not None and any(
+                write is not None and write.import_number == number
+                for write in (place.intent, *place.late)
+            ):
                 yield field
 
     def _choices(self, change: ProfileChange) -> Iterable[tuple[ChoiceField, bool]]:

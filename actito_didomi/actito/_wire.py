@@ -352,6 +352,12 @@ def has_errors(execution: Mapping[str, Any]) -> bool:
     )
 
 
+def error_count(execution: Mapping[str, Any]) -> int | None:
+    """Read how many rows are in error; None if the response does not say."""
+    found = execution.get("rowsInError")
+    return found if isinstance(found, int) and not isinstance(found, bool) else None
+
+
 def row_counts(execution: Mapping[str, Any]) -> tuple[int, int] | None:
     """Read how many rows were created and updated; None if the response does not say."""
     created, updated = execution.get("rowsCreated"), execution.get("rowsUpdated")

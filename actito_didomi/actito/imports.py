@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import re
 import zipfile
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import msgspec
 
 from actito_didomi import codes, privacy
 from actito_didomi.actito import _wire
-from actito_didomi.errors import RequestRejectedError, SettingsError
+from actito_didomi.errors import RequestRejectedError, SettingsError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
     from actito_didomi.actito.table import TableStructure
     from actito_didomi.http import ApiSession, Parts, Response
+
+logger = logging.getLogger(__name__)
 
 _NOT_THERE = frozenset({403, 404, 405, 501})
 _PLACEHOLDERS = ("$table", "$key", "$mode")
@@ -56,6 +59,7 @@ class Execution:
         finished: Whether it has ended.
         failure: Why it failed as a whole, in Actito's words; None if it didn't.
         has_errors: Whether some rows failed.
+        errors: How many rows failed; None if Actito doesn't report it.
         counts: Rows created and updated; None if Actito does not report them.
     """
 
@@ -63,6 +67,7 @@ class Execution:
     finished: bool
     failure: str | None
     has_errors: bool
+    errors: int | None
     counts: tuple[int, int] | None
 
 
@@ -200,16 +205,23 @@ class Imports:
             finished=_wire.is_finished(found),
             failure=_wire.failure_of(found) if _wire.is_failed(found) else None,
             has_errors=_wire.has_errors(found),
+            errors=_wire.error_count(found),
             counts=_wire.row_counts(found),
         )
 
     def errors(self, execution_id: str) -> list[RowError] | None:
         """Read the failed rows; return None if Actito does not report which they are.
 
+        The route is inferred, so that it can't be read is no outage either.
+
         Raises:
-            ApiError: As `ApiSession.request`.
+            ApiError: As `ApiSession.request`, but for `UnavailableError`.
         """
-        response = self._get_if_offered(_wire.EXECUTION_ERRORS, execution=execution_id)
+        try:
+            response = self._get_if_offered(_wire.EXECUTION_ERRORS, execution=execution_id)
+        except UnavailableError as error:
+            logger.warning("%s", error)
+            response = None
         if response is None:
             return None
         return [
@@ -232,10 +244,9 @@ class Imports:
         """
         return self._find(name, finished=False)
 
-    def find_by_file(self, file_name: str) -> str | None:
-        """Find the execution that was started with a file, if Actito offers a list."""
-        found = self._find(re.compile(re.escape(file_name)), finished=True)
-        return found[0] if found else None
+    def find_by_file(self, file_name: str) -> list[str]:
+        """Find the executions that were started with a file, if Actito offers a list."""
+        return self._find(re.compile(re.escape(file_name)), finished=True) or []
 
     def _find(self, name: re.Pattern[str], *, finished: bool) -> list[str] | None:
         response = self._get_if_offered(_wire.EXECUTIONS)

@@ -301,7 +301,7 @@ class ActitoApi:
     async def _execution_errors(self, request: Request) -> Response:
         _check_entity(request)
         execution = self.imports.find(request.path_params["execution"])
-        return JSONResponse({"errors": execution.errors})
+        return JSONResponse({"errors": execution.errors[: self._options.etl_errors_shown]})
 
     def _existing(self, request: Request) -> int:
         key = unquote(request.path_params["key"])

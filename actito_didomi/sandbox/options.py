@@ -51,6 +51,7 @@ class SandboxOptions:
         etl_definition_part: Name of the part that holds a one-shot definition (unknown).
         etl_lists_executions: The list of executions can be read (unknown).
         etl_tells_rows: An execution reports how many rows it created and updated (unknown).
+        etl_errors_shown: Maximum number of rows in error that are listed (unknown).
         etl_fail_next: Number of next executions that fail their validation.
         etl_bad_person: A row fails if its key contains this text; for tests of errors.
         etl_bad_file: The validation of a file fails if it contains this text.
@@ -102,6 +103,7 @@ class SandboxOptions:
     etl_definition_part: Literal["etlDefinition", "parameters"] = "etlDefinition"
     etl_lists_executions: bool = True
     etl_tells_rows: bool = True
+    etl_errors_shown: int = 1_000_000
     etl_fail_next: int = 0
     etl_bad_person: str = ""
     etl_bad_file: str = ""
