@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from actito_didomi.commands.explain import explain
 from actito_didomi.commands.ledger import ledger
 from actito_didomi.commands.rejects import rejects
 from actito_didomi.commands.sandbox import sandbox
@@ -15,6 +16,7 @@ def main() -> None:
     """Tools around the Singer plugins for Didomi and Actito."""
 
 
+main.add_command(explain)
 main.add_command(ledger)
 main.add_command(rejects)
 main.add_command(sandbox)

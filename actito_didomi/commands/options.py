@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import json
 import logging
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 import msgspec
 
 from actito_didomi.consent.config import LedgerSettings
+from actito_didomi.consent.copying import list_pairs, open_pair
 from actito_didomi.errors import ActitoDidomiError, InvalidSettingsError
 from actito_didomi.plugin.config import (
     normalise,
@@ -19,9 +21,12 @@ from actito_didomi.plugin.config import (
     schema_of,
 )
 from actito_didomi.privacy import describe_exception, install, protect
+from actito_didomi.runtime import Runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from actito_didomi.consent.ledger import Ledger
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
@@ -68,6 +73,29 @@ def read_ledger_settings(configs: tuple[str, ...]) -> LedgerSettings:
     if not settings.has_ledger:
         raise InvalidSettingsError(["ledger_url is `none`: there is no ledger."])
     return settings
+
+
+@contextmanager
+def each_pair(configs: tuple[str, ...], *, one: bool = False) -> Iterator[list[Ledger]]:
+    """Open all pairs of the ledger, or the one that `ledger_scope` names.
+
+    Args:
+        configs: Where the settings are read from.
+        one: Whether there must be one only, since the numbers of rejects are each pair's own.
+    """
+    settings = read_ledger_settings(configs)
+    runtime = Runtime()
+    names = list_pairs(settings, runtime)
+    if settings.ledger_scope:
+        names = [settings.ledger_scope]
+    if one and len(names) > 1:
+        raise click.UsageError(f"Set ledger_scope to one of these pairs: {', '.join(names)}.")
+    pairs = [open_pair(settings, name, runtime) for name in names]
+    try:
+        yield pairs
+    finally:
+        for pair in pairs:
+            pair.close()
 
 
 def _of_environment(schema: dict[str, Any]) -> dict[str, Any]:

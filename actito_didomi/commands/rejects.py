@@ -11,13 +11,12 @@ import msgspec
 
 from actito_didomi.commands.options import (
     config_option,
+    each_pair,
     ends_well,
     output_option,
-    read_ledger_settings,
     show_json,
 )
 from actito_didomi.consent.conflicts import END, OPT_OUT, to_datetime, to_micros
-from actito_didomi.consent.copying import list_pairs, open_pair
 from actito_didomi.consent.entries import winner
 from actito_didomi.consent.identity import match_key
 from actito_didomi.consent.person import Owed
@@ -46,29 +45,6 @@ _OWED = Owed.ACTITO | Owed.DIDOMI | Owed.DEFERRED
 @click.group()
 def rejects() -> None:
     """List, retry, dismiss or export what could not be written."""
-
-
-@contextmanager
-def _each_pair(configs: tuple[str, ...], *, one: bool = False) -> Iterator[list[Ledger]]:
-    """Open all pairs of the ledger, or the one that `ledger_scope` names.
-
-    Args:
-        configs: Where the settings are read from.
-        one: Whether there must be one only, since the numbers of rejects are each pair's own.
-    """
-    settings = read_ledger_settings(configs)
-    runtime = Runtime()
-    names = list_pairs(settings, runtime)
-    if settings.ledger_scope:
-        names = [settings.ledger_scope]
-    if one and len(names) > 1:
-        raise click.UsageError(f"Set ledger_scope to one of these pairs: {', '.join(names)}.")
-    pairs = [open_pair(settings, name, runtime) for name in names]
-    try:
-        yield pairs
-    finally:
-        for pair in pairs:
-            pair.close()
 
 
 def _summarise(reject: StoredReject, pair: Ledger) -> dict[str, Any]:
@@ -141,7 +117,7 @@ def list_rejects(  # noqa: PLR0917 - click passes options by name
     The id of a reject is a number, that of an owed change the hash of its person, as in logs.
     """
     found: list[dict[str, Any]] = []
-    with _each_pair(configs) as pairs:
+    with each_pair(configs) as pairs:
         for pair in pairs:
             states = ("open",) if only_open else REJECT_STATES
             stored = pair.list_rejects(states, code=code, opt_outs_only=opt_outs, limit=limit + 1)
@@ -177,7 +153,7 @@ def list_rejects(  # noqa: PLR0917 - click passes options by name
 @ends_well
 def show(reject_id: str, yes: bool, configs: tuple[str, ...]) -> None:
     """Show all that is known of a reject or owed change; it asks first: personal data."""
-    with _each_pair(configs, one=reject_id.isdecimal()) as pairs:
+    with each_pair(configs, one=reject_id.isdecimal()) as pairs:
         found = next(filter(None, (_find(pair, reject_id) for pair in pairs)), None)
     if found is None:
         raise click.UsageError(f"There is no reject or owed change {reject_id}.")
@@ -250,7 +226,7 @@ def retry(
     if not reject_ids and code is None and not everything:
         raise click.UsageError("Name ids, --code, or --all.")
     stored = people = 0
-    with _each_pair(configs, one=any(map(str.isdecimal, reject_ids))) as pairs:
+    with each_pair(configs, one=any(map(str.isdecimal, reject_ids))) as pairs:
         for pair in pairs:
             numbers = [
                 reject.number
@@ -281,7 +257,7 @@ def dismiss(reject_id: str, because: str, configs: tuple[str, ...]) -> None:
             "Only rejects, whose ids are short numbers, can be dismissed: what is owed to a person "
             "ends when it is written, or when the person makes another choice."
         )
-    with _each_pair(configs, one=True) as (pair,):
+    with each_pair(configs, one=True) as (pair,):
         is_done = pair.set_reject_state(int(reject_id), "dismissed", because=because)
     if not is_done:
         raise click.UsageError(f"There is no reject {reject_id}.")
@@ -299,7 +275,7 @@ def export(file: str, only_open: bool, configs: tuple[str, ...]) -> None:
     Only its owner can read the file.
     """
     count = 0
-    with _each_pair(configs) as pairs, _new_private_file(file) as target:
+    with each_pair(configs) as pairs, _new_private_file(file) as target:
         for pair in pairs:
             states = ("open",) if only_open else REJECT_STATES
             for reject in pair.list_rejects(states, limit=2**31):

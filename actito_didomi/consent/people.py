@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import sqlalchemy as sa
 from msgspec import structs
 
-from actito_didomi.consent.codec import Codec
+from actito_didomi.consent.codec import FIELD, Codec
 from actito_didomi.consent.drafts import Drafter, Said
 from actito_didomi.consent.imports import ImportTable
 from actito_didomi.consent.leases import LeaseTable
@@ -48,6 +48,7 @@ _CHANGED_TOGETHER = 5_000
 _BATCH_SIZE = 10_000
 """People that are read together."""
 _ATTEMPTS = 5
+_ALL_NAMES = 2**31
 
 
 class OwedCounts:
@@ -559,6 +560,32 @@ class PeopleTable(ImportTable, LookTable, LeaseTable):
                 if profile_id is not None and profile_id in profile_ids:
                     found[profile_id] = key
         return found
+
+    def find_hash(self, name: str) -> str | None:
+        """Return the key of the person who has this hash in logs; None if nobody has.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        for rows in self._all_people():
+            for key, _ in rows:
+                if self.hash(key) == name:
+                    return str(key)
+        return None
+
+    def mapped_fields(self) -> list[tuple[Path, str]]:
+        """Return the fields in Actito that hold choices: path of the choice, and place.
+
+        These are all that were ever mapped or looked at; a field that no mapping names has a path
+        that begins with `actito`.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.read() as transaction, self._lock:
+            self._names.transaction = transaction
+            names = self._names.known(FIELD, _ALL_NAMES)
+            return [(tuple(name[:-1]), name[-1]) for name in names]
 
     def _all_people(self) -> Iterator[Sequence[Any]]:
         """Yield the keys and data of all people, many at a time, in the order of their keys."""

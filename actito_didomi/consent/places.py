@@ -29,6 +29,12 @@ def field_place(kind: Kind, name: str, *, inverted: bool) -> str:
     return f"{_ACTITO}{kind}:{name}{_INVERTED if inverted else ''}"
 
 
+def describe_field(place: str) -> str:
+    """Return the kind and name of the field of a place in Actito, for people to read."""
+    kind, _, name = place.removeprefix(_ACTITO).partition(":")
+    return f"{kind} {name.removesuffix(_INVERTED)}"
+
+
 def user_place(user_key: int) -> str:
     """Return the place of a Didomi user.
 

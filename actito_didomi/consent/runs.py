@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
     from actito_didomi.consent.leases import Direction
 
-_KEPT = 100
-"""Runs of each plugin."""
+MOST_KEPT = 1_000
+"""Runs that are kept of each plugin."""
 
 
 class RunRow(msgspec.Struct, frozen=True):
@@ -51,7 +51,7 @@ class RunTable(LedgerPart):
     def start_run(self, plugin: str, direction: Direction) -> int:
         """Record the start of a run; return its number.
 
-        Of each plugin the last 100 runs are kept.
+        Of each plugin the last 1,000 runs are kept.
 
         Raises:
             SettingsError: The database fails.
@@ -76,7 +76,7 @@ class RunTable(LedgerPart):
                 plugin,
                 self._scope,
                 plugin,
-                _KEPT,
+                MOST_KEPT,
             )
         return number
 
