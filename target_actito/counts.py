@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from actito_didomi import codes
@@ -10,10 +11,10 @@ from actito_didomi.errors import RequestRejectedError
 from actito_didomi.plugin.rejects import Reject
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Sequence
     from datetime import datetime
 
-    from actito_didomi.consent.coalesce import ProfileChange
+    from actito_didomi.consent.coalesce import Field, ProfileChange
     from actito_didomi.plugin.guards import Guards
     from target_actito.bulk import ImportResult
     from target_actito.single import WriteResult
@@ -63,10 +64,12 @@ class Counts:
 
     Args:
         target: The target.
+        now: Returns the present time, by Actito's clock.
     """
 
-    def __init__(self, target: HasIntake) -> None:
+    def __init__(self, target: HasIntake, now: Callable[[], datetime]) -> None:
         self._target = target
+        self._now = now
         self._counted: set[str] = set()
 
     def begin(self) -> None:
@@ -92,6 +95,7 @@ class Counts:
             summary.created += created
             summary.updated += updated
             summary.unmatched += new - created - updated
+        self._count_written(imported.changes)
         self._target.acknowledge(*(change.first_record for change in imported.changes))
 
     def on_result(self, result: WriteResult) -> None:
@@ -101,15 +105,40 @@ class Counts:
             self._reject(result.refused_attributes.change, result.refused_attributes.error)
         if isinstance(outcome, RequestRejectedError):
             self._reject(result.change, outcome)
+            self._count_opt_out(result.change, "rejected")
         elif outcome is Written.UNMATCHED:
             target.note_unmatched(result.change.person)
+            self._count_opt_out(result.change, "no_profile")
         elif outcome is Written.POSTPONED:
             target.summary.deferred += 1
+            self._count_opt_out(result.change, "deferred")
             return
         else:
             target.summary.updated += outcome is Written.UPDATED
             target.summary.created += outcome is Written.CREATED
+            if outcome is not Written.UNCHANGED:
+                self._count_written([result.change])
         target.acknowledge(result.change.first_record)
+
+    def _count_opt_out(self, change: ProfileChange, outcome: str) -> None:
+        if change.opt_out:
+            self._target.summary.count_opt_out(outcome)
+
+    def _count_written(self, changes: Sequence[ProfileChange]) -> None:
+        """Count choices that were written, and how long opt-outs took."""
+        summary, now = self._target.summary, self._now()
+        patterns: Counter[tuple[tuple[Field, ...], tuple[bool | None, ...]]] = Counter()
+        for change in changes:
+            patterns[change.fields, tuple([value.choice for value in change.values])] += 1
+            if change.opt_out:
+                summary.count_opt_out("written")
+                times = [v.timestamp for v in change.values if v.opt_out and v.timestamp]
+                if times:
+                    summary.opt_out_latency.add((now - min(times)).total_seconds())
+        for (fields, choices), count in patterns.items():
+            for field, choice in zip(fields, choices, strict=True):
+                if choice is not None:
+                    summary.count_change(field.name, choice, count)
 
     def _reject(self, change: ProfileChange, error: RequestRejectedError) -> None:
         self._target.reject(

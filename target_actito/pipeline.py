@@ -141,7 +141,7 @@ class Pipeline:
             shutdown=shutdown,
             runtime=runtime,
         )
-        self._events = Counts(target)
+        self._events = Counts(target, runtime.now)
         self._delivery: Delivery | None = None
         self._bulk: BulkWriter | None = None
         self._records: ImportRecords | None = None

@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from actito_didomi.consent.conflicts import Act
+    from actito_didomi.consent.entries import Entry
     from actito_didomi.consent.ledger import Ledger
     from actito_didomi.didomi.consents import ConsentApi
     from actito_didomi.errors import ApiError
@@ -143,6 +144,8 @@ class PersonResult:
         newer: Choices not posted since another one in Didomi counts.
         unread: Why nothing could be read of the person; None if it could.
         owes_opt_out: Whether an opt-out is still owed to one who could not be read.
+        opted_out_at: When the earliest opt-out that was posted was chosen; None if none was, or
+            nobody knows.
     """
 
     key: str
@@ -153,6 +156,7 @@ class PersonResult:
     newer: int = 0
     unread: ApiError | None = None
     owes_opt_out: bool = False
+    opted_out_at: Micros | None = None
 
 
 class DeliveryEvents(Protocol):
@@ -717,6 +721,7 @@ class Delivery:
                 user_id = posting.user_id or _user_id(posting.stored)
                 created = _timestamp(posting.stored, "created_at") or arrival
                 for path, choice in posting.said().items():
+                    self._note_opt_out(result, person.entry(path), choice)
                     learn_event(
                         person.entry(path),
                         user_place(user_key(user_id)) if user_id else user_place(0),
@@ -734,6 +739,15 @@ class Delivery:
                 self._note_retry(person, f"{codes.REQUEST_REFUSED.name}:{result.unread.status}")
             else:
                 person.retries.pop(DIDOMI, None)
+
+    @staticmethod
+    def _note_opt_out(result: PersonResult, entry: Entry, choice: bool) -> None:
+        """Note when an opt-out was chosen that was posted; of a look, when the one before began."""
+        act = entry.acts.get(ACTITO)
+        if choice is OPT_OUT and act is not None and act.value is OPT_OUT:
+            known = result.opted_out_at
+            if act.earliest > BEGINNING and (known is None or act.earliest < known):
+                result.opted_out_at = act.earliest
 
     def _note_retry(self, person: Person, code: str, wait: int = 0) -> None:
         now = to_micros(self._runtime.now())

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from actito_didomi import codes
 from actito_didomi.consent.choices import read_choices, readable
+from actito_didomi.consent.conflicts import to_micros
 from actito_didomi.consent.records import Shape
 from actito_didomi.consent.schema import LedgerScope
 from actito_didomi.consent.scope import Scope
@@ -234,8 +235,22 @@ class TargetDidomi(ConsentTarget):
                 summary.written += len(said)
                 summary.written_opt_outs += sum(not choice for choice in said.values())
                 self._written.add(posting.person)
+                for path, choice in said.items():
+                    summary.count_change("/".join(path), choice)
                 if result.created:
                     self._created.add(posting.person)
+            self._count_opt_out(result)
+
+    def _count_opt_out(self, result: PersonResult) -> None:
+        """Count a person to whom an opt-out was due, by what became of it."""
+        opt_outs = [posting for posting in result.postings if posting.opt_out]
+        if any(posting.stored is None for posting in opt_outs) or result.owes_opt_out:
+            self.summary.count_opt_out("rejected")
+        elif opt_outs:
+            self.summary.count_opt_out("written")
+        if result.opted_out_at is not None and self._session is not None:
+            now = to_micros(self._session.now())
+            self.summary.opt_out_latency.add((now - result.opted_out_at) / 1_000_000)
 
     def _reject_unread(self, key: str, error: RequestRejectedError, *, opt_out: bool) -> None:
         self._rejected.add(key)

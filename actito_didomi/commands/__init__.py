@@ -7,6 +7,7 @@ import click
 from actito_didomi.commands.explain import explain
 from actito_didomi.commands.ledger import ledger
 from actito_didomi.commands.rejects import rejects
+from actito_didomi.commands.runs import runs
 from actito_didomi.commands.sandbox import sandbox
 
 
@@ -19,4 +20,5 @@ def main() -> None:
 main.add_command(explain)
 main.add_command(ledger)
 main.add_command(rejects)
+main.add_command(runs)
 main.add_command(sandbox)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from array import array
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from actito_didomi.runtime import Runtime
 
 _PRIVATE = 0o600
+_PARTS = 20
+"""Into how many parts latencies are divided."""
 
 
 class Line(NamedTuple):
@@ -34,6 +37,51 @@ class Line(NamedTuple):
     rare: bool = False
 
 
+class Latency:
+    """How long opt-outs took, from the person's choice to the write."""
+
+    def __init__(self) -> None:
+        self._seconds = array("d")
+
+    def add(self, seconds: float) -> None:
+        """Add an opt-out; clocks that differ make none negative."""
+        self._seconds.append(max(seconds, 0.0))
+
+    def __bool__(self) -> bool:
+        """Return whether there is any."""
+        return bool(self._seconds)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return `count`, and in seconds `median`, `p95`, `worst` and `quantiles`.
+
+        The last are those of 0 %, 5 %, ... 100 %. Without an opt-out the count is all.
+        """
+        if not self._seconds:
+            return {"count": 0}
+        ordered = sorted(self._seconds)
+        last = len(ordered) - 1
+        found = [round(ordered[-(-last * part // _PARTS)], 1) for part in range(_PARTS + 1)]
+        return {
+            "count": len(ordered),
+            "median": found[_PARTS // 2],
+            "p95": found[-2],
+            "worst": found[-1],
+            "quantiles": found,
+        }
+
+
+def show_seconds(seconds: float) -> str:
+    """Return a time in the unit that suits it, such as `1.5 h`."""
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if seconds >= size:
+            return (
+                f"{seconds / size:.3g} {unit}"
+                if seconds < 100 * size
+                else (f"{seconds / size:,.0f} {unit}")
+            )
+    return f"{seconds:.3g} s"
+
+
 @dataclass
 class Summary:
     """Counts of one run; each target adds its own.
@@ -49,6 +97,10 @@ class Summary:
         skipped: Records skipped, by the name of the code.
         requests: Requests to the API, including repeated attempts and requests for tokens.
         retries: How many of these repeated an earlier attempt.
+        opt_outs: People to whom an opt-out was due, by what became of it: `written`, `no_profile`,
+            `rejected` or `deferred`.
+        changes: Opt-ins and opt-outs written, by the subscription, attribute or choice.
+        opt_out_latency: How long the opt-outs that were written took, one value per person.
         seconds: Time from start to end.
         status: `success`, `opt-outs rejected`, `stopped by SIGTERM` (or SIGINT) or `failed`.
         code: Name of the code of the error that ended the run; None after a success.
@@ -64,6 +116,9 @@ class Summary:
     skipped: Counter[str] = field(default_factory=Counter)
     requests: int = 0
     retries: int = 0
+    opt_outs: Counter[str] = field(default_factory=Counter)
+    changes: dict[str, list[int]] = field(default_factory=dict)
+    opt_out_latency: Latency = field(default_factory=Latency)
     seconds: float = 0.0
     status: str = "success"
     code: str | None = None
@@ -71,6 +126,14 @@ class Summary:
     def skip(self, code: Code) -> None:
         """Count a skipped record."""
         self.skipped[code.name] += 1
+
+    def count_change(self, name: str, choice: bool, times: int = 1) -> None:
+        """Count a choice that was written, by its subscription, attribute or path."""
+        self.changes.setdefault(name, [0, 0])[not choice] += times
+
+    def count_opt_out(self, outcome: str) -> None:
+        """Count a person to whom an opt-out was due, by what became of it."""
+        self.opt_outs[outcome] += 1
 
     def outcome(self) -> list[Line]:
         """Return the lines about the people and their choices."""
@@ -84,6 +147,12 @@ class Summary:
         """Return the counts as plain data, ready for JSON."""
         return {
             **vars(self),
+            "opt_outs": dict(sorted(self.opt_outs.items())),
+            "changes": {
+                name: {"opt_ins": ins, "opt_outs": outs}
+                for name, (ins, outs) in sorted(self.changes.items())
+            },
+            "opt_out_latency": self.opt_out_latency.to_dict(),
             "rejects": dict(sorted(self.rejects.items())),
             "skipped": dict(sorted(self.skipped.items())),
             "seconds": round(self.seconds, 3),
@@ -100,13 +169,14 @@ class Summary:
             Line("people", self.people),
             *self.outcome(),
             Line("rejected", self.rejected, rejected),
+            *self._latency(),
             *self.effort(),
         ]
         return "\n".join(
             [
                 f"Summary ({self.status}{f': {self.code}' if self.code else ''}):",
                 *(
-                    f"  {line.name:<15} {line.number:>9,}"
+                    f"  {line.name:<16} {line.number:>8,}"
                     + (f"   ({line.note})" if line.note else "")
                     for line in lines
                     if line.number or not line.rare
@@ -114,6 +184,14 @@ class Summary:
                 f"  time            {self.seconds:>9,.1f} s",
             ]
         )
+
+    def _latency(self) -> list[Line]:
+        found = self.opt_out_latency.to_dict()
+        if not found["count"]:
+            return []
+        median, p95, worst = (show_seconds(found[name]) for name in ("median", "p95", "worst"))
+        note = f"people; after the choice: median {median}, 95 % {p95}, worst {worst}"
+        return [Line("opt-outs written", found["count"], note)]
 
 
 def _count_by_name(counts: Counter[str]) -> str:
