@@ -431,14 +431,18 @@ class BulkWriter:
                 raise _ImportLost("It isn't known whether Actito has received the file.") from None
             self._sleep(min(pause, self._settings.client.retry_max_wait))
 
-    def follow(self, execution_id: str) -> Execution:
+    def follow(self, execution_id: str, age: float = 0) -> Execution:
         """Poll an execution until it has ended.
+
+        Args:
+            execution_id: Actito's id of it.
+            age: For how many seconds it has been running.
 
         Raises:
             ImportsUnavailable: It hasn't ended within `bulk_timeout`.
         """
-        pause, started = self._settings.bulk.bulk_poll_interval, self._runtime.monotonic()
-        announced = started
+        pause, announced = self._settings.bulk.bulk_poll_interval, self._runtime.monotonic()
+        started = announced - age
         while True:
             self._sleep(pause)
             execution = self._imports.get_execution(execution_id)

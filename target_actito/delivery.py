@@ -16,7 +16,7 @@ from actito_didomi import codes
 from actito_didomi.actito import Written
 from actito_didomi.actito.listing import list_profiles
 from actito_didomi.consent.coalesce import Field
-from actito_didomi.consent.conflicts import ACTITO, to_micros
+from actito_didomi.consent.conflicts import ACTITO, to_datetime, to_micros
 from actito_didomi.consent.drafts import Glimpse
 from actito_didomi.consent.looks import Look
 from actito_didomi.consent.person import Owed, Retry
@@ -57,8 +57,9 @@ _SAMPLE = 1_000
 """People of whom it is found out beforehand to how many something is due."""
 _FEW = 20
 """Requests that go before an import."""
-_FRESH = 60.0
-"""Seconds for which a look at the table need not be repeated before the next import."""
+_LONG_AGO = float("-inf")
+_MOST_FRESH = 60.0
+"""Seconds for which a look at the table need not be repeated before an import, at most."""
 
 
 class DeliveryEvents(Protocol):
@@ -153,7 +154,7 @@ class Delivery:
         self._bulk: BulkWriter | None = None
         self._records: ImportRecords | None = None
         self._looked_at: float | None = None
-        self._look_began = 0
+        self._look_began, self._fresh_until = 0, _LONG_AGO
         self._held: tuple[list[list[tuple[int, int]]], Iterator[list[tuple[int, int]]]] | None = (
             None
         )
@@ -161,7 +162,7 @@ class Delivery:
         self._lookups_left = settings.lookup_calls
 
     def import_records(
-        self, imports: Imports, workspace: Workspace, follow: Callable[[str], Execution]
+        self, imports: Imports, workspace: Workspace, follow: Callable[[str, float], Execution]
     ) -> LedgerRecords:
         """Return what records imports in the ledger."""
         return LedgerRecords(
@@ -219,15 +220,14 @@ class Delivery:
         if not (self._is_for_import(named, said) and bulk.can_import) or records.settle_earlier():
             return people
         owed = self._ledger.owed_keys(Owed.ACTITO, without=Owed.NO_PROFILE, due_at=self._now())
-        look = None if self._has_looked() else self._list_table(last, named)
-        glimpses = {} if look is None else look.held
-        if look is not None:
-            left += self._set_apart(named, glimpses)
+        look = self._list_table(last, named)
+        glimpses = look.held
+        left += self._set_apart(named, glimpses)
         self.learn(left)
         self._looks.learn_glimpses(
             {key: seen for key, seen in glimpses.items() if key not in named}, last
         )
-        if look is not None and not self._settings.upsert_mode:
+        if not self._settings.upsert_mode:
             keys = self._keys(people)
             self._note_missing(sorted(keys - look.keys), len(keys))
         waiting = [
@@ -240,14 +240,16 @@ class Delivery:
                 for at in range(0, len(waiting), _LEARN_AT_ONCE):
                     part = waiting[at : at + _LEARN_AT_ONCE]
                     self._write_drafts(part, said, admit, start, last)
-                if look is not None:
-                    self._record_look(look)
+                self._record_look(look)
                 self._write_few_opt_outs()
 
             file = records.begin_at_once(file_name, write)
-            if file is not None and self._is_too_much(file):
+            if file is None:
+                return None
+            if self._is_too_much(file):
                 records.not_started(file.changes)  # the passes that follow write what may be
                 return None
+            self._fresh_until = _LONG_AGO
             return file
 
         bulk.load(begin, self._on_result, self._events.on_import)
@@ -364,13 +366,29 @@ class Delivery:
         tried: set[str] = set()
         self._pass(most, tried, opt_outs_only=True, if_many=True)
         self._pass(most, tried, opt_outs_only=False)
-        if self._records is not None and self._records.settle_earlier():
-            raise ApiError(
-                codes.IMPORT_UNFINISHED,
-                "An import has not ended within bulk_timeout. All else is written. Nothing is "
-                "lost: the next run waits for it, and writes again what it may have overwritten. "
-                "Look it up in Actito, and stop it there if it hangs.",
-            )
+        # What a look before an import has shown of people who had had their turn.
+        self._pass(most, set(), opt_outs_only=True, untried=True)
+
+    def finish(self) -> None:
+        """Check that no import is under way.
+
+        Raises:
+            ApiError: One is: what it is to write isn't known to be written.
+        """
+        if self._records is None or not self._records.settle_earlier():
+            return
+        waiting = [
+            f"import {found.execution or found.file_name} of "
+            f"{to_datetime(found.began).isoformat(timespec='seconds')}"
+            for found in self._ledger.open_imports()
+        ]
+        raise ApiError(
+            codes.IMPORT_UNFINISHED,
+            f"Not ended within bulk_timeout: {', '.join(waiting)}. All else is written, opt-outs "
+            "among its rows by single requests. Nothing is lost: the next run looks whether it has "
+            "ended, and writes again what it may have overwritten. Look it up in Actito, and stop "
+            "it there if it hangs; until then each run ends with this error.",
+        )
 
     def _decide_deferred(self) -> None:
         """Decide again what waited for the setting `baseline`; once per run."""
@@ -380,7 +398,13 @@ class Delivery:
         flag_again(self._ledger, self._learner, Owed.DEFERRED)
 
     def _pass(
-        self, most: int, tried: set[str], *, opt_outs_only: bool, if_many: bool = False
+        self,
+        most: int,
+        tried: set[str],
+        *,
+        opt_outs_only: bool,
+        if_many: bool = False,
+        untried: bool = False,
     ) -> None:
         """Write what is owed, in batches.
 
@@ -389,14 +413,17 @@ class Delivery:
             tried: Keys of the people who are left out; those of this pass are added.
             opt_outs_only: Whether to write only to people to whom an opt-out is owed.
             if_many: Whether to write only if there is more than one batch.
+            untried: Whether to leave out who was refused, or has no profile.
         """
-        while batch := self._next(tried, most, opt_outs_only=opt_outs_only):
+        while batch := self._next(tried, most, opt_outs_only=opt_outs_only, untried=untried):
             if if_many and len(batch) < most:
                 return
             self._deliver(batch)
             tried.update(batch)
 
-    def _next(self, tried: set[str], most: int, *, opt_outs_only: bool) -> list[str]:
+    def _next(
+        self, tried: set[str], most: int, *, opt_outs_only: bool, untried: bool = False
+    ) -> list[str]:
         """Return the keys of the next people to whom something is owed now."""
         now = self._now()
         found: list[str] = []
@@ -414,7 +441,11 @@ class Delivery:
             after = rows[-1][0]
             settled: list[str] = []
             for key, person in rows:
-                if key in tried or not self._is_time(key, person, now):
+                if key in tried or (
+                    untried and (ACTITO in person.retries or person.owed & Owed.NO_PROFILE)
+                ):
+                    continue
+                if not self._is_time(key, person, now):
                     continue
                 (found if self._learner.is_due(person) else settled).append(key)
             self._flag(settled)
@@ -595,22 +626,16 @@ class Delivery:
 
     # Looking
 
-    def look_before_import(self, again: bool) -> int:
-        """Look at the table, unless that was done just now.
-
-        Args:
-            again: Whether to look in any case.
+    def look_before_import(self) -> int:
+        """Look at the table, unless that was done just now, and for no other import.
 
         Returns:
             When the last look began, in microseconds.
         """
-        if again or not self._has_looked():
+        if self._runtime.monotonic() > self._fresh_until:
             self.look_at_table(())
+        self._fresh_until = _LONG_AGO
         return self._look_began
-
-    def _has_looked(self) -> bool:
-        """Return whether the table was looked at just now."""
-        return self._looked_at is not None and self._runtime.monotonic() - self._looked_at <= _FRESH
 
     def look_at_table(self, wanted: Collection[str]) -> None:
         """Look at all profiles of the table, and learn what they show.
@@ -658,6 +683,9 @@ class Delivery:
             )
         self._looked_at = self._runtime.monotonic()
         self._look_began = look.began
+        # What people choose between a look and its import is hidden: no longer than it took.
+        took = (look.ended - look.began) / 1_000_000
+        self._fresh_until = self._looked_at + min(took, _MOST_FRESH)
         logger.info("Looked at the table: %d profiles.", look.profiles)
 
     def _note_missing(self, keys: Sequence[str], people: int) -> None:

@@ -49,7 +49,7 @@ class SessionRecords:
         imports: Bulk imports into the table.
         workspace: Where files are made.
         runtime: Clock.
-        follow: Follows an execution to its end.
+        follow: Follows an execution to its end; called with its age in seconds.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class SessionRecords:
         imports: Imports,
         workspace: Workspace,
         runtime: Runtime,
-        follow: Callable[[str], Execution],
+        follow: Callable[[str, float], Execution],
     ) -> None:
         self._imports = imports
         self._workspace = workspace
@@ -109,7 +109,7 @@ class SessionRecords:
         for execution_id in sorted(set(self._imports.find_running(_FILE_NAME) or [])):
             logger.info("Waiting for import %s from an earlier run.", execution_id)
             try:
-                self._follow(execution_id)
+                self._follow(execution_id, 0)
             except RequestRejectedError:
                 continue  # it ended long ago
             except ImportsUnavailable as error:
@@ -195,10 +195,10 @@ class LedgerRecords:
         zone: Time zone of Actito.
         run: Id of this run.
         key_of: Returns the key of a spelling.
-        look: Looks at the table, where that was not done just now, or in any case; returns when
-            the look began, in microseconds.
+        look: Looks at the table, where that was not done just now; returns when the look began, in
+            microseconds.
         limits: Limits of plans.
-        follow: Follows an execution to its end.
+        follow: Follows an execution to its end; called with its age in seconds.
         pause: Waits for some seconds.
     """
 
@@ -213,9 +213,9 @@ class LedgerRecords:
         zone: ZoneInfo,
         run: str,
         key_of: Callable[[str], str],
-        look: Callable[[bool], int],
+        look: Callable[[], int],
         limits: Limits,
-        follow: Callable[[str], Execution],
+        follow: Callable[[str, float], Execution],
         pause: Callable[[float], None],
     ) -> None:
         self._ledger = ledger
@@ -232,7 +232,7 @@ class LedgerRecords:
         self._pause = pause
         self._number = 0
         self._unsettled: set[str] = set()
-        self._has_failed = self._has_flagged = False
+        self._has_flagged = False
 
     @property
     def folder(self) -> Path:
@@ -250,12 +250,8 @@ class LedgerRecords:
         return to_micros(self._runtime.now())
 
     def begin(self, file_name: str, columns: Columns, rows: Sequence[ProfileChange]) -> Begun:
-        """Look, decide again, and record the intent to write; return the rows still due.
-
-        An import that has failed may have changed profiles, so the table is looked at again.
-        """
-        looked_at = self._look(self._has_failed)
-        self._has_failed = False
+        """Look, decide again, and record the intent to write; return the rows still due."""
+        looked_at = self._look()
         self._number = self._ledger.add_import(file_name, self._now())
         self._unsettled = set()
         wanted = frozenset(columns)
@@ -318,7 +314,6 @@ class LedgerRecords:
     def failed(self, rows: Sequence[ProfileChange]) -> None:
         """Record that each row may have been written, or may be written yet."""
         now = self._now()
-        self._has_failed = True
         self._each(rows, lambda person, due: self._learner.give_up(person, due, now))
         self._ledger.set_import(self._number, state="unknown", ended=now)
 
@@ -374,7 +369,7 @@ class LedgerRecords:
         return under_way
 
     def await_earlier(self) -> None:
-        """Wait for imports under way to end, each at most for `bulk_timeout`; record their ends.
+        """Wait for imports under way to end, each until `bulk_timeout` after it began.
 
         The opt-outs of one that doesn't end are written otherwise.
         """
@@ -382,7 +377,7 @@ class LedgerRecords:
             if found.execution is not None:
                 logger.info("Waiting for import %s from an earlier run.", found.execution)
                 try:
-                    self._follow(found.execution)
+                    self._follow(found.execution, (self._now() - found.began) / 1_000_000)
                 except (ImportsUnavailable, RequestRejectedError, UnavailableError) as error:
                     logger.warning("%s", error)
             elif (rest := found.began + _SURELY_SENT - self._now()) >= 0:

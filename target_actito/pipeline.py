@@ -257,8 +257,8 @@ class Pipeline:
         if self._delivery is not None:
             self._delivery.use_imports(self._bulk, records)
 
-    def _follow(self, execution_id: str) -> Execution:
-        return self._follower.follow(execution_id)
+    def _follow(self, execution_id: str, age: float) -> Execution:
+        return self._follower.follow(execution_id, age)
 
     # Reading
 
@@ -508,6 +508,15 @@ class Pipeline:
         self._target.expect(first_records)
         self._delivery.write(people)
         self._target.acknowledge(*first_records)
+
+    def finish(self) -> None:
+        """Check, at the end of a run with a ledger, that no import is under way.
+
+        Raises:
+            ApiError: One is.
+        """
+        if self._delivery is not None:
+            self._delivery.finish()
 
     def write(self, changes: list[ProfileChange]) -> None:
         """Plan how to write changes, and write them; without a ledger.

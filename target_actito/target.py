@@ -178,6 +178,11 @@ class TargetActito(ConsentTarget):
         """Plan how to write these changes, and do it; without a ledger."""
         self.pipeline.write(changes)
 
+    def finish(self) -> None:
+        """Check that no import is under way."""
+        if self._pipeline is not None:
+            self._pipeline.finish()
+
     def close(self) -> None:
         """Fill in the summary, and close what is open."""
         if self._pipeline is not None:

@@ -66,8 +66,10 @@ class OwedCounts:
         return sum(n for owed, n in self._people.items() if owed & flag and not owed & without)
 
     def to(self, direction: Literal["forward", "reverse"]) -> int:
-        """Return to how many people anything is owed on the side that a direction writes to."""
-        return self.having(Owed.ACTITO if direction == "forward" else Owed.DIDOMI)
+        """Return to how many people anything is, or may be, owed on the side of a direction."""
+        if direction == "forward":
+            return self.having(Owed.ACTITO | Owed.DEFERRED | Owed.IN_IMPORT)
+        return self.having(Owed.DIDOMI)
 
     def opt_outs(self, direction: Literal["forward", "reverse"]) -> int:
         """Return to how many people an opt-out is owed for another reason than being unknown."""

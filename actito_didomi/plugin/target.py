@@ -174,6 +174,13 @@ class ConsentTarget(BasePlugin, Target):
         """
         raise NotImplementedError
 
+    def finish(self) -> None:
+        """Check, once all is written and the last STATE is out, that the run has ended well.
+
+        Raises:
+            ActitoDidomiError: It has not.
+        """
+
     def close(self) -> None:
         """Fill in the rest of the summary, and put things away; also after a failure."""
         raise NotImplementedError
@@ -316,6 +323,7 @@ class ConsentTarget(BasePlugin, Target):
         self._open_if_owed()
         self.flush()
         super().process_endofpipe()
+        self.finish()
         if self.ledger is not None:
             self._conclude_with_ledger(self.ledger)
             return
@@ -528,7 +536,10 @@ class ConsentTarget(BasePlugin, Target):
         if self._rejects is not None or not self.settings.ledger.has_ledger:
             return
         self._open_ledger()
-        if self.ledger is not None and self.ledger.count_owed().to(self.direction):
+        ledger, direction = self.ledger, self.direction
+        if ledger is not None and (
+            ledger.count_owed().to(direction) or (direction == "forward" and ledger.open_imports())
+        ):
             self.connect()
 
     def _open_ledger(self) -> None:

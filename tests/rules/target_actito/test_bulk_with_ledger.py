@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import sqlite3
+import time
 from typing import Any
 
 import pytest
-from support import Actito, event, rejects, run_target, stream_of, with_ledger
+from support import (
+    Actito,
+    event,
+    feed,
+    lines,
+    rejects,
+    run_target,
+    start_target,
+    stream_of,
+    with_ledger,
+)
 
 from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.conflicts import to_micros
@@ -67,7 +78,9 @@ def test_an_opt_out_waits_for_no_import_that_hangs(config, actito: Actito, tmp_p
     run = run_target(limited, tmp_path, stream)
     assert run.exit_code == 1
     assert "Look it up in Actito, and stop it there if it hangs" in run.err
+    assert run.states == [{"read": 2}]
     assert receivers(actito) == []
+    limited["max_buffered_people"] = 1  # nor does what comes after the first ones
     events = [*opt_outs(actito, "carl"), event("ann", channels={"sms": True})]
     again = run_target(limited, tmp_path, stream_of(*events))
     assert again.exit_code == 1
@@ -169,3 +182,27 @@ def test_an_import_opts_in_nobody_whom_no_look_has_shown(
     run = run_target(config, tmp_path, stream_of(*opt_ins))
     assert run.exit_code == 0, run.err
     assert receivers(actito) == ["bob", "carl"]
+
+
+def test_a_look_serves_one_import(config, actito: Actito, tmp_path) -> None:
+    """What people turn off during an import is known before the next one, and written."""
+    mapped = [found for found in config["mappings"] if found["id"] != "SmsAlerts"]
+    config["mappings"] = [*mapped, {"id": "SmsAlerts", "value": mapped[0]["value"]}]
+    for person in ("ann", "bob", "carl", "dora"):
+        actito.create(person, Newsletter=True)
+    actito.steer("options", {"etl_rows_per_second": 0})
+    more: dict[str, Any] = {"purposes": {"partner_offers": True}}
+    events = [event(person, channels={"email": True}) for person in ("ann", "bob")]
+    events += [event(person, channels={"email": True}, **more) for person in ("carl", "dora")]
+    process = start_target(config, tmp_path)  # two sets of columns are two imports
+    feed(process, lines(stream_of(*events)))
+    while actito.calls("one_shot") == 0 and process.poll() is None:
+        time.sleep(0.02)
+    for person in ("bob", "dora"):
+        actito.change(person, Newsletter=False)
+    actito.steer("options", {"etl_rows_per_second": 1000})
+    with process:
+        assert process.wait() == 0
+    found = {p: actito.subscriptions(p)["SmsAlerts"] for p in ("ann", "bob", "carl", "dora")}
+    assert actito.calls("one_shot") >= 2
+    assert found == {"ann": True, "bob": False, "carl": True, "dora": False}
