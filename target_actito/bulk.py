@@ -152,13 +152,18 @@ class BulkWriter:
         self._no_imports: str | None = None
         self._others: list[ProfileChange] = []
 
-    def plan(self, changes: Sequence[ProfileChange]) -> WritePlan:
-        """Plan how to write changes, with the imports that are left today."""
+    def plan(self, changes: Sequence[ProfileChange], look_requests: int = 0) -> WritePlan:
+        """Plan how to write changes, with the imports that are left today.
+
+        Args:
+            changes: One per person.
+            look_requests: Requests of the look that goes before each import.
+        """
         limits = self._settings.limits
         left = 0
         if not self._no_imports:
             left = max(0, limits.imports_left - self._records.started_today())
-        return plan_writes(changes, replace(limits, imports_left=left))
+        return plan_writes(changes, replace(limits, imports_left=left, look_requests=look_requests))
 
     def write(
         self,

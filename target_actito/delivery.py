@@ -7,7 +7,7 @@ was left by an earlier run. Opt-outs come first.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol, cast
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from target_actito.config import Settings
     from target_actito.guarding import ChangeGuard
     from target_actito.learning import Learner
-    from target_actito.plan import ImportFile
+    from target_actito.plan import ImportFile, Limits
     from target_actito.single import WriteResult
     from target_actito.workspace import Workspace
 
@@ -175,7 +175,7 @@ class Delivery:
             run=self._run,
             key_of=self._writer.key_of,
             look=self.look_before_import,
-            limits=self._settings.limits,
+            limits=self._limits,
             follow=follow,
             pause=self._sleep,
         )
@@ -282,6 +282,11 @@ class Delivery:
             changes, _ = self._check(self._still_due(keys))
             self._writer.write(changes, self._on_result)
 
+    def _limits(self) -> Limits:
+        """Return the limits of plans, as large as the table is."""
+        pages = self._pages(self._ledger.last_look())
+        return replace(self._settings.limits, look_requests=pages)
+
     def _now(self) -> int:
         return to_micros(self._runtime.now())
 
@@ -290,7 +295,7 @@ class Delivery:
 
         Of many people it is found out for some: they stand for all.
         """
-        limits = self._settings.limits
+        limits = self._limits()
         if self._guards.tripped or not limits.mixed_columns or len(named) <= limits.price:
             return False
         if any("" in (field.opt_in, field.opt_out) for field in self._learner.choice_fields):
@@ -492,7 +497,7 @@ class Delivery:
             logger.info("%s", plan.to_text())
             self._writer.write([*plan.opt_out_singles, *plan.other_singles], self._on_result)
             return
-        plan = self._bulk.plan(changes)
+        plan = self._bulk.plan(changes, self._limits().look_requests)
         logger.info("%s", plan.to_text())
         try:
             self._bulk.write(plan, self._on_result, self._events.on_import)

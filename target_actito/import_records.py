@@ -197,7 +197,7 @@ class LedgerRecords:
         key_of: Returns the key of a spelling.
         look: Looks at the table, where that was not done just now; returns when the look began, in
             microseconds.
-        limits: Limits of plans.
+        limits: Returns the limits of plans.
         follow: Follows an execution to its end; called with its age in seconds.
         pause: Waits for some seconds.
     """
@@ -214,7 +214,7 @@ class LedgerRecords:
         run: str,
         key_of: Callable[[str], str],
         look: Callable[[], int],
-        limits: Limits,
+        limits: Callable[[], Limits],
         follow: Callable[[str, float], Execution],
         pause: Callable[[float], None],
     ) -> None:
@@ -227,7 +227,7 @@ class LedgerRecords:
         self._run = run
         self._key_of = key_of
         self._look = look
-        self._limits = limits
+        self._find_limits = limits
         self._follow = follow
         self._pause = pause
         self._number = 0
@@ -254,7 +254,7 @@ class LedgerRecords:
         looked_at = self._look()
         self._number = self._ledger.add_import(file_name, self._now())
         self._unsettled = set()
-        wanted = frozenset(columns)
+        wanted, is_mixed = frozenset(columns), self._find_limits().mixed_columns
         kept: list[ProfileChange] = []
         others: list[ProfileChange] = []
         for keys in self._chunks(rows):
@@ -268,7 +268,7 @@ class LedgerRecords:
                         seen = self._learner.seen(person, due, looked_at)
                         if len(seen) < len(due.fields):
                             due = self._learner.change(key, person, only=seen)
-                    if due is None or not (self._limits.mixed_columns or wanted == set(due.fields)):
+                    if due is None or not (is_mixed or wanted == set(due.fields)):
                         self._learner.flag(person)
                         if due is not None and due.opt_out:
                             others.append(due)
@@ -296,7 +296,7 @@ class LedgerRecords:
         Returns:
             The file; None where too few rows are due for an import.
         """
-        batch = ImportBatch(self._learner, self._limits)
+        batch = ImportBatch(self._learner, self._find_limits())
         start = Start(file_name, shorten(self._run), self._now())
         write(start, batch.admit)
         self._number, self._unsettled = start.number, set()

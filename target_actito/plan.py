@@ -1,7 +1,8 @@
 """Plan writes: which changes go by bulk import and which by single requests.
 
 Pure: no clock, no I/O. The rule is one of costs. An import costs as much as `threshold` single
-requests, since a day has few imports; the cheapest plan within the limits wins. Empty cells may
+requests, since a day has few imports, or more where a look at the table takes more; the cheapest
+plan within the limits wins. Empty cells may
 clear values in Actito, so a file holds rows with one set of columns. If changes come in many sets,
 one file per column is cheaper than one file per set: each change is then spread over several files.
 """
@@ -41,6 +42,8 @@ class Limits:
         mixed_columns: Whether an empty cell is known to leave a value unchanged.
         may_create: Whether rows may create profiles; such a change is never spread.
         max_single_minutes: How long single requests may take if no import is left, in minutes.
+        look_requests: Requests of the look that goes before an import; before a single request
+            that is one.
     """
 
     mode: WriteMode = "auto"
@@ -51,11 +54,12 @@ class Limits:
     mixed_columns: bool = False
     may_create: bool = False
     max_single_minutes: float = 60
+    look_requests: int = 0
 
     @property
     def price(self) -> int:
         """Single requests that an import must save."""
-        return 0 if self.mode == "bulk" else self.threshold
+        return 0 if self.mode == "bulk" else max(self.threshold, self.look_requests // 2)
 
     def affords_singles(self, count: int) -> bool:
         """Return whether this many changes may go by single requests if no import is left."""

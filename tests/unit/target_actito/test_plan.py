@@ -175,3 +175,12 @@ def test_a_plan_is_quick_for_many_sets() -> None:
     plan = plan_writes(found, Limits())
     assert places(parts(plan)) == places(found)
     assert len(plan.files) <= 24
+
+
+def test_an_import_saves_more_requests_than_its_look_takes() -> None:
+    """Of a table of 1,000,000 profiles, in which each single request has a look of its own."""
+    found = [change(n, {SUBSCRIPTIONS[0]: False}) for n in range(501)]
+    large = Limits(look_requests=1_001)
+    assert plan_writes(found[:500], large).files == []
+    assert len(plan_writes(found, large).files) == 1
+    assert len(plan_writes(found[:201], Limits(look_requests=3)).files) == 1
