@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import forks
 import requests
 
 from actito_didomi.consent.config import LedgerSettings
@@ -384,20 +383,11 @@ def run_plugin(
     stdin: str = "",
     **environment: str,
 ) -> Run:
-    """Run a plugin as a process of its own."""
+    """Run a plugin as a process of its own, forked from one that has imported it."""
     path = folder / f"{name}.json"
     path.write_text(config if isinstance(config, str) else json.dumps(config))
-    done = subprocess.run(
-        [str(BIN / name), "--config", str(path), *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-        cwd=folder,
-        env=clean_environment(**environment),
-    )
-    return Run(done.returncode, done.stdout, done.stderr)
+    given = ["--config", str(path), *arguments]
+    return Run(*forks.run(name, given, stdin.encode(), folder, clean_environment(**environment)))
 
 
 def run_target(
@@ -435,31 +425,26 @@ def rejects_kept(url: str) -> list[StoredReject]:
         ledger.close()
 
 
-def start_target(config: dict[str, Any], folder: Path) -> subprocess.Popen[bytes]:
-    """Start target-actito with pipes; what it logs goes to a file."""
-    path = folder / "target.json"
+def start_plugin(
+    name: str, config: dict[str, Any], folder: Path, *arguments: str, **pipes: IO[bytes]
+) -> forks.Process:
+    """Start a plugin with pipes, or the files given; what it logs goes to a file."""
+    path = folder / f"{name}.json"
     path.write_text(json.dumps(config))
-    with (folder / "target.log").open("ab") as log:
-        return subprocess.Popen(
-            [str(BIN / "target-actito"), "--config", str(path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            bufsize=0,
-            env=clean_environment(),
-            cwd=folder,
+    with (folder / f"{name}.log").open("ab") as log:
+        return forks.start(
+            name,
+            ["--config", str(path), *arguments],
+            folder,
+            clean_environment(),
+            log=log,
+            **pipes,
         )
 
 
-def feed(process: subprocess.Popen[bytes], text: str, *, close: bool = True) -> None:
+def feed(process: forks.Process, text: str, *, close: bool = True) -> None:
     """Write input to a process, which may die meanwhile."""
-    assert process.stdin
-    rest = memoryview(text.encode())
-    with contextlib.suppress(BrokenPipeError):
-        while rest:
-            rest = rest[process.stdin.write(rest) :]
-    if close:
-        process.stdin.close()
+    forks.feed(process, text.encode(), close=close)
 
 
 def email_choice(

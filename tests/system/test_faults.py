@@ -24,7 +24,7 @@ from support import (
     post_config,
     run_plugin,
     run_target,
-    start_target,
+    start_plugin,
     stream_of,
     target_config,
     with_ledger,
@@ -53,7 +53,7 @@ class Pair:
 
     def forward_killed(self, *events: dict[str, Any], during: str, **changes: Any) -> None:
         """Load events into Actito, killed as soon as a request of a route has come in."""
-        process = start_target({**self.forward_config, **changes}, self.folder)
+        process = start_plugin("target-actito", {**self.forward_config, **changes}, self.folder)
         feed(process, lines(stream_of(*events)))
         deadline = time.monotonic() + 60
         while self.actito.calls(during) == 0 and time.monotonic() < deadline:

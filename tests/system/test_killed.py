@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
-from support import Actito, event, feed, lines, record, run_target, schema, start_target, state
+from support import Actito, event, feed, lines, record, run_target, schema, start_plugin, state
 
 PEOPLE = 2000
 STATE_EVERY = 50
@@ -72,9 +72,8 @@ def found(actito: Actito) -> dict[str, dict[str, bool]]:
     }
 
 
-def last_state(process: subprocess.Popen[bytes]) -> int:
+def last_state(process: forks.Process) -> int:
     """Read what a process that ended had acknowledged."""
-    assert process.stdout
     printed = [line for line in process.stdout.read().splitlines() if line.endswith(b"}")]
     process.stdout.close()
     return int(json.loads(printed[-1])["n"]) if printed else 0
@@ -91,7 +90,7 @@ def test_sigkill_at_ten_random_times_loses_nothing(
     config = {**config, "max_buffered_people": 150}
     acknowledged, timestamps = 0, []
     for _ in range(10):
-        process = start_target(config, tmp_path)
+        process = start_plugin("target-actito", config, tmp_path)
         calls = actito.calls("patch_profile")
         goal = calls + rng.randrange(5, 400)
         feeder = threading.Thread(
@@ -137,7 +136,7 @@ def test_a_signal_while_writing_ends_the_run_in_time_and_honestly(
     messages: list[Any] = [schema()]
     for at, person in enumerate(people, start=1):
         messages += [record(event(person, channels={"email": True})), state({"n": at})]
-    process = start_target({**config, "max_concurrency": 2}, tmp_path)
+    process = start_plugin("target-actito", {**config, "max_concurrency": 2}, tmp_path)
     feed(process, lines(messages))
     while actito.calls("patch_profile") < 5:
         time.sleep(0.02)
@@ -158,8 +157,7 @@ def test_a_signal_while_waiting_on_stdin_ends_the_run(
 ) -> None:
     """A target that waits for a silent tap ends at once, and acknowledges nothing unwritten."""
     actito.create("ann")
-    process = start_target(config, tmp_path)
-    assert process.stdin
+    process = start_plugin("target-actito", config, tmp_path)
     waiting = [schema(), record(event("ann", channels={"email": True})), state({"n": 1})]
     feed(process, lines(waiting), close=False)
     while not actito.calls("table"):  # it has read the SCHEMA, and goes on to wait for more
@@ -179,7 +177,7 @@ def test_a_call_that_hangs_is_given_up_within_the_grace(
     actito.create("ann")
     fault = {"side": "actito", "route": "patch_profile", "action": "stall", "seconds": 6}
     actito.steer("faults", fault)
-    process = start_target({**config, "shutdown_grace": 2}, tmp_path)
+    process = start_plugin("target-actito", {**config, "shutdown_grace": 2}, tmp_path)
     feed(
         process, lines([schema(), record(event("ann", channels={"email": True})), state({"n": 1})])
     )

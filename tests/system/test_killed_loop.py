@@ -5,27 +5,24 @@ from __future__ import annotations
 import json
 import os
 import random
-import signal
-import subprocess
 import threading
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 from support import (
-    BIN,
     MAPPINGS,
     Actito,
     Didomi,
     back_config,
-    clean_environment,
     event,
     post_config,
     run_plugin,
+    start_plugin,
     tap_config,
     target_config,
     with_ledger,
@@ -76,60 +73,49 @@ class World:
     def run(self, tap: str, *, kill: bool) -> int:
         """Run a pipeline from its last state; return the target's exit status, or -9."""
         target, number = PAIRS[tap], self.rng.randrange(10**9)
-        arguments = {name: self._arguments(name, number) for name in (tap, target)}
         deaths = {
-            name: self.rng.uniform(0.3, 2.5) if kill and self.rng.random() < 0.25 else None
+            name: self.rng.uniform(0, 1) if kill and self.rng.random() < 0.25 else None
             for name in (tap, target)
         }
         began = time.time()
-        with (self.folder / f"{number}.log").open("wb") as log:
-            source = subprocess.Popen(
-                arguments[tap], stdout=subprocess.PIPE, stderr=log, env=clean_environment()
-            )
-            sink = subprocess.Popen(
-                arguments[target],
-                stdin=source.stdout,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=clean_environment(),
-            )
-            source.stdout.close()
-            timers = [
-                threading.Timer(after, self._kill, [process])
-                for process, after in ((source, deaths[tap]), (sink, deaths[target]))
-                if after is not None
-            ]
-            for timer in timers:
-                timer.start()
-            out, _ = sink.communicate(timeout=120)
-            # A tap whose target is gone ends by itself.
-            source.wait(120)
-            for timer in timers:
-                timer.cancel()
+        folder = self.folder / str(number)
+        folder.mkdir()
+        source = start_plugin(tap, self.configs[tap], folder, *self._arguments(tap, folder))
+        source.stdin.close()
+        sink = start_plugin(target, self.configs[target], folder, stdin=source.stdout)
+        source.stdout.close()
+        timers = [
+            threading.Timer(after, self._kill, [process])
+            for process, after in ((source, deaths[tap]), (sink, deaths[target]))
+            if after is not None
+        ]
+        for timer in timers:
+            timer.start()
+        with sink.stdout:
+            out = sink.stdout.read()
+        # A tap whose target is gone ends by itself.
+        ends = [process.wait() for process in (sink, source)]
+        for timer in timers:
+            timer.cancel()
         if target == "target-actito":
             self.writing.append((began, time.time()))
         states = [line for line in out.decode().split("\n")[:-1] if line.strip()]
         if states:
             self.states[tap] = states[-1]
-        return sink.returncode or source.returncode
+        return ends[0] or ends[1]
 
-    def _arguments(self, plugin: str, number: int) -> list[str]:
-        path = self.folder / f"{plugin}-{number}.json"
-        path.write_text(json.dumps(self.configs[plugin]))
-        arguments = [str(BIN / plugin), "--config", str(path)]
-        if plugin in PAIRS:
-            arguments += ["--catalog", str(self.catalogs[plugin])]
-            if plugin in self.states:
-                state = self.folder / f"{plugin}-{number}-state.json"
-                state.write_text(self.states[plugin])
-                arguments += ["--state", str(state)]
+    def _arguments(self, tap: str, folder: Path) -> list[str]:
+        arguments = ["--catalog", str(self.catalogs[tap])]
+        if tap in self.states:
+            state = folder / "state.json"
+            state.write_text(self.states[tap])
+            arguments += ["--state", str(state)]
         return arguments
 
-    def _kill(self, process: subprocess.Popen[bytes]) -> None:
+    def _kill(self, process: forks.Process) -> None:
         if process.poll() is None:
             self.killed += 1
-            with suppress(ProcessLookupError):
-                process.send_signal(signal.SIGKILL)
+            process.kill()
 
     def act(self) -> None:
         """Somebody makes a choice on one side."""

@@ -21,7 +21,7 @@ from support import (
     post_config,
     run_plugin,
     run_target,
-    start_target,
+    start_plugin,
     stream_of,
     tap_config,
     target_config,
@@ -92,12 +92,13 @@ def test_a_run_says_how_it_ended(url: str, ledger: Ledger, shared, tmp_path) -> 
     config = target_config(url, tmp_path, **shared)
     broken = {**event("ann", "2026-10-01T10:00:00Z", channels={"email": False}), "created_at": 7}
     assert run_target(config, tmp_path, stream_of(broken)).exit_code == 3
-    process = start_target(config, tmp_path)
+    process = start_plugin("target-actito", config, tmp_path)
     feed(process, lines(stream_of(broken)[:1]), close=False)
     wait_for_a_run(ledger, process.pid)
     os.kill(process.pid, signal.SIGTERM)
     assert process.wait(60) == 143
-    process.communicate()
+    process.stdin.close()
+    process.stdout.close()
     assert ends(ledger) == [
         ("target-actito", "forward", "opt-outs owed", 3),
         ("target-actito", "forward", "stopped by SIGTERM", 143),

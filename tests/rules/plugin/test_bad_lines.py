@@ -5,16 +5,15 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import subprocess
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from singer_sdk.exceptions import RecordsWithoutSchemaException
 from support import (
-    BIN,
     Actito,
     Didomi,
     Run,
@@ -53,16 +52,7 @@ def run_bytes(name: str, config: dict[str, Any], folder: Path, data: bytes) -> R
     """Run a plugin over bytes."""
     path = folder / f"{name}.json"
     path.write_text(json.dumps(config))
-    done = subprocess.run(
-        [str(BIN / name), "--config", str(path)],
-        input=data,
-        capture_output=True,
-        timeout=120,
-        check=False,
-        cwd=folder,
-        env=clean_environment(),
-    )
-    return Run(done.returncode, done.stdout.decode(), done.stderr.decode())
+    return Run(*forks.run(name, ["--config", str(path)], data, folder, clean_environment()))
 
 
 def with_odd(value: Any, odd: bytes) -> bytes:

@@ -20,7 +20,7 @@ from support import (
     run_plugin,
     run_target,
     schema,
-    start_target,
+    start_plugin,
     state,
     stream_of,
 )
@@ -60,9 +60,7 @@ def test_state_leaves_while_a_long_run_is_writing(
     messages: list[Any] = [schema()]
     for number, person in enumerate(people, start=1):
         messages += [record(event(person, channels={"email": True})), state({"n": number})]
-    process = start_target({**config, "max_concurrency": 1}, tmp_path)
-    assert process.stdin
-    assert process.stdout
+    process = start_plugin("target-actito", {**config, "max_concurrency": 1}, tmp_path)
     feed(process, lines(messages))
     first = json.loads(process.stdout.readline())
     written = actito.calls("patch_profile")
@@ -128,9 +126,7 @@ def test_a_quiet_tap_delays_neither_writing_nor_state(
 ) -> None:
     """After `flush_interval` changes are written although the pipe stays open and silent."""
     actito.create("ann")
-    process = start_target({**config, "flush_interval": 0.5}, tmp_path)
-    assert process.stdin
-    assert process.stdout
+    process = start_plugin("target-actito", {**config, "flush_interval": 0.5}, tmp_path)
     feed(process, lines(stream_of(event("ann", channels={"email": True}))), close=False)
     assert json.loads(process.stdout.readline()) == {"read": 1}
     assert actito.subscriptions("ann")["Newsletter"]

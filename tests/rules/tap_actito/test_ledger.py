@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import subprocess
 import time
@@ -12,7 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support import BIN, Didomi, back_config, event, run_plugin, tap_config
+from support import (
+    BIN,
+    Didomi,
+    back_config,
+    event,
+    run_plugin,
+    start_plugin,
+    tap_config,
+)
 from tap_runs import read, row, write
 
 from actito_didomi.consent.config import LedgerSettings
@@ -337,11 +344,9 @@ def test_a_person_acts_during_the_first_look(api, actito, tmp_path) -> None:
     for person in people[:60]:
         actito.change(person, Newsletter=True)
     config = {**api, "page_size": 5}
-    (tmp_path / "tap.json").write_text(json.dumps(config))
-    process = subprocess.Popen(
-        [BIN / "tap-actito", "--config", tmp_path / "tap.json"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path,
-    )  # fmt: skip
+    with (tmp_path / "out").open("wb") as out:
+        process = start_plugin("tap-actito", config, tmp_path, stdout=out)
+    process.stdin.close()
     changed = []
     for person in people[:60]:
         actito.change(person, Newsletter=False)
@@ -632,9 +637,7 @@ def test_a_change_is_owed_to_didomi_whatever_becomes_of_the_run(url, api, actito
     actito.create("ann", Newsletter=True)
     read(api, tmp_path)
     actito.change("ann", Newsletter=False)
-    command = [BIN / "tap-actito", "--config", tmp_path / "tap-actito.json"]
-    with Path(os.devnull).open("wb") as nowhere:
-        subprocess.run(command, stdout=nowhere, stderr=nowhere, cwd=tmp_path, check=True)
+    assert run_plugin("tap-actito", api, tmp_path).exit_code == 0
     ledger = open_ledger(tmp_path)
     (owed,) = ledger.owed(Owed.DIDOMI, opt_outs_only=True, limit=10)
     assert owed[0] == "ann"

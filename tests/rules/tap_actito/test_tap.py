@@ -11,7 +11,15 @@ from typing import Any
 
 import pytest
 from ledger_databases import postgres
-from support import BIN, MAPPINGS, back_config, clean_environment, rejects_kept, run_plugin
+from support import (
+    BIN,
+    MAPPINGS,
+    back_config,
+    clean_environment,
+    rejects_kept,
+    run_plugin,
+    start_plugin,
+)
 from tap_runs import HEADER, read, row, write
 
 from benchmarks.data import write_changes
@@ -349,20 +357,17 @@ def test_killed_at_any_time_no_change_is_lost(api, actito, tmp_path) -> None:
     seen: set[str] = set()
     for kill in range(KILLS + 1):
         (tmp_path / "state.json").write_text(json.dumps(state))
-        command = [
-            str(BIN / "tap-actito"),
-            "--config", str(tmp_path / "tap-actito.json"),
-            "--catalog", str(tmp_path / "catalog.json"), "--state", str(tmp_path / "state.json"),
-        ]  # fmt: skip
+        files = [f"--{name}={tmp_path / name}.json" for name in ("catalog", "state")]
         out = tmp_path / "out"
         with out.open("wb") as file:
-            process = subprocess.Popen(command, stdout=file, stderr=subprocess.DEVNULL)
-            if kill == KILLS:
-                assert process.wait(60) == 0
-            else:
-                time.sleep(0.8 + kill * 0.06)
-                process.kill()
-                process.wait()
+            process = start_plugin("tap-actito", config, tmp_path, *files, stdout=file)
+        process.stdin.close()
+        if kill == KILLS:
+            assert process.wait(60) == 0
+        else:
+            time.sleep(kill * 0.06)
+            process.kill()
+            process.wait()
         for line in out.read_bytes().split(b"\n")[:-1]:
             message = json.loads(line)
             if message["type"] == "RECORD":

@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
+import forks
 import pytest
 from support import (
-    BIN,
     Actito,
     Run,
-    clean_environment,
     event,
+    feed,
     lines,
     rejects,
     report,
     run_plugin,
     run_target,
+    start_plugin,
     state,
     stream_of,
     with_ledger,
@@ -380,15 +379,16 @@ def test_a_living_runs_files_are_left_alone(tmp_path: Path) -> None:
     second.close()
 
 
-def kill_when(process: subprocess.Popen[str], condition: Any) -> Run:
+def kill_when(process: forks.Process, condition: Any) -> Run:
     """Kill a target as soon as a condition holds."""
     for _ in range(3000):
         if condition() or process.poll() is not None:
             break
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
-    out, err = process.communicate(timeout=30)
-    return Run(process.returncode, out, err)
+    with process.stdout:
+        out = process.stdout.read().decode()
+    return Run(process.wait(), out, "")
 
 
 @pytest.mark.parametrize("has_ledger", [True, False])
@@ -410,20 +410,8 @@ def test_killed_during_an_import_nothing_is_lost(
         )
     if when == "polling":
         actito.steer("options", {"etl_rows_per_second": 5})
-    path = tmp_path / "killed.json"
-    path.write_text(json.dumps({**config, "write_mode": "bulk"}))
-    process = subprocess.Popen(
-        [str(BIN / "target-actito"), "--config", str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=clean_environment(),
-    )
-    assert process.stdin
-    process.stdin.write(lines(stream_of(*events)))
-    process.stdin.close()
-    process.stdin = None
+    process = start_plugin("target-actito", {**config, "write_mode": "bulk"}, tmp_path)
+    feed(process, lines(stream_of(*events)))
     conditions = {
         "upload": lambda: actito.calls("one_shot") == 1,
         "polling": lambda: actito.calls("execution") >= 1,

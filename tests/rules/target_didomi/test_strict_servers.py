@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import signal
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,15 +16,15 @@ from typing import Any
 import pytest
 import requests
 from support import (
-    BIN,
     Didomi,
     Run,
-    clean_environment,
     event,
+    feed,
     lines,
     post_config,
     report,
     run_plugin,
+    start_plugin,
     stream_of,
     with_ledger,
 )
@@ -629,25 +628,14 @@ def test_a3_a_kill_at_any_request_leaves_no_second_event(
         return answer
 
     between.rule = rule
-    path = tmp_path / "killed.json"
-    path.write_text(json.dumps(config))
-    with subprocess.Popen(
-        [str(BIN / "target-didomi"), "--config", str(path)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        env=clean_environment(),
-    ) as process:
-        assert process.stdin is not None
-        opt_outs = [chosen(person, channels={"email": False}) for person in ("ann", "bob")]
-        process.stdin.write(lines(stream_of(*opt_outs)))
-        process.stdin.close()
-        assert hit.wait(30)
-        process.send_signal(signal.SIGKILL)
-        assert process.stdout is not None
-        assert process.stdout.read() == ""
+    process = start_plugin("target-didomi", config, tmp_path)
+    opt_outs = [chosen(person, channels={"email": False}) for person in ("ann", "bob")]
+    feed(process, lines(stream_of(*opt_outs)))
+    assert hit.wait(30)
+    process.kill()
+    with process.stdout:
+        assert process.stdout.read() == b""
+    assert process.wait() == -signal.SIGKILL
     between.rule = pass_on
     post(config, tmp_path)
     for person in ("ann", "bob"):

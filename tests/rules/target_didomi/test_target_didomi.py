@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import (
-    BIN,
     Didomi,
-    clean_environment,
     event,
+    feed,
     lines,
     post_config,
     record,
@@ -24,6 +20,7 @@ from support import (
     report,
     run_plugin,
     schema,
+    start_plugin,
     state,
     stream_of,
 )
@@ -400,31 +397,21 @@ def test_killed_at_any_time_nothing_is_lost_or_doubled(didomi, config, tmp_path,
             record(event(person, NOON, channels={"sms": number % 2 == 0})),
             state({"read": number}),
         ]
-    path = tmp_path / "target-didomi.json"
-    path.write_text(json.dumps({**config, "max_concurrency": 2, "max_buffered_people": 40}))
+    config |= {"max_concurrency": 2, "max_buffered_people": 40}
     actito.steer("options", {"latency": 0.002})
     done, killed = 0, 0
     while done < len(people):
-        process = subprocess.Popen(
-            [str(BIN / "target-didomi"), "--config", str(path)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            env=clean_environment(),
-            text=True,
-        )
-        assert process.stdin
-        assert process.stdout
-        process.stdin.write(lines([messages[0], *messages[1 + 3 * done :]]))
-        process.stdin.close()
-        with process:
+        process = start_plugin("target-didomi", config, tmp_path)
+        feed(process, lines([messages[0], *messages[1 + 3 * done :]]))
+        with process.stdout:
             for line in process.stdout:
                 done = max(done, json.loads(line)["read"])
                 if killed < 3 and done >= 40 * (killed + 1):
                     killed += 1
-                    os.kill(process.pid, signal.SIGKILL)
+                    process.kill()
                     break
             process.stdout.read()
+        process.wait()
     assert killed == 3
     for number, person in enumerate(people, start=1):
         assert didomi.state(person) == {"email": False, "sms": number % 2 == 0}
