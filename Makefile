@@ -28,9 +28,9 @@ test: lint $(MELTANO)/.installed $(JSONL)/.installed  ## run the linter, the typ
 simulate: $(VENV)/.installed  ## run all plugins in one process, from many seeds (SEEDS=1000, JOBS=2)
 	@PYTHONPATH=.:tests $(VENV)/bin/python -m simulation --seeds $(SEEDS) --jobs $(JOBS)
 
-test-long: $(VENV)/.installed  ## run what takes longer: 20,000 simulated seeds, 60 seeds with killed processes
+test-long: $(VENV)/.installed $(MELTANO)/.installed  ## run what takes longer: 20,000 simulated seeds, 60 seeds with killed processes
 	@PYTHONPATH=.:tests $(VENV)/bin/python -m simulation --seeds 20000 --jobs $(JOBS)
-	KILLED_LOOP_SEEDS=60 $(VENV)/bin/python -m pytest tests/system/test_killed_loop.py --numprocesses $(WORKERS)
+	$(VENV)/bin/python -m pytest -m long --numprocesses $(WORKERS) --dist loadgroup
 
 bench: $(VENV)/.installed  ## measure against plain Singer plugins (ARGS=--quick for a few minutes)
 	@PYTHONPATH=. $(VENV)/bin/python benchmarks/run.py $(ARGS)

@@ -180,10 +180,8 @@ def meltano(environment: dict[str, str], *arguments: str) -> subprocess.Complete
 )
 @pytest.mark.xdist_group("meltano")
 @pytest.mark.timeout(850)  # the first run installs both plugins
-def test_meltano_run(
-    actito: Actito, exports: Path, meltano_environment: dict[str, str], tmp_path: Path
-) -> None:
-    """The job does what the pipe does, keeps its state, and fails when an opt-out is rejected."""
+def test_meltano_run(actito: Actito, exports: Path, meltano_environment: dict[str, str]) -> None:
+    """The job does what the pipe does, keeps its state, and fails when opt-outs are rejected."""
     before = actito.all()
     fault = {"side": "actito", "route": "patch_profile", "action": "status", "status": 500}
     actito.steer("faults", {**fault, "skip": 100, "count": 100_000})
@@ -199,6 +197,24 @@ def test_meltano_run(
     again = meltano(meltano_environment, "run", "didomi-to-actito")
     assert again.returncode == 0
     assert actito.stats()["writes"] == writes
+
+
+@pytest.mark.long
+@pytest.mark.skipif(
+    not MELTANO.exists() and not os.environ.get("CI"),
+    reason="Meltano isn't installed; `make test` installs it",
+)
+@pytest.mark.xdist_group("meltano")
+@pytest.mark.timeout(850)  # the first run installs both plugins
+def test_meltano_runs_again_and_without_the_ledger(
+    actito: Actito, exports: Path, meltano_environment: dict[str, str], tmp_path: Path
+) -> None:
+    """What other tests say of the plugins, through Meltano."""
+    before = actito.all()
+    assert meltano(meltano_environment, "run", "didomi-to-actito").returncode == 0
+    after = actito.all()
+    assert {p: v["subscriptions"] for p, v in after.items()} == expected(before, exports)
+    writes = actito.stats()["writes"]
     # All of it once more, and from a state of version 0.1: the ledger makes repeats harmless.
     assert meltano(meltano_environment, "run", "--full-refresh", "didomi-to-actito").returncode == 0
     name = "sandbox:tap-didomi-to-target-actito"
@@ -224,7 +240,8 @@ def test_meltano_run(
         if person in after and choices.get("Newsletter") is False
     )
     actito.change(opted_out, Newsletter=True)
-    actito.steer("faults", {**fault, "status": 400, "count": 1})
+    fault = {"side": "actito", "route": "patch_profile", "action": "status", "status": 400}
+    actito.steer("faults", {**fault, "count": 1})
     given_up = {
         **meltano_environment,
         "TAP_DIDOMI_ON_LOST_LEDGER": "baseline",

@@ -14,17 +14,16 @@ import forks
 import pytest
 from support import Actito, event, feed, lines, record, run_target, schema, start_plugin, state
 
-PEOPLE = 2000
 STATE_EVERY = 50
 
 
-def long_input() -> tuple[list[str], list[Any]]:
-    """Make 2,000 people with two choices each, and STATE every 50 events.
+def long_input(count: int) -> tuple[list[str], list[Any]]:
+    """Make people with two choices each, and STATE every 50 events.
 
     People come in any order, each with the older event first: across runs the order of arrival is
     all that a target has.
     """
-    people = [f"person{n}@example.com" for n in range(PEOPLE)]
+    people = [f"person{n}@example.com" for n in range(count)]
     rng = random.Random(7)
     events = []
     for person in people:
@@ -79,20 +78,23 @@ def last_state(process: forks.Process) -> int:
     return int(json.loads(printed[-1])["n"]) if printed else 0
 
 
-def test_sigkill_at_ten_random_times_loses_nothing(
-    actito: Actito, config: dict[str, Any], tmp_path: Path
+@pytest.mark.parametrize(
+    ("count", "kills"), [(600, 5), pytest.param(2000, 10, marks=pytest.mark.long)]
+)
+def test_sigkill_at_random_times_loses_nothing(
+    actito: Actito, config: dict[str, Any], tmp_path: Path, count: int, kills: int
 ) -> None:
-    """Ten times killed and taken up from the last STATE, the result is that of one clean run."""
-    people, messages = long_input()
+    """Killed and taken up from the last STATE, the result is that of one clean run."""
+    people, messages = long_input(count)
     actito.create_many(people)
     rng, pauses = random.Random(3), random.Random()
     # Small flushes, so that the timestamps fall into reading, writing and printing alike.
     config = {**config, "max_buffered_people": 150}
     acknowledged, timestamps = 0, []
-    for _ in range(10):
+    for _ in range(kills):
         process = start_plugin("target-actito", config, tmp_path)
         calls = actito.calls("patch_profile")
-        goal = calls + rng.randrange(5, 400)
+        goal = calls + rng.randrange(5, count // kills * 2)
         feeder = threading.Thread(
             target=feed, args=(process, lines(rest_of(messages, acknowledged)))
         )
@@ -121,7 +123,7 @@ def test_sigkill_at_ten_random_times_loses_nothing(
     run = run_target(config, tmp_path, rest_of(messages, acknowledged))
     assert run.exit_code == 0
     assert found(actito) == wanted(messages)
-    assert len(set(timestamps)) > 3, timestamps  # they were killed in the midst of it
+    assert len(set(timestamps)) > kills // 3, timestamps  # they were killed in the midst of it
 
 
 @pytest.mark.parametrize("times", [1, 2])
