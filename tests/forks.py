@@ -28,7 +28,10 @@ import weakref
 from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 NUMBER = struct.Struct("i")
 """How the process that waits for another sends its id, and then its exit status."""
@@ -52,6 +55,15 @@ class Process:
         weakref.finalize(self, os.close, answers)
         self.pid = _read_number(answers)
         self.returncode: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the pipes, and wait for its end."""
+        self.stdin.close()
+        self.stdout.close()
+        self.wait()
 
     def poll(self) -> int | None:
         """Return how it ended, if it has."""

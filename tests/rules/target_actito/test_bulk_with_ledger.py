@@ -14,7 +14,7 @@ from support import (
     lines,
     rejects,
     run_target,
-    start_target,
+    start_plugin,
     stream_of,
     with_ledger,
 )
@@ -194,7 +194,7 @@ def test_a_look_serves_one_import(config, actito: Actito, tmp_path) -> None:
     more: dict[str, Any] = {"purposes": {"partner_offers": True}}
     events = [event(person, channels={"email": True}) for person in ("ann", "bob")]
     events += [event(person, channels={"email": True}, **more) for person in ("carl", "dora")]
-    process = start_target(config, tmp_path)  # two sets of columns are two imports
+    process = start_plugin("target-actito", config, tmp_path)  # two sets of columns are two imports
     feed(process, lines(stream_of(*events)))
     while actito.calls("one_shot") == 0 and process.poll() is None:
         time.sleep(0.02)
