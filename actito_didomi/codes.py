@@ -152,10 +152,27 @@ AMBIGUOUS_SCOPE = Code(120, "ambiguous_scope", "error")
 Correct the setting that the message names, set `ledger_scope`, or use another `ledger_url`.
 """
 
+MAPPING_SILENT = Code(121, "mapping_silent", "warning")
+"""No record held a value for a mapping, since the mappings were changed.
+
+Compare its `value` with the names in the message. Records that were read before it is corrected
+must be read again. If it may be so, add `"may_be_silent": true` to the mapping.
+"""
+MAPPING_MISSED = Code(122, "mapping_missed", "error")
+"""Mappings are probably wrong: none met a value, or one is nearly the name of another choice.
+
+Correct the `value` that the message names. Everything else is written, and STATE stays, so that the
+next run reads the same records with the corrected mapping. Exit status 5.
+"""
 TOO_MANY_INVERTED = Code(123, "too_many_inverted", "error")
 """More than half of the mappings are inverted, which is rarely meant.
 
 Remove `invert`, which would turn opt-outs into opt-ins, or set `allow_invert` if it is meant.
+"""
+REGULATION_MISSED = Code(124, "regulation_missed", "error")
+"""All records belong to another regulation than the setting `regulation`; exit status 5.
+
+Set `regulation` to the one that the message names. STATE stays, so the records are read again.
 """
 
 # Group AD2xx, input

@@ -15,6 +15,7 @@
     │   └── StoppedError                given up because the process is shutting down
     ├── TooManyRejectsError             the run stops: its configuration is plainly wrong
     ├── DirectionInUseError             another run of the same direction is still writing
+    ├── MistakeFoundError           the records show that the settings are wrong
     └── OptOutsRejectedError            all is written except opt-outs that the API refused
 
 Each has a code (`actito_didomi.codes`). Every text says what was found, what was expected and what
@@ -212,6 +213,12 @@ class ChangesDeferredError(ActitoDidomiError, FatalSyncError):
 def exit_status_of(error: BaseException) -> int:
     """Return the exit status of a plugin that ends with an error."""
     return error.exit_code if isinstance(error, ActitoDidomiError) else 1
+
+
+class MistakeFoundError(ActitoDidomiError, FatalSyncError):
+    """The run has done its work, and shows that the settings are wrong; STATE stays."""
+
+    exit_code = 5
 
 
 def how_to_install(extra: str) -> str:

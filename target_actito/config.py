@@ -15,6 +15,7 @@ from actito_didomi.actito.config import (
 from actito_didomi.actito.imports import check_definition
 from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.mapping import check_inverted, check_mappings
+from actito_didomi.consent.mapping_watch import check_roots
 from actito_didomi.errors import InvalidMappingError
 from actito_didomi.files import MAX_COMPRESSION_RATIO
 from actito_didomi.http import ClientSettings
@@ -159,6 +160,16 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             advanced=True,
         ),
     ] = False
+    mapping_check_min_people: Annotated[
+        int,
+        setting(
+            "People of a mapping check",
+            "People after whom a mapping without a value is reported within a run; at the end of "
+            "a run 20 are enough where the ledger remembers them.",
+            advanced=True,
+            ge=1,
+        ),
+    ] = 200
     upsert_mode: Annotated[
         bool,
         setting(
@@ -262,6 +273,7 @@ def find_problems(settings: Settings) -> list[str]:
     ]
     try:
         check_mappings(settings.mappings)
+        check_roots(settings.mappings)
         check_inverted(settings.mappings, allowed=settings.allow_invert)
     except InvalidMappingError as error:
         problems.append(str(error))

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from actito_didomi.consent.coalesce import Field, ProfileChange
+    from actito_didomi.errors import MistakeFoundError
     from actito_didomi.plugin.guards import Guards
     from target_actito.bulk import ImportResult
     from target_actito.single import WriteResult
@@ -26,7 +27,12 @@ class HasIntake(Protocol):
 
     summary: ActitoSummary
     guards: Guards
+    mistake: MistakeFoundError | None
     arrival: datetime | None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether the input has ended."""
 
     def on_idle(self) -> None:
         """Look at signals and at the clock."""

@@ -16,6 +16,7 @@ from actito_didomi.consent.event_ids import is_ours
 from actito_didomi.consent.fields import mapped_field
 from actito_didomi.consent.identity import matching_of
 from actito_didomi.consent.mapping import show_path
+from actito_didomi.consent.mapping_watch import MappingTotal
 from actito_didomi.consent.scope import Scope
 from actito_didomi.didomi.exports import arrival_of_file
 from actito_didomi.errors import BadInputError, ImportQuotaExceededError
@@ -37,6 +38,7 @@ from target_actito.learning import Learner
 from target_actito.plan import plan_writes
 from target_actito.single import Writer
 from target_actito.translate import Translator
+from target_actito.value_watch import ValueWatch
 from target_actito.workspace import Workspace, account_name
 
 if TYPE_CHECKING:
@@ -57,6 +59,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("target-actito")
 
+_MAPPINGS = "mappings"
+"""The fact in the ledger that says what mappings met."""
 _RUN_BYTES = 6
 """Of the id of a run, which stands in the row of each person to whom a write is open."""
 _ETL_MODES = {"update": "UPDATE_ONLY", "create_update": "CREATE_UPDATE"}
@@ -118,6 +122,13 @@ class Pipeline:
                     mapping.value,
                     mapping.id,
                 )
+        self._watch = ValueWatch(
+            settings.mappings,
+            self.translator,
+            settings.mapping_check_min_people,
+            None if ledger is None else ledger.read_fact(_MAPPINGS, list[MappingTotal]) or [],
+        )
+        target.summary.mappings = self._watch.counts
         self._scope = Scope(settings.regulation, frozenset(settings.skip_delegates))
         self._decoder = Decoder(self.translator.resolver, origins=ledger is not None)
         self._gatherer = Gatherer(
@@ -285,6 +296,7 @@ class Pipeline:
         while rest is not None:
             self._update()
             lines, records, at = Lines(rest), self._decoder.messages(rest), 0
+            self._sample(lines)
             self._use_arrival(self._decoder.arrival)
             rest = None
             while True:
@@ -298,6 +310,10 @@ class Pipeline:
                 if at < len(records) and self._update():
                     rest = lines.after(at)
                     break
+
+    def _sample(self, lines: Lines) -> None:
+        """Read all names of consents in some of the first records."""
+        self._watch.sample(lines[at] for at in range(len(lines)))
 
     def take_files(self, batch: dict[str, Any]) -> None:
         """Read the files of a BATCH message, streamed.
@@ -346,6 +362,7 @@ class Pipeline:
         while rest is not None:
             self._update()
             lines, at = Lines(rest), 0
+            self._sample(lines)
             is_typed = stream in self._sinks
             records = self._decoder.records(rest) if is_typed else [None] * len(lines)
             rest = None
@@ -506,7 +523,11 @@ class Pipeline:
         people = self.collector.take_layers()
         first_records = [found.first_record for found in people]
         self._target.expect(first_records)
+        self._watch.count_people(people)
+        self.check_mappings()
         self._delivery.write(people)
+        if self.ledger is not None and self.collector.people:
+            self.ledger.store_fact(_MAPPINGS, self._watch.totals)
         self._target.acknowledge(*first_records)
 
     def finish(self) -> None:
@@ -517,6 +538,26 @@ class Pipeline:
         """
         if self._delivery is not None:
             self._delivery.finish()
+
+    @property
+    def knows_regulation(self) -> bool:
+        """Whether earlier runs met records of the regulation."""
+        return self._watch.knows_people
+
+    @property
+    def suspects_mistake(self) -> bool:
+        """Whether mappings look wrong so far, though too few people are known to be sure."""
+        return self._watch.suspects_mistake(self.collector.people)
+
+    def check_mappings(self) -> None:
+        """See whether mappings meet values; no STATE leaves once they show a mistake."""
+        found = self._watch.check(self.collector.people, is_end=self._target.has_ended)
+        self._target.mistake = self._target.mistake or found
+
+    @property
+    def seen_regulations(self) -> str:
+        """The regulations of the first records, in words; empty if none was named."""
+        return self._watch.seen_regulations
 
     def write(self, changes: list[ProfileChange]) -> None:
         """Plan how to write changes, and write them; without a ledger.
@@ -530,6 +571,8 @@ class Pipeline:
             len(changes),
             sum(change.opt_out for change in changes),
         )
+        self._watch.count_changes(changes)
+        self.check_mappings()
         kept, deferred_changes = self._guard.check(
             changes, lambda _, enough: min(enough, len(changes)), lambda: self.collector.people
         )
@@ -560,6 +603,7 @@ class Pipeline:
     def close(self) -> None:
         """Count the people, log what of the metadata was left out, and close the workspace."""
         summary, translator = self._target.summary, self.translator
+        self._watch.note_paths()
         summary.people = self.collector.people
         summary.unchanged = self.collector.people_unchanged
         if self.ledger is not None:

@@ -173,6 +173,8 @@ class TargetActito(ConsentTarget):
         elif changes := pipeline.collector.take():
             with self.collecting_garbage():
                 self.write_changes(changes)
+        else:
+            pipeline.check_mappings()
 
     def write_changes(self, changes: list[ProfileChange]) -> None:
         """Plan how to write these changes, and do it; without a ledger."""
@@ -182,6 +184,26 @@ class TargetActito(ConsentTarget):
         """Check that no import is under way."""
         if self._pipeline is not None:
             self._pipeline.finish()
+
+    @property
+    def regulation(self) -> str:
+        """The regulation whose consents are synced."""
+        return self.settings.regulation
+
+    @property
+    def knows_regulation(self) -> bool:
+        """Whether earlier runs met records of the regulation."""
+        return self._pipeline is not None and self._pipeline.knows_regulation
+
+    @property
+    def suspects_mistake(self) -> bool:
+        """Whether mappings look wrong so far."""
+        return self._pipeline is not None and self._pipeline.suspects_mistake
+
+    @property
+    def seen_regulations(self) -> str:
+        """The regulations of records, in words."""
+        return "" if self._pipeline is None else self._pipeline.seen_regulations
 
     def close(self) -> None:
         """Fill in the summary, and close what is open."""

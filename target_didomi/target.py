@@ -315,6 +315,11 @@ class TargetDidomi(ConsentTarget):
             if outcome.created:
                 self._created.add(incoming.person)
 
+    @property
+    def regulation(self) -> str:
+        """The regulation whose consents are synced."""
+        return self.settings.didomi.regulation
+
     def close(self) -> None:
         """Count the people."""
         summary = self.summary

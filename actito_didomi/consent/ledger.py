@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from actito_didomi import codes
 from actito_didomi.consent.conflicts import Rules, to_datetime
+from actito_didomi.consent.facts import FactTable
 from actito_didomi.consent.people import PeopleTable
 from actito_didomi.consent.rejects import RejectTable
 from actito_didomi.consent.runs import RunTable
@@ -30,7 +31,7 @@ logger = logging.getLogger(__name__)
 _SECOND = 1_000_000
 
 
-class Ledger(PeopleTable, RunTable, RejectTable):
+class Ledger(PeopleTable, RunTable, RejectTable, FactTable):
     """The ledger of one pair of Didomi organisation and Actito table.
 
     Args:

@@ -47,6 +47,7 @@ class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         type: Whether `id` is a subscription or an attribute.
         invert: Whether true and false change places.
         path: The path itself, for ambiguous names; array elements by their `id`.
+        may_be_silent: Whether it is well that no record holds a value for it.
     """
 
     id: Annotated[str, msgspec.Meta(min_length=1)]
@@ -54,6 +55,7 @@ class Mapping(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     type: Kind = "subscription"
     invert: bool = False
     path: Annotated[Path, msgspec.Meta(min_length=1)] | None = None
+    may_be_silent: bool = False
 
 
 def check_mappings(mappings: Sequence[Mapping]) -> None:

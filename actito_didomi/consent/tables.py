@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-VERSIONS = ("0001", "0002", "0003")
+VERSIONS = ("0001", "0002", "0003", "0004")
 """Versions of the schema, oldest first; the last one is current."""
 
 METADATA = sa.MetaData()
@@ -126,6 +126,13 @@ sa.Table(
     sa.Column("outcome", sa.Text),
     sa.Column("exit_status", sa.Integer),
     sa.Column("counts", sa.LargeBinary),
+)
+sa.Table(
+    "ledger_facts",
+    METADATA,
+    _scope(),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("data", sa.LargeBinary, nullable=False),
 )
 sa.Table(
     "ledger_leases",

@@ -14,6 +14,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from actito_didomi.codes import Code
+    from actito_didomi.consent.mapping_watch import MappingCount
     from actito_didomi.runtime import Runtime
 
 _PRIVATE = 0o600
@@ -104,6 +105,7 @@ class Summary:
         seconds: Time from start to end.
         status: `success`, `opt-outs rejected`, `stopped by SIGTERM` (or SIGINT) or `failed`.
         code: Name of the code of the error that ended the run; None after a success.
+        mappings: What each mapping met.
     """
 
     records: int = 0
@@ -122,6 +124,7 @@ class Summary:
     seconds: float = 0.0
     status: str = "success"
     code: str | None = None
+    mappings: list[MappingCount] = field(default_factory=list)
 
     def skip(self, code: Code) -> None:
         """Count a skipped record."""
@@ -156,6 +159,7 @@ class Summary:
             "rejects": dict(sorted(self.rejects.items())),
             "skipped": dict(sorted(self.skipped.items())),
             "seconds": round(self.seconds, 3),
+            "mappings": [vars(found) for found in self.mappings],
         }
 
     def to_text(self) -> str:
@@ -182,6 +186,7 @@ class Summary:
                     if line.number or not line.rare
                 ),
                 f"  time            {self.seconds:>9,.1f} s",
+                *(f"  mapping {found.to_text()}" for found in self.mappings if found.people),
             ]
         )
 

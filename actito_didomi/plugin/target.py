@@ -28,6 +28,7 @@ from actito_didomi.errors import (
     ActitoDidomiError,
     BadInputError,
     ChangesDeferredError,
+    MistakeFoundError,
     OptOutsOwedError,
     OptOutsRejectedError,
     StoppedError,
@@ -60,6 +61,8 @@ _OBJECTS_PER_COLLECTION = 200_000
 """New objects after which unused ones are looked for while writing."""
 _EXAMPLES = 5
 _KEY_BYTES = 16
+_MANY_RECORDS = 20
+"""Records of another regulation alone that show a mistake, though there were others before."""
 _BROKEN_INPUT = (
     SingerError,
     RecordsWithoutSchemaException,
@@ -101,6 +104,8 @@ class ConsentTarget(BasePlugin, Target):
         self.shutdown.grace = self.settings.target.shutdown_grace
         self._reader.max_line_bytes = self.settings.target.max_line_bytes
         self.summary = self.summary_class()
+        self.mistake: MistakeFoundError | None = None
+        self._has_gathered = self._has_ended = False
         self.arrival: datetime | None = None
         self._barriers = StateBarriers()
         self._unacknowledged = Unacknowledged([])
@@ -181,6 +186,26 @@ class ConsentTarget(BasePlugin, Target):
             ActitoDidomiError: It has not.
         """
 
+    @property
+    def regulation(self) -> str:
+        """The regulation whose consents are synced."""
+        raise NotImplementedError
+
+    @property
+    def knows_regulation(self) -> bool:
+        """Whether earlier runs met records of the regulation."""
+        return False
+
+    @property
+    def suspects_mistake(self) -> bool:
+        """Whether the settings look wrong so far: no STATE leaves before that is clear."""
+        return False
+
+    @property
+    def seen_regulations(self) -> str:
+        """What is known of the regulations of records, in words after that of the settings."""
+        return ""
+
     def close(self) -> None:
         """Fill in the rest of the summary, and put things away; also after a failure."""
         raise NotImplementedError
@@ -232,7 +257,7 @@ class ConsentTarget(BasePlugin, Target):
         except StoppedError as error:
             target.conclude(f"stopped by {target.shutdown.signal_name}", error)
             target.shutdown.finish()
-        except (OptOutsRejectedError, OptOutsOwedError, ChangesDeferredError):
+        except (OptOutsRejectedError, OptOutsOwedError, ChangesDeferredError, MistakeFoundError):
             raise
         except Exception as error:
             target.conclude("failed", error)
@@ -280,6 +305,7 @@ class ConsentTarget(BasePlugin, Target):
     def after_records(self) -> None:
         """See whether it is time to write."""
         if self._waiting_since is None and self.waiting:
+            self._has_gathered = True
             self._waiting_since = self.runtime.monotonic()
         if self.waiting >= self.settings.target.max_buffered_people:
             self.logger.info("People whose changes are gathered: %d.", self.waiting)
@@ -321,6 +347,8 @@ class ConsentTarget(BasePlugin, Target):
             OptOutsRejectedError: An opt-out could not be written.
         """
         self._open_if_owed()
+        self._check_regulation()
+        self._has_ended = True
         self.flush()
         super().process_endofpipe()
         self.finish()
@@ -333,7 +361,7 @@ class ConsentTarget(BasePlugin, Target):
                 deferred_changes = self._deferred(trip)
                 self.conclude("changes deferred", deferred_changes)
                 raise deferred_changes
-            self.conclude("success")
+            self._conclude_well()
             return
         error = OptOutsRejectedError(
             f"{rejected} change(s) that hold an opt-out could not be written. They are in "
@@ -382,6 +410,17 @@ class ConsentTarget(BasePlugin, Target):
             )
             self.conclude("changes deferred", error)
             raise error
+        self._conclude_well()
+
+    def _conclude_well(self) -> None:
+        """Report that all is written.
+
+        Raises:
+            MistakeFoundError: The records show that the settings are wrong.
+        """
+        if self.mistake is not None:
+            self.conclude("mistake found", self.mistake)
+            raise self.mistake
         self.conclude("success")
 
     def _deferred(self, trip: Trip) -> ChangesDeferredError:
@@ -583,6 +622,11 @@ class ConsentTarget(BasePlugin, Target):
 
     # Writing
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the input has ended: what is written now is the last."""
+        return self._has_ended
+
     def flush(self) -> None:
         """Write all that is gathered, and emit the STATE that is due.
 
@@ -628,11 +672,35 @@ class ConsentTarget(BasePlugin, Target):
         self._release()
 
     def _release(self) -> None:
-        """Emit the STATE messages before which everything is acknowledged."""
+        """Emit the STATE messages before which everything is acknowledged.
+
+        None leaves once the records show that the settings are wrong: they are to be read again.
+        """
+        if not len(self._barriers) or self.mistake is not None:
+            return
+        if not self._has_ended and (self._misses_regulation or self.suspects_mistake):
+            return
         waiting = [n for n in (self._unacknowledged.oldest, self.oldest_waiting) if n is not None]
         for state in self._barriers.release(min(waiting, default=None)):
             self.runtime.stdout.write(msgspec.json.encode(state).decode() + "\n")
             self.runtime.stdout.flush()
+
+    @property
+    def _misses_regulation(self) -> bool:
+        """Whether all records so far belong to another regulation."""
+        skipped = self.summary.skipped[codes.OTHER_REGULATION.name]
+        return skipped > 0 and skipped >= self.summary.records and not self._has_gathered
+
+    def _check_regulation(self) -> None:
+        """See at the end whether all records belong to another regulation."""
+        few = self.summary.records < _MANY_RECORDS
+        if self._misses_regulation and not (few and self.knows_regulation):
+            self.mistake = MistakeFoundError(
+                codes.REGULATION_MISSED,
+                f"All {self.summary.records:,} records belong to another regulation than "
+                f"{self.regulation!r}{self.seen_regulations}. STATE stays. Correct `regulation`, "
+                "and run again.",
+            )
 
     # Time and signals
 
@@ -655,6 +723,8 @@ class ConsentTarget(BasePlugin, Target):
         if self._concluded:
             return
         self._concluded = True
+        if self.mistake is not None and error is not self.mistake:
+            self.logger.error("%s", self.mistake)
         summary = self.summary
         summary.status = status
         summary.code = code_of(error).name if error else None

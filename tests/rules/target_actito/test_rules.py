@@ -289,15 +289,15 @@ def test_rule_5_metadata_that_fits_no_type_holds_up_no_opt_out(
         ({"user_unique_key": "custId"}, ["user_unique_key", "does not exist", "customerId"]),
         ({"user_unique_key": "shop"}, ["user_unique_key", "is not unique", "customerId"]),
         (
-            {"mappings": [{"id": "Newsleter", "value": "x"}]},
+            {"mappings": [{"id": "Newsleter", "value": "consents_channels_email_enabled"}]},
             ["'Newsleter'", "Newsletter", "SmsAlerts"],
         ),
         (
-            {"mappings": [{"id": "vipp", "value": "x", "type": "attribute"}]},
+            {"mappings": [{"id": "vipp", "value": "metadata_vip", "type": "attribute"}]},
             ["attribute 'vipp'", "marketingConsent"],
         ),
         (
-            {"mappings": [{"id": "updateMoment", "value": "x", "type": "attribute"}]},
+            {"mappings": [{"id": "updateMoment", "value": "updated_at", "type": "attribute"}]},
             ["updateMoment", "can't be written"],
         ),
     ],

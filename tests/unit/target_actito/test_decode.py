@@ -342,7 +342,7 @@ DOCUMENTED = [
     "metadata_opt_in",
     "country",
     "created_at",
-    "user_unknown",
+    "metadata_unknown",
 ]
 
 
