@@ -17,6 +17,7 @@ from ledger_databases import DATABASES, SCOPE
 from msgspec.structs import replace
 
 from actito_didomi import codes
+from actito_didomi.consent import runs
 from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.conflicts import DIDOMI, Act
 from actito_didomi.consent.entries import Entry, Held, Intent, Place, Write, begin_write
@@ -276,9 +277,12 @@ def test_runs_are_numbered(ledger: Ledger) -> None:
     assert (second.direction, second.ended, second.exit_status) == ("reverse", None, None)
 
 
-def test_a_hundred_runs_of_each_plugin_are_kept(ledger: Ledger) -> None:
+def test_the_last_runs_of_each_plugin_are_kept(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runs, "MOST_KEPT", 10)
     rare = ledger.start_run("tap-actito", "reverse")
-    numbers = [ledger.start_run("target-actito", "forward") for _ in range(103)]
+    numbers = [ledger.start_run("target-actito", "forward") for _ in range(13)]
     kept = [run.number for run in ledger.last_runs(1000)]
     assert kept == [*reversed(numbers[3:]), rare]
 
