@@ -174,6 +174,11 @@ REGULATION_MISSED = Code(124, "regulation_missed", "error")
 
 Set `regulation` to the one that the message names. STATE stays, so the records are read again.
 """
+MANDATORY_UNMAPPED = Code(126, "mandatory_unmapped", "warning")
+"""With `upsert_mode`, new profiles need attributes that no mapping names.
+
+Map them, or make sure that the records hold metadata of the same name.
+"""
 
 # Group AD2xx, input
 
@@ -449,6 +454,12 @@ TOO_MANY_UNMATCHED = Code(713, "too_many_unmatched", "error")
 
 Check the attribute that people are matched by, and the environment. The people are owed and tried
 again at each run. If that is right, raise `max_unmatched_pct`.
+"""
+INPUT_ENDED = Code(714, "input_ended", "warning")
+"""The input of a target ended without a STATE message after its last record.
+
+A tap ends with STATE, so it has probably failed. Look at its log and exit status, and run both
+again. What came is written.
 """
 
 TABLE: tuple[Code, ...] = tuple(

@@ -33,6 +33,7 @@ from actito_didomi.errors import (
     StoppedError,
     UnavailableError,
 )
+from actito_didomi.request_metrics import RequestMetrics
 from actito_didomi.settings import setting
 from actito_didomi.tolerant import decode_tolerantly
 
@@ -52,7 +53,7 @@ _PATIENCE = 60.0
 """Seconds that `Retry-After` may always ask for; a longer wait must fit into `retry_seconds`."""
 _START_PATIENCE = 20.0
 """Seconds to try to reach a host that has never responded: its name is probably wrong."""
-_CONNECT = 10.0
+_CONNECT = 5.0
 """Longest time for the first connection, in seconds."""
 _WINDOW_MS = 60_500
 """A little over a minute: the server counts a request on arrival, we count it when it is sent."""
@@ -327,6 +328,10 @@ class ApiSession:
         stop: Set to end all waiting at once.
         runtime: Clock and transport.
         address_setting: What the address comes from, for messages.
+
+    Attributes:
+        waits_since: Since when requests wait for the limit, by the runtime's monotonic clock; None
+            while they don't.
     """
 
     def __init__(
@@ -347,6 +352,8 @@ class ApiSession:
         self.api = api
         self._address_setting = address_setting
         self.count = RequestCount()
+        self._metrics = RequestMetrics(runtime)
+        self.waits_since: float | None = None
         self._clock = ServerClock()
         self._warned = False
         self._was_reached = False
@@ -374,6 +381,11 @@ class ApiSession:
         0 before the first response, and where the clocks differ by less than two seconds.
         """
         return self._clock.skew
+
+    def log_metrics(self) -> None:
+        """Log the SDK's metrics of the requests since they were last logged."""
+        with self._lock:
+            self._metrics.log()
 
     def now(self) -> datetime:
         """Return the present time by the API's clock; aware of its zone."""
@@ -504,7 +516,11 @@ class ApiSession:
         )
 
         def wait(state: tenacity.RetryCallState) -> float:
-            return max(_retry_error(state).retry_after or 0.0, backoff(state))
+            asked = max(_retry_error(state).retry_after or 0.0, backoff(state))
+            if self._was_reached:
+                return asked
+            left = _START_PATIENCE - (self._runtime.monotonic() - started)
+            return min(asked, max(left, 0.0))
 
         def is_enough(state: tenacity.RetryCallState) -> bool:
             elapsed = self._runtime.monotonic() - started
@@ -546,6 +562,7 @@ class ApiSession:
         """Wait until the request budget allows one more request."""
         self._check_stop()
         while not self._acquire():
+            self.waits_since = self.waits_since or self._runtime.monotonic()
             self._stop.wait(0.05)
             self._check_stop()
 
@@ -582,9 +599,11 @@ class ApiSession:
             encoder = MultipartEncoder(parts)
             body, headers["Content-Type"] = encoder, encoder.content_type
         self._take_turn()
+        self.waits_since = None
         with self._lock:
             self.count.add(retry=retry)
         started, sent = self._runtime.monotonic(), self._runtime.now()
+        status: int | None = None
         try:
             response = self._http.request(
                 method,
@@ -597,6 +616,7 @@ class ApiSession:
                 stream=True,
             )
             content = self._read_body(response, call, started)
+            status = response.status_code
         except (requests.Timeout, ReadTimeoutError):
             raise _RetryError("timed out") from None
         except (requests.RequestException, HTTPError, OSError) as error:
@@ -605,9 +625,11 @@ class ApiSession:
         finally:
             if self._limits is not None:
                 self._limits.end()
+            seconds = self._runtime.monotonic() - started
+            with self._lock:
+                self._metrics.add(call, status, seconds)
         self._compare_clocks(response.headers, sent)
         self._was_reached = True
-        seconds = self._runtime.monotonic() - started
         logger.debug("%s: %d in %.3f s", call, response.status_code, seconds)
         return _Received(response.status_code, response.headers, content)
 

@@ -505,11 +505,34 @@ class BulkWriter:
                 began,
             )
         )
+        apart = self._write_apart([rows[at] for at in refused], written)
         for at, reason in refused.items():
+            if rows[at].person in apart:
+                continue
             refusal = RequestRejectedError(
                 "Actito rejected this row of an import.", status=None, body=reason
             )
             written.on_result(WriteResult(rows[at], refusal, began))
+
+    def _write_apart(self, refused: Sequence[ProfileChange], written: _Results) -> set[str]:
+        """Write refused rows by single requests, where an attribute may be what is wrong.
+
+        Such a request is followed by one without the attributes: these must not block a choice.
+
+        Returns:
+            The keys of the people; opt-outs are always among them, all others if they are few.
+        """
+        apart = [row for row in refused if row.attributes and row.subscriptions]
+        if not self._settings.limits.affords_singles(len(apart)):
+            apart = [row for row in apart if row.opt_out]
+        if apart:
+            logger.warning(
+                "Rows with attributes and choices that the import refused: %d. Writing them by "
+                "single requests.",
+                len(apart),
+            )
+            self._writer.write(apart, written.on_result)
+        return {row.person for row in apart}
 
     # Waiting
 

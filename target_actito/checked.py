@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from actito_didomi.plugin.breaker import RefusalBreaker
     from actito_didomi.plugin.guards import Guards
     from actito_didomi.plugin.looks import LookLearner, ProfileReader
+    from actito_didomi.plugin.progress import Progress
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.runtime import Runtime
     from target_actito.learning import Learner
@@ -72,6 +73,7 @@ class CheckedWriter:
         create: Whether a missing profile may be created.
         guards: Defer all but opt-outs once a limit is passed.
         breaker: Stops the run if all is refused alike.
+        progress: Counts and logs what is settled.
         client: How long to try.
         look_timeout: Seconds after which a look counts as failed.
         lookup_hours: Hours after which a person without a profile is looked up again.
@@ -92,6 +94,7 @@ class CheckedWriter:
         create: bool,
         guards: Guards,
         breaker: RefusalBreaker[WriteResult],
+        progress: Progress,
         client: ClientSettings,
         look_timeout: float,
         lookup_hours: float,
@@ -108,6 +111,7 @@ class CheckedWriter:
         self._create = create
         self._guards = guards
         self._breaker = breaker
+        self._progress = progress
         self._client = client
         self._look_timeout = look_timeout
         self._lookup_hours = lookup_hours
@@ -141,6 +145,7 @@ class CheckedWriter:
             self._write_one,
             handle_result,
             breaker=self._breaker,
+            progress=self._progress,
             workers=self._max_concurrency,
             shutdown=self._shutdown,
             runtime=self._runtime,

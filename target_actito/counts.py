@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from actito_didomi.consent.coalesce import Field, ProfileChange
     from actito_didomi.errors import MistakeFoundError
     from actito_didomi.plugin.guards import Guards
+    from actito_didomi.plugin.progress import Progress
     from target_actito.bulk import ImportResult
     from target_actito.single import WriteResult
     from target_actito.summary import ActitoSummary
@@ -47,7 +48,7 @@ class HasIntake(Protocol):
         """Accept a record as a whole."""
 
     def count_lines(self, count: int) -> None:
-        """Record that lines were taken in."""
+        """Record that lines with a record were taken in."""
 
     def reject_line(self, line: bytes, reason: str) -> None:
         """Store a line that can't be decoded as a reject."""
@@ -70,17 +71,24 @@ class Counts:
 
     Args:
         target: The target.
+        progress: Counts and logs what is settled.
         now: Returns the present time, by Actito's clock.
     """
 
-    def __init__(self, target: HasIntake, now: Callable[[], datetime]) -> None:
+    def __init__(self, target: HasIntake, progress: Progress, now: Callable[[], datetime]) -> None:
         self._target = target
+        self._progress = progress
         self._now = now
         self._counted: set[str] = set()
 
-    def begin(self) -> None:
-        """Begin to count a new plan."""
+    def begin(self, changes: Sequence[ProfileChange]) -> None:
+        """Begin to count a new plan, without a ledger; `changes` are all that it writes."""
         self._counted.clear()
+        self.expect(changes)
+
+    def expect(self, changes: Sequence[ProfileChange]) -> None:
+        """Record what is about to be written, for the progress."""
+        self._progress.begin(len(changes), sum(change.opt_out for change in changes))
 
     def on_import(self, imported: ImportResult) -> None:
         """Count the rows that an import has written or found without a profile.
@@ -94,6 +102,7 @@ class Counts:
         for change in imported.changes:
             new += change.person not in self._counted
             self._counted.add(change.person)
+            self._progress.add(opt_out=change.opt_out)
         if imported.counts is None:
             summary.imported += new
         elif rows:

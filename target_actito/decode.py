@@ -339,6 +339,8 @@ class Decoder:
         purpose: Decodes a purpose that wasn't decoded with its consents.
         arrival: When the records of the last `messages` had arrived, as far as these say it: the
             earliest `time_extracted`.
+        named: The stream of each of the last `messages`, None for what is no record; None for all
+            where records of only one stream are decoded.
     """
 
     def __init__(self, resolver: Resolver, *, origins: bool) -> None:
@@ -351,6 +353,7 @@ class Decoder:
         self._parts = set().union(*map(parts_of, names))
         self.needs = Needs()
         self.arrival: datetime | None = None
+        self.named: list[str | None] | None = None
         self.keeps_nodes = True
         self.choices: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
         self.purpose: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
@@ -387,6 +390,7 @@ class Decoder:
         found = _decode(self._messages, block)
         arrivals = map(read_arrival, set(map(_arrival_of, found)))  # of most blocks just one
         self.arrival = min((at for at in arrivals if at is not None), default=None)
+        self.named = list(map(_stream_of, found)) if len(self._streams) > 1 else None
         return list(map(_record_of, found))
 
     def records(self, block: bytes) -> list[Any]:
@@ -474,8 +478,9 @@ class _Nothing:
 
 
 _NOTHING = _Nothing()
-_NO_RECORD: dict[str, Any] = {"record": None, "time_extracted": None}
+_NO_RECORD: dict[str, Any] = {"record": None, "stream": None, "time_extracted": None}
 _record_of = operator.attrgetter("record")
+_stream_of = operator.attrgetter("stream")
 _arrival_of = operator.attrgetter("time_extracted")
 
 

@@ -65,6 +65,9 @@ _MOST_FRESH = 60.0
 class DeliveryEvents(Protocol):
     """Counts what became of people."""
 
+    def expect(self, changes: Sequence[ProfileChange]) -> None:
+        """Record what is about to be written, for the progress."""
+
     def on_result(self, result: WriteResult) -> None:
         """Count what a single request came to."""
 
@@ -487,6 +490,7 @@ class Delivery:
 
     def _write(self, changes: list[ProfileChange]) -> None:
         """Write changes by the cheapest means."""
+        self._events.expect(changes)
         logger.info(
             "Writing the changes of people: %d, of them with an opt-out: %d.",
             len(changes),
@@ -494,11 +498,11 @@ class Delivery:
         )
         if self._bulk is None:
             plan = plan_writes(changes, self._settings.limits)
-            logger.info("%s", plan.to_text())
+            logger.info("%s", plan.to_text(), extra={"plan": plan.to_dict()})
             self._writer.write([*plan.opt_out_singles, *plan.other_singles], self._on_result)
             return
         plan = self._bulk.plan(changes, self._limits().look_requests)
-        logger.info("%s", plan.to_text())
+        logger.info("%s", plan.to_text(), extra={"plan": plan.to_dict()})
         try:
             self._bulk.write(plan, self._on_result, self._events.on_import)
         except ImportQuotaExceededError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ from actito_didomi.files import is_below, show_url
 from actito_didomi.lines import CutLine, LongLine
 from actito_didomi.plugin.breaker import RefusalBreaker
 from actito_didomi.plugin.looks import LookLearner, ProfileReader
+from actito_didomi.plugin.progress import Progress
 from actito_didomi.plugin.rejects import Reject
 from actito_didomi.tolerant import decode_tolerantly
 from target_actito.bulk import BulkWriter
@@ -31,6 +33,7 @@ from target_actito.checked import CheckedWriter
 from target_actito.counts import Counts
 from target_actito.decode import Decoder, Lines, read_batch
 from target_actito.delivery import Delivery
+from target_actito.fields import warn_of_mandatory
 from target_actito.gather import NEVER, Gatherer
 from target_actito.guarding import ChangeGuard
 from target_actito.import_records import SessionRecords
@@ -111,6 +114,8 @@ class Pipeline:
         self.translator = Translator(
             structure, actito.user_unique_key, settings.mappings, actito.zone
         )
+        if settings.upsert_mode:
+            warn_of_mandatory(structure, actito.user_unique_key, settings.mappings)
         self.collector = Collector(
             self.translator.masks, self.translator, for_ledger=ledger is not None
         )
@@ -143,16 +148,18 @@ class Pipeline:
         self._breaker: RefusalBreaker[WriteResult] = RefusalBreaker(
             target.guards.settings.breaker_threshold, "Actito"
         )
+        self._progress = Progress(logger, "Actito", runtime, lambda: self.session.waits_since)
         self._writer = Writer(
             self._table,
             create=settings.upsert_mode,
             guards=target.guards,
             breaker=self._breaker,
+            progress=self._progress,
             max_concurrency=settings.max_concurrency,
             shutdown=shutdown,
             runtime=runtime,
         )
-        self._events = Counts(target, runtime.now)
+        self._events = Counts(target, self._progress, runtime.now)
         self._delivery: Delivery | None = None
         self._bulk: BulkWriter | None = None
         self._records: ImportRecords | None = None
@@ -209,6 +216,7 @@ class Pipeline:
             create=settings.upsert_mode,
             guards=self._guard.guards,
             breaker=self._breaker,
+            progress=self._progress,
             client=settings.client,
             look_timeout=settings.look_timeout,
             lookup_hours=settings.lookup_hours,
@@ -437,6 +445,7 @@ class Pipeline:
         if not self._validates:
             taken = take(records, at, len(records), summary.records + 1)
             summary.records += taken
+            self._count(at, taken, stream)
             return taken
         for place in range(at, len(records)):
             if records[place] is None or not (
@@ -445,7 +454,20 @@ class Pipeline:
             ):
                 return place - at
             summary.records += 1
+            self._count(place, 1, stream)
         return len(records) - at
+
+    def _count(self, at: int, taken: int, stream: str | None) -> None:
+        """Count records that were taken, for the SDK's metric `record_count` of their stream."""
+        if not taken:
+            return
+        streams = self._decoder.named
+        if stream is None and streams is None:
+            (stream,) = self._sinks
+        counts = Counter({stream: taken} if stream else (streams or [])[at : at + taken])
+        for name, count in counts.items():
+            if name is not None:
+                self._sinks[name].record_counter_metric.increment(count)
 
     def _fits(self, line: bytes, stream: str | None) -> bool:
         """Return whether a record fits the schema of its stream, where that is to be checked."""
@@ -580,12 +602,12 @@ class Pipeline:
             plan = plan_writes(kept, self._settings.limits)
         else:
             plan = self._bulk.plan(kept)
-        logger.info("%s", plan.to_text())
+        logger.info("%s", plan.to_text(), extra={"plan": plan.to_dict()})
         parts = [*plan.opt_out_singles, *plan.other_singles, *plan.deferred]
         parts += [change for file in plan.files for change in file.changes]
         parts += deferred_changes
         self._target.expect(part.first_record for part in parts)
-        self._events.begin()
+        self._events.begin(parts)
         if deferred_changes:  # STATE stays before them
             self._events.on_deferred(len(deferred_changes))
         if self._bulk is None or self._records is None:

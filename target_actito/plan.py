@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from actito_didomi.actito.imports import ZIP_OVERHEAD, cell, row_bytes
 from actito_didomi.consent.coalesce import Field, ProfileChange
@@ -120,6 +120,19 @@ class WritePlan:
         """Estimated duration, in seconds."""
         beyond = max(0, self.requests - self.calls_per_minute)
         return beyond * 60 / self.calls_per_minute + SECONDS_PER_IMPORT * len(self.files)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts of the plan as JSON has them."""
+        return {
+            "imports": [
+                {"rows": len(file.changes), "columns": len(file.columns)} for file in self.files
+            ],
+            "single_requests": self.singles,
+            "opt_out_single_requests": len(self.opt_out_singles),
+            "deferred": len(self.deferred),
+            "requests": self.requests,
+            "seconds": round(self.seconds),
+        }
 
     def to_text(self) -> str:
         """Describe the plan for the log."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from actito_didomi.consent.coalesce import ProfileChange
     from actito_didomi.plugin.breaker import RefusalBreaker
     from actito_didomi.plugin.guards import Guards
+    from actito_didomi.plugin.progress import Progress
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.runtime import Runtime
 
@@ -75,6 +76,7 @@ def write_each(
     on_result: Callable[[WriteResult], None],
     *,
     breaker: RefusalBreaker[WriteResult],
+    progress: Progress,
     workers: int,
     shutdown: Shutdown,
     runtime: Runtime,
@@ -87,6 +89,7 @@ def write_each(
         on_result: Called in this thread with what `write_one` returned; with a refusal once it is
             clear that it concerns one person.
         breaker: Holds refusals back until that is clear.
+        progress: Counts and logs what is settled.
         workers: Maximum number of concurrent requests.
         shutdown: Checked between requests; those in flight may finish within its grace period.
         runtime: Clock and threads.
@@ -95,11 +98,9 @@ def write_each(
         StoppedError: The process is to stop; a change without a result may be written or not.
         ApiError: The API can't be used, or refuses all alike; likewise.
     """
-    done = 0
 
     def handle_result(result: WriteResult) -> None:
-        nonlocal done
-        done += 1
+        progress.add(opt_out=result.change.opt_out)
         outcome = result.outcome
         if not isinstance(outcome, RequestRejectedError):
             if outcome in _ACCEPTED:
@@ -121,8 +122,9 @@ def write_each(
         workers=workers,
         shutdown=shutdown,
         runtime=runtime,
-        on_progress=lambda: logger.info("Progress: %d of %d written.", done, len(changes)),
+        on_progress=progress.check,
     )
+    progress.finish()
     _each(breaker.finish())
 
 
@@ -142,6 +144,7 @@ class Writer:
         create: Whether a missing profile may be created.
         guards: Stop writing if too many people are unknown, or would be created.
         breaker: Stops the run if all is refused alike.
+        progress: Counts and logs what is settled.
         max_concurrency: Maximum number of concurrent requests.
         shutdown: Checked between requests; those in flight may finish within its grace period.
         runtime: Clock and threads.
@@ -154,6 +157,7 @@ class Writer:
         create: bool,
         guards: Guards,
         breaker: RefusalBreaker[WriteResult],
+        progress: Progress,
         max_concurrency: int,
         shutdown: Shutdown,
         runtime: Runtime,
@@ -163,6 +167,7 @@ class Writer:
         self._guards = guards
         self._people = self._unmatched = 0
         self._breaker = breaker
+        self._progress = progress
         self._max_concurrency = max_concurrency
         self._shutdown = shutdown
         self._runtime = runtime
@@ -195,6 +200,7 @@ class Writer:
             self._write_one,
             handle_result,
             breaker=self._breaker,
+            progress=self._progress,
             workers=self._max_concurrency,
             shutdown=self._shutdown,
             runtime=self._runtime,

@@ -14,8 +14,8 @@ from actito_didomi.actito import ConversionError, ValueType, convert
 from actito_didomi.consent.choices import read_odd_boolean
 from actito_didomi.consent.coalesce import Extra, Field, MappedField, Masks
 from actito_didomi.consent.mapping import Mapping, Resolver, Unclear, odd_nodes, show_path
-from actito_didomi.errors import SettingsError
 from actito_didomi.tolerant import decode_tolerantly, is_unreadable
+from target_actito.fields import check_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping as MappingABC
@@ -84,7 +84,7 @@ class Translator:
     def __init__(
         self, structure: TableStructure, key: str, mappings: tuple[Mapping, ...], zone: ZoneInfo
     ) -> None:
-        _check(structure, key, mappings)
+        check_fields(structure, key, mappings)
         self._structure = structure
         self._zone = zone
         self.resolver = Resolver(mappings)
@@ -304,32 +304,3 @@ def _decode_odd(metadata: bytes) -> dict[str, Any]:
 
 def _unclear(item: Unclear) -> Untranslatable:
     return Untranslatable(codes.AMBIGUOUS_VALUE, item.mapping.id, item.reason, item.maybe_opt_out)
-
-
-def _check(structure: TableStructure, key: str, mappings: tuple[Mapping, ...]) -> None:
-    wrong = []
-    for mapping in mappings:
-        if mapping.type == "subscription":
-            if mapping.id not in structure.subscriptions:
-                wrong.append(f"subscription {mapping.id!r}")
-            continue
-        attribute = structure.attributes.get(mapping.id)
-        if attribute is None:
-            wrong.append(f"attribute {mapping.id!r}")
-        elif mapping.id == key or not attribute.writable:
-            raise SettingsError(
-                codes.UNSUITABLE_FIELD,
-                f"mappings: the attribute {mapping.id!r} can't be written: it is the key, holds a "
-                "list, or is kept by Actito itself. Take the mapping out.",
-            )
-    if wrong:
-        writable = [a.name for a in structure.attributes.values() if a.writable and a.name != key]
-        raise SettingsError(
-            codes.UNKNOWN_FIELD,
-            f"mappings: table {structure.name!r} has no {' and no '.join(wrong)}. "
-            f"Its subscriptions: {', '.join(structure.subscriptions) or 'none'}. "
-            f"Its attributes: {', '.join(writable) or 'none'}. Names are case-sensitive.",
-        )
-    mapped = {m.id for m in mappings if m.type == "subscription"}
-    if left := [name for name in structure.subscriptions if name not in mapped]:
-        logger.info("Subscriptions that no mapping names, never touched: %s.", ", ".join(left))

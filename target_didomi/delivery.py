@@ -54,6 +54,7 @@ from actito_didomi.errors import (
     UnavailableError,
 )
 from actito_didomi.plugin.parallel import run_parallel
+from actito_didomi.plugin.progress import Progress
 from target_didomi.answers import HeldStatus, merge
 from target_didomi.events import IncomingEvent, to_event
 
@@ -336,16 +337,26 @@ class Delivery:
             ActitoDidomiError: Writing can't go on.
         """
         self._scope_text = self._ledger.scope_text
+        owed = self._ledger.count_owed()
+        progress = Progress(logger, "Didomi", self._runtime, lambda: self._session.waits_since)
+        progress.begin(owed.to("reverse"), owed.opt_outs("reverse"))
+
+        def handle_results(results: list[PersonResult]) -> None:
+            self._events.on_results(results)
+            for _ in results:
+                progress.add(opt_out=opt_outs_only)
+
         for opt_outs_only in (True, False):
             run_parallel(
                 self._groups(self._tried, opt_outs_only=opt_outs_only),
                 self._deliver,
-                self._events.on_results,
+                handle_results,
                 workers=self._settings.max_concurrency,
                 shutdown=self._shutdown,
                 runtime=self._runtime,
-                on_progress=lambda: logger.info("Progress: people tried: %d.", len(self._tried)),
+                on_progress=progress.check,
             )
+        progress.finish()
         for gathered in (self._incoming, self._answers, self._seen, self._spellings):
             gathered.clear()
         if self._unread is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from itertools import islice
+from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi import codes
@@ -16,6 +16,7 @@ from actito_didomi.didomi.consents import ConsentApi
 from actito_didomi.didomi.session import open_session
 from actito_didomi.errors import RequestRejectedError
 from actito_didomi.plugin.parallel import run_parallel
+from actito_didomi.plugin.progress import Progress
 from actito_didomi.plugin.rejects import Reject
 from actito_didomi.plugin.target import ConsentTarget
 from target_didomi.answers import Decision
@@ -184,13 +185,14 @@ class TargetDidomi(ConsentTarget):
         self.expect(event.number for events in people.values() for event in events)
         total = sum(map(len, people.values()))
         logger.info("Writing events: %d, people: %d.", total, len(people))
-        done = 0
+        opt_outs = sum(map(_has_opt_out, chain.from_iterable(people.values())))
+        progress = Progress(logger, "Didomi", self.runtime, lambda: self.waits_since)
+        progress.begin(total, opt_outs)
 
         def handle_results(outcomes: list[Outcome]) -> None:
-            nonlocal done
             for outcome in outcomes:
                 self._handle_result(outcome)
-            done += len(outcomes)
+                progress.add(opt_out=_has_opt_out(outcome.incoming))
             self.acknowledge(*(outcome.incoming.number for outcome in outcomes))
 
         with self.collecting_garbage():
@@ -201,8 +203,9 @@ class TargetDidomi(ConsentTarget):
                 workers=self.settings.max_concurrency,
                 shutdown=self.shutdown,
                 runtime=self.runtime,
-                on_progress=lambda: logger.info("Progress: %d of %d events written.", done, total),
+                on_progress=progress.check,
             )
+        progress.finish()
 
     def _deliver(self, delivery: Delivery, people: dict[str, list[IncomingEvent]]) -> None:
         """Learn the events of people into the ledger, and post what is owed."""
@@ -338,3 +341,7 @@ def _groups(people: Iterable[list[IncomingEvent]]) -> Iterator[list[list[Incomin
     waiting = iter(people)
     while group := list(islice(waiting, _PEOPLE_AT_ONCE)):
         yield group
+
+
+def _has_opt_out(event: IncomingEvent) -> bool:
+    return not all(event.choices.single.values())

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from actito_didomi.runtime import Future, Runtime
 
 _TICK = 0.2
-_PROGRESS_INTERVAL = 10.0
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
@@ -39,7 +38,7 @@ def run_parallel(
         workers: Maximum number of tasks at once.
         shutdown: Checked between tasks; those that run may finish within its grace period.
         runtime: Clock and threads.
-        on_progress: Called in this thread every 10 seconds.
+        on_progress: Called in this thread several times a second.
 
     Raises:
         StoppedError: The process is to stop; what has no result was or wasn't done.
@@ -48,7 +47,6 @@ def run_parallel(
     waiting = iter(tasks)
     running: list[Future[Result]] = []
     failure: Exception | None = None
-    announced = runtime.monotonic()
     pool = runtime.pool(workers)
     try:
         while True:
@@ -65,9 +63,7 @@ def run_parallel(
                     on_result(future.result())
                 except Exception as error:  # noqa: BLE001 - raised below, after the others
                     failure = failure or error
-            if runtime.monotonic() - announced > _PROGRESS_INTERVAL:
-                announced = runtime.monotonic()
-                on_progress()
+            on_progress()
     finally:
         pool.close()
     if failure and not isinstance(failure, StoppedError):

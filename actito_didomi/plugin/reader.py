@@ -117,6 +117,11 @@ class SafeReader(GenericSingerReader[str]):
         self._callbacks[kind](message)
         self._counts[kind] += 1
 
+    def count_records(self, count: int) -> None:
+        """Count lines with a record that were read another way."""
+        self.line_number += count
+        self._counts["RECORD"] += count
+
     def handle_unreadable(self, line: bytes, reason: str) -> None:
         """Handle a whole line that is no message; override to go on without it.
 

@@ -103,7 +103,8 @@ class Summary:
         changes: Opt-ins and opt-outs written, by the subscription, attribute or choice.
         opt_out_latency: How long the opt-outs that were written took, one value per person.
         seconds: Time from start to end.
-        status: `success`, `opt-outs rejected`, `stopped by SIGTERM` (or SIGINT) or `failed`.
+        status: `success`, `input ended` (the tap may have failed), `opt-outs rejected`, `stopped by
+            SIGTERM` (or SIGINT) or `failed`.
         code: Name of the code of the error that ended the run; None after a success.
         mappings: What each mapping met.
     """

@@ -114,6 +114,7 @@ class ConsentTarget(BasePlugin, Target):
         self._lease = contextlib.ExitStack()
         self._session: ApiSession | None = None
         self._started = self.runtime.monotonic()
+        self._state_after: int | None = None
         self._waiting_since: float | None = None
         self._skipped_streams: set[str] = set()
         self._unmatched_examples: list[str] = []
@@ -281,8 +282,8 @@ class ConsentTarget(BasePlugin, Target):
             self.take_line(line)
 
     def count_lines(self, count: int) -> None:
-        """Record that this many lines were read without `take_line`."""
-        self._reader.line_number += count
+        """Record that this many lines with a record were read without `take_line`."""
+        self._reader.count_records(count)
 
     def take_line(self, line: bytes) -> None:
         """Read one line of the input, as a whole."""
@@ -316,6 +317,7 @@ class ConsentTarget(BasePlugin, Target):
         state = message_dict["value"]
         if self.ledger is not None and self.settings.ledger.on_lost_ledger == "fail":
             check_ledger(state, self.ledger.id)
+        self._state_after = self.summary.records
         self._barriers.add(state, after=self.summary.records)
         self._release()
 
@@ -413,7 +415,10 @@ class ConsentTarget(BasePlugin, Target):
         self._conclude_well()
 
     def _conclude_well(self) -> None:
-        """Report that all is written.
+        """Report a run without errors, and say so if the input may be a part only.
+
+        A tap ends with STATE. Where that is missing, it may have failed: a pipe shows no exit
+        status.
 
         Raises:
             MistakeFoundError: The records show that the settings are wrong.
@@ -421,7 +426,16 @@ class ConsentTarget(BasePlugin, Target):
         if self.mistake is not None:
             self.conclude("mistake found", self.mistake)
             raise self.mistake
-        self.conclude("success")
+        if self._state_after == self.summary.records:
+            self.conclude("success")
+            return
+        self.logger.warning(
+            "%s: the input ended %s. The tap may have failed: look at its log and exit status. "
+            "What came is written.",
+            codes.INPUT_ENDED,
+            "without a STATE message" if self._state_after is None else "after the last STATE",
+        )
+        self.conclude("input ended")
 
     def _deferred(self, trip: Trip) -> ChangesDeferredError:
         """Return the error that a guard held changes back."""
@@ -641,6 +655,11 @@ class ConsentTarget(BasePlugin, Target):
             self._is_writing = False
         self._release()
 
+    @property
+    def waits_since(self) -> float | None:
+        """Since when requests wait for the limit, by the monotonic clock; None while they don't."""
+        return None if self._session is None else self._session.waits_since
+
     @contextlib.contextmanager
     def collecting_garbage(self) -> Iterator[None]:
         """Look for unused objects while writing, where `run` has paused that."""
@@ -732,6 +751,7 @@ class ConsentTarget(BasePlugin, Target):
         if self._session:
             summary.requests = self._session.count.calls
             summary.retries = self._session.count.retries
+            self._session.log_metrics()
         self.close()
         exit_status = exit_status_of(error) if error else 0
         if isinstance(error, StoppedError):

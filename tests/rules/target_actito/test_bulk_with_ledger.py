@@ -206,3 +206,25 @@ def test_a_look_serves_one_import(config, actito: Actito, tmp_path) -> None:
     found = {p: actito.subscriptions(p)["SmsAlerts"] for p in ("ann", "bob", "carl", "dora")}
     assert actito.calls("one_shot") >= 2
     assert found == {"ann": True, "bob": False, "carl": True, "dora": False}
+
+
+def test_rule_5_a_refused_attribute_of_a_row_blocks_no_choice(
+    config, actito: Actito, tmp_path
+) -> None:
+    """The row is written by single requests: the choice in this run, the attribute is rejected."""
+    for person in ("ann", "bob"):
+        actito.create(person, Newsletter=True)
+    actito.steer("options", {"etl_bad_person": "ann"})
+    fault = {"side": "actito", "action": "status", "route": "patch_profile", "status": 400}
+    actito.steer("faults", {**fault, "count": 1})
+    opted_out = [
+        event(person, channels={"email": False}, metadata={"firstName": person})
+        for person in ("ann", "bob")
+    ]
+    run = run_target(config, tmp_path, stream_of(*opted_out))
+    assert run.exit_code == 0, run.err
+    assert receivers(actito) == []
+    assert actito.attributes("bob")["firstName"] == "bob"
+    (reject,) = rejects(config)
+    assert (reject["person"], reject["opt_out"]) == ("ann", False)
+    assert reject["change"] == {"attributes": {"firstName": "ann"}, "subscriptions": {}}
