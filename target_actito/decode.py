@@ -474,6 +474,7 @@ class _Nothing:
     """What a line gives that can't be decoded by type."""
 
     record = None
+    stream = None
     time_extracted = None
 
 
