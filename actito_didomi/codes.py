@@ -292,6 +292,19 @@ Read Didomi's response in the reject, correct the mapping or the purposes in Did
 again.
 """
 
+UNKNOWN_ID = Code(402, "unknown_id", "reject")
+"""Didomi's configuration tree has no purpose, preference or value of this id; nothing was posted.
+
+Correct the mapping of the tap, or add it in Didomi; or set `unknown_ids: send`. What the choice is
+owed stays owed.
+"""
+CHANNEL_UNSEEN = Code(403, "channel_unseen", "warning")
+"""A channel is posted that Didomi holds for nobody seen in this run.
+
+If it is misspelt, correct the mapping of the tap. Channels stand in no configuration tree, so the
+event is read back instead.
+"""
+
 # Group AD5xx, requests
 
 CREDENTIALS_REFUSED = Code(501, "credentials_refused", "error")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -47,6 +47,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "count at once.",
         ),
     ] = False
+    unknown_ids: Annotated[
+        Literal["refuse", "send"],
+        setting(
+            "Unknown ids",
+            "What becomes of a choice whose purpose, preference or value Didomi's configuration "
+            "tree does not have: `refuse` rejects it before anything is posted, all else of the "
+            "person is posted; `send` posts it. Ids that Didomi holds of people seen in the run "
+            "are known as well.",
+            advanced=True,
+        ),
+    ] = "refuse"
     delegate: Annotated[
         str,
         setting(

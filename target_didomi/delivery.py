@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
     from datetime import datetime
 
+    from actito_didomi.codes import Code
     from actito_didomi.consent.conflicts import Act
     from actito_didomi.consent.entries import Entry
     from actito_didomi.consent.ledger import Ledger
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.runtime import Runtime
     from target_didomi.config import Settings
+    from target_didomi.known import KnownChoices
 
 logger = logging.getLogger("target-didomi")
 
@@ -102,6 +104,7 @@ class Posting:
         event: The event.
         say: Returns the consents that state some of the choices.
         pending: Whether it waits for approval.
+        code: Of the reject, if it is refused.
         parts: What was posted instead, choice by choice, after a refusal.
         stored: The event as Didomi stored it; None if it isn't known to be there.
         error: Why it was refused; None if it wasn't.
@@ -114,6 +117,7 @@ class Posting:
     event: dict[str, Any]
     say: Callable[[Mapping[Path, bool]], dict[str, Any]]
     pending: bool = False
+    code: Code = codes.EVENT_REFUSED
     parts: list[Posting] = field(default_factory=list)
     stored: dict[str, Any] | None = None
     error: RequestRejectedError | None = None
@@ -225,6 +229,7 @@ class Delivery:
     Args:
         ledger: The ledger.
         api: The organisation's consents.
+        known: Finds choices that Didomi doesn't have.
         session: The session of `api`: its clock.
         settings: Settings of target-didomi.
         events: Counts what became of people.
@@ -237,6 +242,7 @@ class Delivery:
         *,
         ledger: Ledger,
         api: ConsentApi,
+        known: KnownChoices,
         session: ApiSession,
         settings: Settings,
         events: DeliveryEvents,
@@ -259,6 +265,7 @@ class Delivery:
         self._spellings: dict[str, set[str]] = {}
         self._tried: set[str] = set()
         self._unread: ApiError | None = None
+        self._known = known
         self._lock = runtime.lock()
         self._unanswered = 0
 
@@ -388,7 +395,9 @@ class Delivery:
         for result in results:
             if isinstance(result.unread, RequestRejectedError):
                 self._api.check_access(result.unread)
-        postings = [posting for result in results for posting in result.postings]
+        postings = [
+            posting for result in results for posting in result.postings if posting.error is None
+        ]
         postings.sort(key=lambda posting: not posting.opt_out)
         for start in range(0, len(postings), MAX_EVENTS):
             self._post(postings[start : start + MAX_EVENTS])
@@ -409,6 +418,8 @@ class Delivery:
             return self._prepare_unread(key, spelling, self._unread)
         try:
             sight = self._look({spelling, key, *self._spellings.get(key, ())})
+            for record in sight.records():
+                self._known.see(record.get("consents"))
         except RequestRejectedError as error:
             return self._prepare_unread(key, spelling, error)
         except UnavailableError as error:
@@ -445,8 +456,22 @@ class Delivery:
                 sight.events.get(place, ()) if user_id else (),
                 newest=newest,
             )
-            result.postings += self._make(aim, choices)
+            result.postings += self._make_known(aim, choices)
         return result
+
+    def _make_known(self, aim: _Aim, choices: dict[Path, bool]) -> list[Posting]:
+        """Return what is posted for one user, and what is refused, choice by choice."""
+        unknown = {path: found for path in choices if (found := self._known.find_unknown(path))}
+        known = {path: choice for path, choice in choices.items() if path not in unknown}
+        postings = self._make(aim, known) if known else []
+        for path, found in unknown.items():
+            for posting in self._make(aim, {path: choices[path]}):
+                posting.code = codes.UNKNOWN_ID
+                posting.error = RequestRejectedError(
+                    f"{found.to_text()}; it was not posted.", status=None, body=""
+                )
+                postings.append(posting)
+        return postings
 
     def _prepare_unread(self, key: str, spelling: str, error: ApiError) -> PersonResult:
         """Decide what is posted to a person of whom Didomi shows nothing now: opt-outs alone.
@@ -586,7 +611,7 @@ class Delivery:
     ) -> Posting:
         status = HeldStatus(held, None)
         has_values = any("values" in path for path in choices)
-        single = self._api.single_choice() if has_values else frozenset()
+        single = self._known.tree.single_choice if has_values else frozenset()
 
         def say(some: Mapping[Path, bool]) -> dict[str, Any]:
             said = merge(some, status, single)
@@ -630,6 +655,9 @@ class Delivery:
         found = {event["id"]: event for event in stored}
         for posting in postings:
             posting.stored = found.get(posting.event["id"])
+            if posting.stored is not None and self._known.unproven(posting.choices):
+                self._read_back(posting)
+                self._known.see((posting.stored or {}).get("consents"))
         missing = [posting for posting in postings if posting.stored is None]
         for posting in missing:  # every id must come back
             if len(postings) > 1:
@@ -726,7 +754,7 @@ class Delivery:
             refused = None
             for posting in result.postings:
                 if posting.error is not None:
-                    refused = posting.error
+                    refused = f"{posting.code.name}:{posting.error.status}"
                 if posting.stored is None:
                     continue
                 user_id = posting.user_id or _user_id(posting.stored)
@@ -745,7 +773,7 @@ class Delivery:
             flag_didomi(person, rules)
             result.owes_opt_out = bool(person.owed & Owed.OPT_OUT_DIDOMI)
             if refused is not None:
-                self._note_retry(person, f"{codes.EVENT_REFUSED.name}:{refused.status}")
+                self._note_retry(person, refused)
             elif isinstance(result.unread, RequestRejectedError):
                 self._note_retry(person, f"{codes.REQUEST_REFUSED.name}:{result.unread.status}")
             else:

@@ -23,6 +23,7 @@ from target_didomi.answers import Decision
 from target_didomi.config import Settings, find_problems
 from target_didomi.delivery import Delivery
 from target_didomi.events import IncomingEvent, find_odd, read_incoming
+from target_didomi.known import KnownChoices
 from target_didomi.summary import DidomiSummary
 from target_didomi.writer import Writer
 
@@ -87,13 +88,13 @@ class TargetDidomi(ConsentTarget):
             stop=self.shutdown.requested,
             runtime=self.runtime,
         )
-        api = ConsentApi(
-            session, settings.didomi.organization_id, settings.didomi.regulation, self.runtime
-        )
+        api = ConsentApi(session, settings.didomi.organization_id, settings.didomi.regulation)
+        known = KnownChoices(api, refuses=settings.unknown_ids == "refuse", runtime=self.runtime)
         if self.ledger is not None:
             self._delivery = Delivery(
                 ledger=self.ledger,
                 api=api,
+                known=known,
                 session=session,
                 settings=settings,
                 events=self,
@@ -103,6 +104,7 @@ class TargetDidomi(ConsentTarget):
         else:
             self._writer = Writer(
                 api,
+                known,
                 regulation=settings.didomi.regulation,
                 create_users=settings.create_users,
                 respect_approval=settings.respect_approval,
@@ -273,7 +275,7 @@ class TargetDidomi(ConsentTarget):
         self._rejected.add(posting.person)
         self.reject(
             Reject(
-                code=codes.EVENT_REFUSED,
+                code=posting.code,
                 reason=error.message if error else "Didomi refused the event.",
                 person=posting.person,
                 opt_out=posting.opt_out,
@@ -283,9 +285,24 @@ class TargetDidomi(ConsentTarget):
             )
         )
 
+    def _reject_unknown(self, outcome: Outcome) -> None:
+        texts = {found.to_text() for found in outcome.unknown.values()}
+        self._rejected.add(outcome.incoming.person)
+        self.reject(
+            Reject(
+                code=codes.UNKNOWN_ID,
+                reason=f"{'; '.join(sorted(texts))}. Such choices were not posted.",
+                person=outcome.incoming.person,
+                opt_out=outcome.unknown_opt_out,
+                record=outcome.incoming.record,
+            )
+        )
+
     def _handle_result(self, outcome: Outcome) -> None:
         """Count what became of an event, and keep what was refused."""
         summary, incoming, decisions = self.summary, outcome.incoming, outcome.decisions
+        if outcome.unknown:
+            self._reject_unknown(outcome)
         summary.equal += decisions[Decision.PRESENT]
         summary.newer += decisions[Decision.NEWER]
         summary.superseded += decisions[Decision.SUPERSEDED]

@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from actito_didomi.consent.choices import is_value, to_consents
+from actito_didomi.consent.choices import is_value, read_choices, readable, to_consents
 from actito_didomi.consent.conflicts import newest
 from actito_didomi.consent.records import CONFIRMED
 from actito_didomi.didomi.consents import MAX_EVENTS
@@ -29,8 +29,10 @@ from target_didomi.events import other_user_id, pending_id, timestamp_to_post, t
 if TYPE_CHECKING:
     from actito_didomi.consent.choices import Path
     from actito_didomi.consent.conflicts import Act
+    from actito_didomi.consent.known_ids import UnknownId
     from actito_didomi.didomi.consents import ConsentApi
     from target_didomi.events import IncomingEvent
+    from target_didomi.known import KnownChoices
 
 logger = logging.getLogger("target-didomi")
 
@@ -50,6 +52,8 @@ class Outcome:
         created: Whether it created the person.
         refused: Why it could not be written.
         refused_opt_out: Whether what could not be written holds an opt-out.
+        unknown: What is wrong with choices that Didomi doesn't have.
+        unknown_opt_out: Whether one of these is an opt-out.
     """
 
     incoming: IncomingEvent
@@ -62,6 +66,8 @@ class Outcome:
     created: bool = False
     refused: RequestRejectedError | BadInputError | None = None
     refused_opt_out: bool = False
+    unknown: dict[Path, UnknownId] = field(default_factory=dict)
+    unknown_opt_out: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,15 +84,23 @@ class Writer:
 
     Args:
         api: The organisation's consents.
+        known: Finds choices that Didomi doesn't have.
         regulation: Id of the regulation.
         create_users: Whether people whom Didomi doesn't know are created.
         respect_approval: Whether opt-ins are sent to wait for approval.
     """
 
     def __init__(
-        self, api: ConsentApi, *, regulation: str, create_users: bool, respect_approval: bool
+        self,
+        api: ConsentApi,
+        known: KnownChoices,
+        *,
+        regulation: str,
+        create_users: bool,
+        respect_approval: bool,
     ) -> None:
         self._api = api
+        self._known = known
         self._regulation = regulation
         self._create_users = create_users
         self._respect_approval = respect_approval
@@ -129,7 +143,7 @@ class Writer:
             BadInputError: What Didomi holds of the person can't be read.
         """
         person = outcomes[0].incoming.person
-        users = self._api.users(person)
+        users = self._read_users(person)
         if not users and not self._create_users:
             for outcome in outcomes:
                 outcome.unmatched = True
@@ -141,6 +155,7 @@ class Writer:
         for outcome in outcomes:
             incoming = outcome.incoming
             wanted = self._drop_superseded(outcome, expand(incoming.choices, status))
+            wanted = self._drop_unknown(outcome, wanted)
             others = [other for other in users if other is not user]
             made, held = self._for_other_users(outcome, wanted, others, held)
             postings += made
@@ -166,6 +181,12 @@ class Writer:
             made, status, held = self._make(outcome, written, user.get("id"), status, held)
             postings += made
         return postings
+
+    def _read_users(self, person: str) -> list[dict[str, Any]]:
+        users = self._api.users(person)
+        for user in users:
+            self._known.see(user.get("consents"))
+        return users
 
     def _events(self, person: str) -> list[HeldEvent]:
         return [read_event(event) for event in self._api.events(person)]
@@ -231,6 +252,14 @@ class Writer:
                 outcome.decisions[Decision.SUPERSEDED] += 1
         return wanted
 
+    def _drop_unknown(self, outcome: Outcome, wanted: dict[Path, bool]) -> dict[Path, bool]:
+        """Return the choices that Didomi may have, and note the others."""
+        for path, choice in wanted.items():
+            if found := self._known.find_unknown(path):
+                outcome.unknown[path] = found
+                outcome.unknown_opt_out = outcome.unknown_opt_out or not choice
+        return {path: choice for path, choice in wanted.items() if path not in outcome.unknown}
+
     def _make(
         self,
         outcome: Outcome,
@@ -243,7 +272,7 @@ class Writer:
         incoming = outcome.incoming
         single_choice: frozenset[str] = frozenset()
         if any(is_value(path) for path in written):
-            single_choice = self._api.single_choice()
+            single_choice = self._known.tree.single_choice
         parts = [(False, written)]
         if self._respect_approval:
             parts = [
@@ -290,7 +319,7 @@ class Writer:
             return
         found = {event["id"] for event in stored}
         for posting in postings:
-            if posting.event["id"] in found:
+            if posting.event["id"] in found and self._is_there(posting):
                 posting.outcome.posted += 1
                 posting.outcome.pending += posting.event["status"] != CONFIRMED
             elif len(postings) > 1:  # every id must come back
@@ -302,6 +331,15 @@ class Writer:
                         "Didomi accepted an event that is not there.", status=None, body=""
                     ),
                 )
+
+    def _is_there(self, posting: _Posting) -> bool:
+        """Return whether an accepted event is there: one with a new channel is read back."""
+        paths = read_choices(readable(posting.event["consents"])).single
+        if not self._known.unproven(paths):
+            return True
+        stored = self._api.event(posting.event["id"], posting.outcome.incoming.person)
+        self._known.see((stored or {}).get("consents"))
+        return stored is not None
 
     def _handle_refusal(self, posting: _Posting, error: RequestRejectedError) -> None:
         """Look whether the event is there all the same: only then it counts as posted."""

@@ -10,10 +10,7 @@ from actito_didomi.didomi.lists import pages, read_page
 from actito_didomi.errors import ApiError, RequestRejectedError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-
     from actito_didomi.http import ApiSession
-    from actito_didomi.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -34,19 +31,14 @@ class ConsentApi:
         session: Session with Didomi.
         organization_id: Id of the organisation.
         regulation: Id of the regulation.
-        runtime: Locks.
     """
 
-    def __init__(
-        self, session: ApiSession, organization_id: str, regulation: str, runtime: Runtime
-    ) -> None:
+    def __init__(self, session: ApiSession, organization_id: str, regulation: str) -> None:
         self._session = session
         self._own = {"organization_id": organization_id}
         self._regulation = regulation
-        self._single_choice: frozenset[str] | None = None
         self._was_read = False
         self._was_posted = False
-        self._lock = runtime.lock()
 
     def users(self, person: str) -> list[dict[str, Any]]:
         """Return the Didomi users of a person; an empty list if the person is unknown.
@@ -125,33 +117,27 @@ class ConsentApi:
         found = _stored(body)
         return next((event for event in found if event.get("id") == event_id), None)
 
-    def single_choice(self) -> frozenset[str]:
-        """Return the ids of preferences with a single value, from the configuration tree.
+    def config_tree(self) -> Any:
+        """Return the organisation's configuration tree, or a list with it; None if it is refused.
 
-        The tree is read once. If it can't be read, every preference is assumed to allow several
-        values.
+        Raises:
+            ApiError: It can't be read.
         """
-        with self._lock:
-            if self._single_choice is None:
-                self._single_choice = self._read_single_choice()
-            return self._single_choice
-
-    def _read_single_choice(self) -> frozenset[str]:
         try:
             body = self._session.request("GET", _TREES, params=self._own).body
         except RequestRejectedError as error:
             if error.status not in _NO_TREE:
                 raise
             logger.warning(
-                "Didomi refuses the configuration tree (status %s), so every preference is assumed "
-                "to allow several values. Grant the API key the right to read it if a preference "
-                "allows only one.",
+                "Didomi refuses the configuration tree (status %s). So ids of purposes and "
+                "preferences can't be checked, and every preference is assumed to allow several "
+                "values. Grant the API key the right to read it.",
                 error.status,
             )
-            return frozenset()
+            return None
         if isinstance(body, (list, dict)) and "selected_purposes" not in body:
             body = read_page(body, _TREES).items
-        return frozenset(_single_choice_in(body))
+        return body
 
     def _list(self, path: str, person: str) -> list[dict[str, Any]]:
         params = {
@@ -199,17 +185,3 @@ def _access_refused(error: RequestRejectedError) -> ApiError:
         f"{error.message} Check organization_id and the rights of the API key. The run "
         "stops; nothing is lost.",
     )
-
-
-def _single_choice_in(node: Any) -> Iterator[str]:
-    """Yield the ids of such preferences in a tree, of which only the nesting is documented."""
-    children: Iterable[Any] = ()
-    if isinstance(node, dict):
-        preference = node.get("preference")
-        if isinstance(preference, dict) and preference.get("type") == "single":
-            yield str(preference.get("id"))
-        children = node.values()
-    elif isinstance(node, list):
-        children = node
-    for child in children:
-        yield from _single_choice_in(child)

@@ -195,7 +195,7 @@ def test_one_bad_event_harms_no_other(didomi, config, tmp_path, actito, per_item
         didomi.say(event(person, OLD, channels={"email": True}))
     given = [event(person, NOON, channels={"email": False}) for person in people]
     given[11]["consents"]["purposes"] = [{"id": "never-heard-of", "enabled": True}]
-    said = run(config, tmp_path, *given, code=3)
+    said = run({**config, "unknown_ids": "send"}, tmp_path, *given, code=3)
     assert (said["posted"] + said["existed"], said["rejected_opt_outs"]) == (29, 1)
     kept = rejects(config)[0]
     assert (kept["person"], kept["status"]) == ("p11", 400)
