@@ -222,21 +222,19 @@ def run_job(
     return result
 
 
-def list_owed(environment: dict[str, str]) -> list[str]:
-    """Return the opt-outs that are owed to people with a profile, as the command lists them."""
+def command(environment: dict[str, str], *arguments: str, answer: str = "") -> list[str]:
+    """Run `actito-didomi` on the ledger of the demo; return the lines that it prints."""
     done = subprocess.run(
-        [
-            str(Path(sys.executable).with_name("actito-didomi")),
-            *("rejects", "list", "--opt-outs", "--code=change_refused"),
-        ],
+        [str(Path(sys.executable).with_name("actito-didomi")), *arguments],
         cwd=DEMO,
         env={
             **environment,
             "TARGET_ACTITO_LEDGER_URL": f"sqlite:///{DEMO / 'actito-didomi.db'}",
         },
+        input=answer,
         stdout=subprocess.PIPE,
         text=True,
-        check=True,
+        check=False,
     )
     return done.stdout.splitlines()
 
@@ -430,8 +428,10 @@ def three_troubles(sandbox: Sandbox, environment: dict[str, str]) -> None:
         "  c. The opt-out waits in the ledger for a profile."
     )
     console.print("  actito-didomi rejects list --opt-outs --code change_refused")
-    for line in list_owed(environment):
+    owed = command(environment, "rejects", "list", "--opt-outs", "--code=change_refused")
+    for line in owed:
         console.print(f"    {line}", highlight=False)
+    command(environment, "runs", "page", "--out", "run.html")
     console.print()
     console.print(
         f"[bold]8.[/] A shop creates the profile of {unknown}, subscribed to everything. The next "
@@ -450,6 +450,10 @@ def three_troubles(sandbox: Sandbox, environment: dict[str, str]) -> None:
     ):
         raise SystemExit("An opt-out was lost.")
     console.print("  No opt-out is lost, and both sides agree.\n")
+    console.print(f"[bold]9.[/] What became of the opt-out of {refused}? actito-didomi explain")
+    for line in command(environment, "explain", "-", answer=refused):
+        console.print(f"    {line}", highlight=False, markup=False)
+    console.print()
 
 
 def main() -> None:
@@ -495,8 +499,11 @@ def main() -> None:
             process.kill()
             process.wait()
     console.print(
-        f"Done in {time.monotonic() - started:.0f} s; the sandbox is stopped. Logs and reports are "
-        "in .demo/, the jobs are in meltano.yml."
+        f"Done in {time.monotonic() - started:.0f} s; the sandbox is stopped. Where to look:\n"
+        "  .demo/run.html      the page about the run of step 7: an opt-out is owed\n"
+        "  .demo/*.json        reports of all runs; .demo/*.log what they logged\n"
+        "  meltano.yml         the jobs\n"
+        "  docs/README.md      how to set up your own"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,7 +21,8 @@ from actito_didomi.commands.options import (
 from actito_didomi.consent.conflicts import to_micros
 from actito_didomi.consent.runs import MOST_KEPT
 from actito_didomi.consent.verdicts import show_time
-from actito_didomi.plugin.summary import show_seconds
+from actito_didomi.plugin.page import render_page
+from actito_didomi.plugin.summary import show_seconds, write_private
 from actito_didomi.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -108,7 +110,7 @@ def _headline(counts: dict[str, Any]) -> str:
 def show(number: int, configs: tuple[str, ...]) -> None:
     """Show all that is recorded of one run, as JSON, without personal data."""
     with each_pair(configs, one=True) as (pair,):
-        found = next((run for run in _all(pair) if run.number == number), None)
+        found = pair.find_run(number)
     if found is None:
         raise click.UsageError(f"There is no run {number} on record.")
     show_json(describe_run(found))
@@ -116,6 +118,35 @@ def show(number: int, configs: tuple[str, ...]) -> None:
 
 def _all(pair: Ledger) -> list[RunRow]:
     return pair.last_runs(4 * MOST_KEPT)
+
+
+@runs.command()
+@click.option("--out", required=True, metavar="FILE", help="HTML file to write.")
+@click.option("--run", "number", type=int, metavar="RUN", help="[default: the last of a target]")
+@config_option
+@ends_well
+def page(out: str, number: int | None, configs: tuple[str, ...]) -> None:
+    """Write a page about a run of a target: what it wrote, what is owed now, and why.
+
+    It is one HTML file without scripts or addresses. People appear as hashes only.
+    """
+    with each_pair(configs, one=True) as (pair,):
+        if number is not None:
+            found = pair.find_run(number)
+        else:
+            ended = (run for run in _all(pair) if run.ended is not None)
+            found = next((run for run in ended if run.plugin.startswith("target-")), None)
+        if found is not None and not found.plugin.startswith("target-"):
+            raise click.UsageError(f"Run {number} is of {found.plugin}, which writes nothing.")
+        if found is None:
+            named = "finished run" if number is None else f"run {number}"
+            raise click.UsageError(f"There is no {named} of a target on record.")
+        text = render_page(pair, found)
+    try:
+        write_private(Path(out), text.encode(), Runtime())
+    except OSError as error:
+        raise click.ClickException(f"{out} can't be written: {error.strerror}.") from None
+    click.echo(f"The page about run {found.number} of {found.plugin} is {out}.")
 
 
 @runs.command()

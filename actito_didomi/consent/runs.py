@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MOST_KEPT = 1_000
 """Runs that are kept of each plugin."""
+_COLUMNS = "number, plugin, direction, process, began, ended, outcome, exit_status, counts"
 
 
 class RunRow(msgspec.Struct, frozen=True):
@@ -114,12 +115,25 @@ class RunTable(LedgerPart):
         """
         with self._store.read() as transaction:
             rows = transaction.all(
-                "SELECT number, plugin, direction, process, began, ended, outcome, exit_status, "
-                "counts FROM ledger_runs WHERE scope = ? ORDER BY number DESC LIMIT ?",
+                f"SELECT {_COLUMNS} FROM ledger_runs WHERE scope = ? ORDER BY number DESC LIMIT ?",  # noqa: S608
                 self._scope,
                 limit,
             )
         return [_read(row) for row in rows]
+
+    def find_run(self, number: int) -> RunRow | None:
+        """Return a run; None if it isn't on record.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        with self._store.read() as transaction:
+            row = transaction.one(
+                f"SELECT {_COLUMNS} FROM ledger_runs WHERE scope = ? AND number = ?",  # noqa: S608
+                self._scope,
+                number,
+            )
+        return None if row is None else _read(row)
 
 
 def _read(row: Any) -> RunRow:

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
+from msgspec import structs
+
 from actito_didomi import codes
 from actito_didomi.consent.conflicts import (
     ACTITO,
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from actito_didomi.consent.choices import Path
-    from actito_didomi.consent.conflicts import Act, Micros, Rules, Side
+    from actito_didomi.consent.conflicts import Act, Baseline, Micros, Rules, Side
     from actito_didomi.consent.entries import Entry, Place, Write
     from actito_didomi.consent.leases import Direction
     from actito_didomi.consent.person import Person, Retry
@@ -71,6 +73,7 @@ OWED: Final[frozenset[Outcome]] = frozenset(
 
 _TARGETS: Final[dict[Direction, str]] = {"forward": "target-actito", "reverse": "target-didomi"}
 _NAMES: Final[dict[Side, str]] = {ACTITO: "Actito", DIDOMI: "Didomi"}
+_BASELINES: Final[tuple[Baseline, Baseline]] = ("didomi", "opt_out")
 _CLOCKS_DIFFER = 60_000_000
 """By how much the clock of an API may differ from ours, in microseconds."""
 
@@ -150,7 +153,7 @@ class Explainer:
         found: list[Verdict] = []
         for path in sorted(person.entries):
             entry = person.entries[path]
-            best = winner(entry, self._rules)
+            best = self._winner(entry, person)
             in_didomi = newest_act(entry, DIDOMI)
             if in_didomi is not None:
                 found += self._forward(path, entry, person, in_didomi, best)
@@ -176,7 +179,7 @@ class Explainer:
             if act is None:
                 continue
             if made_at <= act.latest < made_at + 1_000_000:
-                found += self._forward(path, entry, person, act, winner(entry, self._rules))
+                found += self._forward(path, entry, person, act, self._winner(entry, person))
                 continue
             is_older = made_at < act.latest
             when = f"A choice made in Didomi on {show_time(made_at)}"
@@ -198,6 +201,21 @@ class Explainer:
                 )
             )
         return found
+
+    def _winner(self, entry: Entry, person: Person) -> Act | None:
+        """Return the act that counts, also where `baseline` is set for the plugins alone.
+
+        What is flagged as deferred waits for it; of all else it follows from what Actito shows.
+        """
+        best = winner(entry, self._rules)
+        if best is not None or not entry.acts or person.owed & Owed.DEFERRED:
+            return best
+        didomi, actito = (
+            winner(entry, structs.replace(self._rules, baseline=setting)) for setting in _BASELINES
+        )
+        fields = [name for name in entry.places if not is_user(name)]
+        is_done = all(due_at_field(entry, name, didomi) is None for name in fields)
+        return didomi if is_done or person.owed & Owed.ACTITO else actito
 
     # Didomi to Actito
 

@@ -141,7 +141,11 @@ class TargetSettings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 1000
     report_path: Annotated[
         str | None,
-        setting("Report file", "File to write the summary of the run to, as JSON."),
+        setting(
+            "Report",
+            "Where to write the report of the run: a `.json` file, a `.html` page, or a folder, "
+            "which exists or ends with `/` and gets both of each run, and `latest.html`.",
+        ),
     ] = None
     max_line_bytes: MaxLineBytes = MAX_LINE_BYTES
     shutdown_grace: Annotated[

@@ -7,12 +7,11 @@ import os
 from array import array
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from actito_didomi.codes import Code
     from actito_didomi.consent.mapping_watch import MappingCount
     from actito_didomi.runtime import Runtime
@@ -205,16 +204,15 @@ def _count_by_name(counts: Counter[str]) -> str:
     return ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in sorted(counts.items()))
 
 
-def write_report(summary: Summary, path: str, runtime: Runtime) -> None:
-    """Write the counts as JSON; the file is complete or absent, and only its owner can read it.
+def write_private(path: Path, text: bytes, runtime: Runtime) -> None:
+    """Write a file that is complete or absent, and that only its owner can read.
 
     Raises:
         OSError: The file can't be written, or something else than a file stands there.
     """
-    target = Path(path).absolute()
+    target = path.absolute()
     if target.is_symlink() or (target.exists() and not target.is_file()):
         raise OSError(errno.EEXIST, "a link, a folder or a device stands there")
-    text = msgspec.json.format(msgspec.json.encode(summary.to_dict()), indent=2) + b"\n"
     draft = target.with_name(f".{target.name}.{runtime.token(8)}")
     try:
         with os.fdopen(

@@ -40,9 +40,9 @@ from actito_didomi.lines import CutLine, LongLine
 from actito_didomi.plugin.base import BasePlugin
 from actito_didomi.plugin.reader import SafeReader
 from actito_didomi.plugin.rejects import Reject, RejectStore
+from actito_didomi.plugin.reports import write_reports
 from actito_didomi.plugin.sink import ConsentSink
 from actito_didomi.plugin.state import StateBarriers, Unacknowledged, check_ledger
-from actito_didomi.plugin.summary import Summary, write_report
 from actito_didomi.tolerant import is_unreadable
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from actito_didomi.http import ApiSession
     from actito_didomi.plugin.config import HasTargetSettings
     from actito_didomi.plugin.guards import Guards, Trip
+    from actito_didomi.plugin.summary import Summary
 
 _OBJECTS_PER_COLLECTION = 200_000
 """New objects after which unused ones are looked for while writing."""
@@ -756,8 +757,8 @@ class ConsentTarget(BasePlugin, Target):
         exit_status = exit_status_of(error) if error else 0
         if isinstance(error, StoppedError):
             exit_status = self.shutdown.exit_code
+        number = self._run[1] if self._run else None
         self.record_end(status, exit_status, summary.to_dict())
-        self.close_ledger()
         if summary.unmatched:
             self.logger.info(
                 "%s: %d %s no profile in %s (for example %s); no profiles were created.",
@@ -770,12 +771,26 @@ class ConsentTarget(BasePlugin, Target):
         if summary.records or status != "failed":  # else the error alone says more
             self.logger.info("%s", summary.to_text(), extra={"summary": summary.to_dict()})
         if self.settings.target.report_path:
-            try:
-                write_report(summary, self.settings.target.report_path, self.runtime)
-            except OSError as problem:
-                self.logger.error(  # noqa: TRY400
-                    "report_path: the report can't be written: %s", problem.strerror
-                )
+            self._report(self.settings.target.report_path, number)
+        self.close_ledger()
+
+    def _report(self, path: str, number: int | None) -> None:
+        """Write the report: whatever becomes of it, the run ends as it does.
+
+        Args:
+            path: The setting `report_path`.
+            number: Number of the run in the ledger; None if it isn't recorded there.
+        """
+        try:
+            write_reports(path, self.summary, self.ledger, number, self.runtime)
+        except OSError as problem:
+            self.logger.error(  # noqa: TRY400
+                "report_path: the report can't be written: %s", problem.strerror
+            )
+        except Exception as problem:  # noqa: BLE001 - it must not hide how the run ends
+            self.logger.error(  # noqa: TRY400
+                "report_path: the report can't be made.\n%s", privacy.safe_traceback(problem)
+            )
 
 
 class _TargetReader(SafeReader):

@@ -115,6 +115,19 @@ def test_each_outcome_has_its_verdict(config, actito: Actito, tmp_path) -> None:
     assert list(exits.values()) == [0, 3, 0, 3, 5]
 
 
+@pytest.mark.parametrize(
+    ("baseline", "outcome"), [("didomi", "written"), ("opt_out", "newer_there")]
+)
+def test_a_setting_that_only_the_plugins_have_misleads_nobody(
+    config, actito: Actito, tmp_path, baseline: str, outcome: str
+) -> None:
+    """The command is asked without `baseline`."""
+    actito.create("dee-77", Newsletter=False)
+    assert sync({**config, "baseline": baseline}, mail("dee-77", True)) == 0
+    forward = verdicts(config, tmp_path, "dee-77")[0]
+    assert (forward["direction"], forward["outcome"]) == ("forward", outcome)
+
+
 def test_a_choice_is_found_by_its_time(config, actito: Actito, tmp_path) -> None:
     """An older choice of the same run is superseded; a newer one was not read."""
     actito.create("sue-77", Newsletter=True)

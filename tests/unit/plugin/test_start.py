@@ -10,7 +10,8 @@ import msgspec
 import pytest
 
 from actito_didomi.plugin.config import read_settings
-from actito_didomi.plugin.summary import Summary, write_report
+from actito_didomi.plugin.reports import write_reports
+from actito_didomi.plugin.summary import Summary
 from actito_didomi.plugin.tap import _load
 from actito_didomi.runtime import Runtime
 from tap_didomi.config import Settings, find_problems
@@ -54,12 +55,14 @@ def test_a_report_replaces_no_device_and_no_link(tmp_path: Path) -> None:
     kept.write_text("x")
     link = tmp_path / "link"
     link.symlink_to(kept)
-    for path in ("/dev/null", str(tmp_path), str(link)):
+    for path in ("/dev/null", str(link)):
         with pytest.raises(OSError, match="link, a folder or a device"):
-            write_report(_Counts(), path, Runtime())
+            write_reports(path, _Counts(), None, None, Runtime())
     assert kept.read_text() == "x"
-    write_report(_Counts(), str(kept), Runtime())
+    write_reports(str(kept), _Counts(), None, None, Runtime())
     assert kept.read_text() != "x"
+    with pytest.raises(OSError, match="needs a ledger"):
+        write_reports(str(tmp_path / "page.html"), _Counts(), None, None, Runtime())
 
 
 class _Counts(Summary):
