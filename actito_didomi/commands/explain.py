@@ -8,9 +8,6 @@ from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.padding import Padding
-from rich.text import Text
 
 from actito_didomi.commands.options import (
     config_option,
@@ -188,7 +185,11 @@ def _is_since(verdict: Verdict, from_time: int) -> bool:
 
 
 def _print(found: list[dict[str, Any]]) -> None:
-    console = Console(highlight=False, soft_wrap=False)
+    from rich.console import Console  # noqa: PLC0415 - slow
+    from rich.padding import Padding  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console(highlight=False)
     if not found:
         console.print("Nothing is known of this person: no record that names them was read.")
     for pair in found:

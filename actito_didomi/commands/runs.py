@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from actito_didomi.commands.options import (
     config_option,
@@ -60,6 +58,9 @@ def list_runs(limit: int = 20, configs: tuple[str, ...] = (), output: str = "tex
     if output == "json":
         show_json({"pairs": found})
         return
+    from rich.console import Console  # noqa: PLC0415 - slow
+    from rich.table import Table  # noqa: PLC0415
+
     console = Console(highlight=False)
     for pair in found:
         table = Table(box=None, pad_edge=False)
