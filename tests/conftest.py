@@ -4,7 +4,9 @@ import logging
 import os
 import signal
 import tempfile
+from collections import deque
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,9 @@ from actito_didomi.sandbox.server import BackgroundSandbox
 # Machines are noisy: no test fails for being slow.
 settings.register_profile("default", deadline=None)
 settings.load_profile("default")
+
+SANDBOXES = 8
+"""How many may be stopping at a time."""
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -57,11 +62,25 @@ def options() -> SandboxOptions:
     return SandboxOptions(limits=False)
 
 
+@pytest.fixture(scope="session")
+def _ending() -> Iterator[deque[ExitStack]]:
+    """Sandboxes of the last tests: each stops while the next tests run."""
+    found: deque[ExitStack] = deque()
+    yield found
+    for stack in found:
+        stack.close()
+
+
 @pytest.fixture
-def url(options: SandboxOptions) -> Iterator[str]:
+def url(options: SandboxOptions, _ending: deque[ExitStack]) -> Iterator[str]:
     """A sandbox of the test's own."""
-    with BackgroundSandbox(options) as sandbox:
-        yield sandbox.url
+    stack = ExitStack()
+    _ending.append(stack)
+    sandbox = stack.enter_context(BackgroundSandbox(options))
+    yield sandbox.url
+    sandbox.ask_to_stop()
+    if len(_ending) > SANDBOXES:
+        _ending.popleft().close()
 
 
 @pytest.fixture

@@ -95,7 +95,8 @@ class Between:
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        pause = {"poll_interval": 0.01}
+        threading.Thread(target=self._server.serve_forever, kwargs=pause, daemon=True).start()
 
     def close(self) -> None:
         """Stop it."""
