@@ -180,6 +180,12 @@ MANDATORY_UNMAPPED = Code(126, "mandatory_unmapped", "warning")
 Map them, or make sure that the records hold metadata of the same name.
 """
 
+SUBSCRIPTION_NEW = Code(125, "subscription_new", "warning")
+"""The table has a subscription that it didn't have in earlier runs, and that no mapping names.
+
+Add a mapping if people choose it in Didomi; it is never written otherwise. This is logged once.
+"""
+
 # Group AD2xx, input
 
 INVALID_MESSAGE = Code(201, "invalid_message", "error")

@@ -64,6 +64,8 @@ logger = logging.getLogger("target-actito")
 
 _MAPPINGS = "mappings"
 """The fact in the ledger that says what mappings met."""
+_SUBSCRIPTIONS = "subscriptions"
+"""The fact in the ledger that says which subscriptions the table had."""
 _RUN_BYTES = 6
 """Of the id of a run, which stands in the row of each person to whom a write is open."""
 _ETL_MODES = {"update": "UPDATE_ONLY", "create_update": "CREATE_UPDATE"}
@@ -134,6 +136,9 @@ class Pipeline:
             None if ledger is None else ledger.read_fact(_MAPPINGS, list[MappingTotal]) or [],
         )
         target.summary.mappings = self._watch.counts
+        self._subscriptions = sorted(structure.subscriptions)
+        if ledger is not None:
+            self._compare_subscriptions(ledger)
         self._scope = Scope(settings.regulation, frozenset(settings.skip_delegates))
         self._decoder = Decoder(self.translator.resolver, origins=ledger is not None)
         self._gatherer = Gatherer(
@@ -170,6 +175,26 @@ class Pipeline:
             writer = self._connect_ledger(ledger, structure)
         if settings.bulk.write_mode != "single" or ledger is not None:
             self._use_imports(structure, writer)
+
+    def _compare_subscriptions(self, ledger: Ledger) -> None:
+        """Log which subscriptions the table didn't have in earlier runs, if no mapping names them.
+
+        They are logged until a run has got as far as writing.
+        """
+        known = ledger.read_fact(_SUBSCRIPTIONS, list[str])
+        if known is None:
+            return
+        mapped = {mapping.id for mapping in self._settings.mappings}
+        new = [name for name in self._subscriptions if name not in known and name not in mapped]
+        self._subscriptions = sorted({*known, *self._subscriptions})
+        self._target.summary.new_subscriptions = new
+        for name in new:
+            logger.warning(
+                "%s: the table has the new subscription %s, and no mapping names it. It is never "
+                "written: add a mapping if people choose it in Didomi.",
+                codes.SUBSCRIPTION_NEW,
+                name,
+            )
 
     def _share_limits(self, ledger: Ledger) -> RequestLimits:
         """Return Actito's limits, which all processes with this ledger share."""
@@ -550,6 +575,7 @@ class Pipeline:
         self._delivery.write(people)
         if self.ledger is not None and self.collector.people:
             self.ledger.store_fact(_MAPPINGS, self._watch.totals)
+            self.ledger.store_fact(_SUBSCRIPTIONS, self._subscriptions)
         self._target.acknowledge(*first_records)
 
     def finish(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from actito_didomi.plugin.summary import Line, Summary
 
@@ -18,6 +18,8 @@ class ActitoSummary(Summary):
         imported: People in imports for which Actito does not report the number of updates.
         deferred: Changes that wait for the next run, because no import is left.
         imports: Bulk imports that were carried out.
+        new_subscriptions: Subscriptions that the table didn't have in earlier runs and that no
+            mapping names.
     """
 
     updated: int = 0
@@ -25,6 +27,7 @@ class ActitoSummary(Summary):
     imported: int = 0
     deferred: int = 0
     imports: int = 0
+    new_subscriptions: list[str] = field(default_factory=list)
 
     def outcome(self) -> list[Line]:
         """Return the lines about the people and their choices."""
@@ -36,6 +39,11 @@ class ActitoSummary(Summary):
             Line("  imported", self.imported, "result not reported by Actito", rare=True),
             Line("  deferred", self.deferred, "for the next run", rare=True),
         ]
+
+    def remarks(self) -> list[str]:
+        """Return the lines about mappings, and about subscriptions without one."""
+        new = [f"new subscription {name}: no mapping names it" for name in self.new_subscriptions]
+        return [*super().remarks(), *new]
 
     def effort(self) -> list[Line]:
         """Return the lines about requests and imports."""

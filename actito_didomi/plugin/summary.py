@@ -146,6 +146,10 @@ class Summary:
         """Return the lines about requests."""
         return [Line("requests", self.requests, f"{self.retries:,} repeated")]
 
+    def remarks(self) -> list[str]:
+        """Return the lines about mappings."""
+        return [f"mapping {found.to_text()}" for found in self.mappings if found.people]
+
     def to_dict(self) -> dict[str, Any]:
         """Return the counts as plain data, ready for JSON."""
         return {
@@ -186,7 +190,7 @@ class Summary:
                     if line.number or not line.rare
                 ),
                 f"  time            {self.seconds:>9,.1f} s",
-                *(f"  mapping {found.to_text()}" for found in self.mappings if found.people),
+                *(f"  {remark}" for remark in self.remarks()),
             ]
         )
 

@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support import Actito, event, listen, report, run_target, stream_of, with_ledger
 
+from actito_didomi.consent.config import LedgerSettings
+from actito_didomi.consent.copying import open_pair
 from actito_didomi.errors import ActitoDidomiError
+from actito_didomi.runtime import Runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -151,6 +154,22 @@ def test_the_summary_has_a_line_per_mapping(config, actito, sync) -> None:
             "opt_outs": 2,
         }
     ]
+
+
+def test_a_new_subscription_without_a_mapping_is_reported_once(config, actito, sync) -> None:
+    """By the run that first finds it, with a warning and a line in the summary."""
+    actito.create_many(PEOPLE[:1])
+    assert "subscription_new" not in sync(config, *opt_outs(PEOPLE[:1])).err
+    ledger = open_pair(LedgerSettings(ledger_url=config["ledger_url"]), "", Runtime())
+    known = ledger.read_fact("subscriptions", list[str]) or []
+    ledger.store_fact("subscriptions", [x for x in known if x not in {"Surveys", "Newsletter"}])
+    ledger.close()
+    run = sync(config, *opt_outs(PEOPLE[:1]))
+    assert run.exit_code == 0
+    assert "AD125 subscription_new: the table has the new subscription Surveys" in run.err
+    assert "new subscription Surveys: no mapping names it" in run.err
+    assert report(config)["new_subscriptions"] == ["Surveys"]
+    assert "subscription_new" not in sync(config, *opt_outs(PEOPLE[:1])).err
 
 
 def test_b1_another_regulation_alone(config, actito, sync) -> None:
