@@ -209,9 +209,9 @@ UNREADABLE_BATCH = Code(204, "unreadable_batch", "error")
 Make the file reachable and complete; for its format see the tap's `batch_config`.
 """
 BATCH_UNSUPPORTED = Code(205, "batch_unsupported", "error")
-"""This target doesn't read BATCH messages.
+"""This target doesn't read BATCH messages, or `batch_root` is not set.
 
-Remove `batch_config` from the tap's settings.
+Set `batch_root` of target-actito, or remove `batch_config` from the tap's settings.
 """
 DAMAGED_FILE = Code(206, "damaged_file", "error")
 """A file is empty, truncated, corrupt or of another format.

@@ -395,7 +395,7 @@ def memory(folder: Path) -> str:
     lines = ["| events | people | resident at most | ratio |", "| ---: | ---: | ---: | ---: |"]
     first = 0
     with Server(folder, 0, "--no-limits") as server:
-        config = settings(server.url, folder)
+        config = settings(server.url, folder, batch_root=str(folder))
         for times in (1, 10):
             schema = {"type": "SCHEMA", "stream": "consent_events", "schema": data.SCHEMA}
             encoding = {"format": "jsonl", "compression": "gzip"}

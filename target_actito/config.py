@@ -204,9 +204,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         str | None,
         setting(
             "Folder of BATCH files",
-            "Folder, as a path or URL, that files of BATCH messages must lie in. Without it any "
-            "file is read that the tap names and that `storage_options` and this machine give "
-            "access to.",
+            "Folder, as a path or URL, that files of BATCH messages must lie in. Without it BATCH "
+            "messages are refused, since a tap could name any file that `storage_options` and this "
+            "machine give access to.",
             advanced=True,
         ),
     ] = None

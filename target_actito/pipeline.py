@@ -356,7 +356,14 @@ class Pipeline:
         """
         summary, root = self._target.summary, self._settings.batch_root
         for url in batch["manifest"]:
-            if root is not None and not is_below(url, root):
+            if root is None:
+                raise BadInputError(
+                    codes.BATCH_UNSUPPORTED,
+                    "BATCH messages are read only below batch_root, which is not set. Set it to "
+                    f"{show_url(url.rpartition('/')[0] or '.')}, or wherever the tap's files, and "
+                    "nothing else, lie.",
+                )
+            if not is_below(url, root):
                 raise BadInputError(
                     codes.UNREADABLE_BATCH,
                     f"The BATCH file {show_url(url)} does not lie below batch_root. Set batch_root "

@@ -119,6 +119,7 @@ def target_config(url: str, folder: Path, **changes: Any) -> dict[str, Any]:
         "retry_max_wait": 0.05,
         "rejects_path": str(folder / "rejects.jsonl"),
         "report_path": str(folder / "report.json"),
+        "batch_root": str(folder),
         "max_opt_in_pct": 100,
         "max_unmatched_pct": 100,
         **changes,

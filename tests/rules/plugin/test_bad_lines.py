@@ -345,6 +345,10 @@ def test_a_batch_file_outside_of_batch_root_ends_the_run(
     run = run_bytes("target-actito", config, tmp_path, messages.encode())
     assert (run.exit_code, run.states) == (0, [{"n": 1}])
     assert not actito.subscriptions("ann")["Newsletter"]
+    del config["batch_root"]
+    run = run_bytes("target-actito", config, tmp_path, messages.encode())
+    assert (run.exit_code, run.states) == (1, [])
+    assert f"batch_root, which is not set. Set it to {inside.parent.as_uri()}" in run.err
 
 
 def test_b20_opt_outs_before_the_last_reject_are_written(

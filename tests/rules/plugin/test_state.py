@@ -159,12 +159,12 @@ def test_a_batch_file_that_is_not_there_ends_the_run(
         "type": "BATCH",
         "stream": "consent_events",
         "encoding": {"format": "jsonl"},
-        "manifest": ["file:///nowhere.jsonl"],
+        "manifest": [(tmp_path / "nowhere.jsonl").as_uri()],
     }
     run = run_target(config, tmp_path, [schema(), batch, state({"n": 1})])
     assert run.exit_code == 1
     assert run.states == []
-    assert "file:///nowhere.jsonl can't be opened" in run.err
+    assert "nowhere.jsonl can't be opened" in run.err
 
 
 def test_a_report_is_written_also_when_the_run_fails(

@@ -82,7 +82,7 @@ def test_batches_name_the_files_as_they_are_and_arrive(exports, tmp_path, config
     assert set(kinds) == {"SCHEMA", "BATCH", "STATE"}
     named = [f for m in batches.messages if m["type"] == "BATCH" for f in m["manifest"]]
     assert sorted(named) == sorted(f"file://{p}" for p in exports.rglob("*.json.gz"))
-    second = run_target(config, tmp_path, batches.messages)
+    second = run_target({**config, "batch_root": str(exports)}, tmp_path, batches.messages)
     assert second.exit_code == 0, second.err
     assert {p: v["subscriptions"] for p, v in actito.all().items()} == expected
     assert second.states[-1] == batches.messages[-1]["value"]
