@@ -168,9 +168,11 @@ class Counts:
             ),
         )
 
-    def on_unmatched(self, person: str) -> None:
-        """Count a person who has no profile."""
+    def on_unmatched(self, person: str, *, opt_out: bool) -> None:
+        """Count a person who has no profile, and whether an opt-out was due."""
         self._target.note_unmatched(person)
+        if opt_out:
+            self._target.summary.count_opt_out("no_profile")
 
     def on_deferred(self, count: int) -> None:
         """Count changes that wait for an import."""

@@ -74,8 +74,8 @@ class DeliveryEvents(Protocol):
     def on_import(self, imported: ImportResult) -> None:
         """Count what an import came to."""
 
-    def on_unmatched(self, person: str) -> None:
-        """Count a person who has no profile."""
+    def on_unmatched(self, person: str, *, opt_out: bool) -> None:
+        """Count a person who has no profile, and whether an opt-out was due."""
 
     def on_deferred(self, count: int) -> None:
         """Count changes that wait for an import."""
@@ -711,6 +711,7 @@ class Delivery:
 
         def note(key: str, person: Person) -> None:
             self._writer.note_missing(person)
-            self._events.on_unmatched(person.spelling or key)
+            opt_out = bool(person.owed & Owed.OPT_OUT_ACTITO)
+            self._events.on_unmatched(person.spelling or key, opt_out=opt_out)
 
         self._ledger.change_each(keys, note)

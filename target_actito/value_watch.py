@@ -130,6 +130,10 @@ class ValueWatch:
             self._warned = True
             for one in silent:
                 logger.warning("%s: %s", codes.MAPPING_SILENT, one.to_text())
+                for count in self.counts:
+                    if (count.id, count.value) == (one.id, one.value):
+                        count.is_silent = True
+                        count.nearest = next(iter(one.nearest), "")
         if not is_mistake:
             return None
         texts = " ".join(one.to_text() for one in silent)

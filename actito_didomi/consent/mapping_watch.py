@@ -92,6 +92,8 @@ class MappingCount:
         choices: How many had one, yes or no.
         opt_ins: How many of these were opt-ins.
         opt_outs: How many were opt-outs.
+        is_silent: Whether no record of all runs held a value for it, though many people were seen.
+        nearest: The most similar name that was seen, if the mapping is silent; else empty.
     """
 
     value: str
@@ -101,6 +103,8 @@ class MappingCount:
     choices: int = 0
     opt_ins: int = 0
     opt_outs: int = 0
+    is_silent: bool = False
+    nearest: str = ""
 
     def to_text(self) -> str:
         """Return the counts as a line for people."""

@@ -35,8 +35,6 @@ _LARGE = 3
 _NAMED = 20
 _APART = 12
 """Bars from which on the times of the first and the last don't touch."""
-_SILENT = 20
-"""People after whom a mapping that met no value is silent."""
 _SYSTEMS = {"forward": "Actito", "reverse": "Didomi"}
 _COLOURS = {0: "good", 4: "warn"}
 _FLAGS = {"forward": Owed.ACTITO, "reverse": Owed.DIDOMI}
@@ -300,7 +298,7 @@ def _changes(
     """Return one row per subscription, or choice in Didomi."""
     changes: Mapping[str, Mapping[str, int]] = run.counts.get("changes") or {}
     named = {describe_field(place).partition(" ")[2]: value for place, value in held.items()}
-    silent = {found["id"] for found in _silent(run)}
+    silent = {found["id"]: found for found in _silent(run)}
     names = sorted({*changes, *named, *silent})
     most = max(
         (max(change["opt_ins"], change["opt_outs"]) for change in changes.values()), default=1
@@ -313,7 +311,9 @@ def _changes(
         is_unmapped = path[:1] == ("actito",)
         note, style = _note(name, ins + outs, earlier), ""
         if name in silent:
-            note, style = "no record held the value of this mapping", "red"
+            note, style = f"no record holds {silent[name]['value']}", "red"
+            if nearest := silent[name].get("nearest"):
+                note += f"; seen: {nearest}"
         elif is_unmapped:
             note, style = "not mapped", "grey"
         rows.append(
@@ -336,12 +336,8 @@ def _changes(
 
 
 def _silent(run: RunRow) -> list[Mapping[str, Any]]:
-    """Return the mappings that met no value in the run, among enough people."""
-    return [
-        found
-        for found in run.counts.get("mappings") or ()
-        if not found["choices"] and found["people"] >= _SILENT
-    ]
+    """Return the mappings for which no record held a value."""
+    return [found for found in run.counts.get("mappings") or () if found.get("is_silent")]
 
 
 def _note(name: str, count: int, earlier: Sequence[RunRow]) -> str:

@@ -86,6 +86,23 @@ def test_a_page_says_what_became_of_opt_outs(config, actito: Actito, tmp_path) -
     assert all(path.stat().st_mode & 0o777 == 0o600 for path in (tmp_path / "reports").iterdir())
 
 
+def test_a_silent_mapping_stands_out(config, actito: Actito, tmp_path) -> None:
+    """Red, with the name that was seen; the band is not green."""
+    actito.create_many(PLANTED)
+    typo = [
+        {"id": "Newsletter", "value": "consents_channels_email_enabled"},
+        {"id": "SmsAlerts", "value": "consents_purposes_other_enabled"},
+    ]
+    first = [mail(person, False) for person in PLANTED]
+    assert sync({**config, "mappings": typo}, *first) == 0
+    text = (tmp_path / "reports" / "latest.html").read_text()
+    assert '<header class="warn">' in text
+    assert "every opt-out is written; 1 mapping met no value</h1>" in text
+    (row,) = re.findall(r'<tr class="red">.*?</tr>', text, re.DOTALL)
+    assert "SmsAlerts" in row
+    assert "no record holds consents_purposes_other_enabled" in row
+
+
 def test_a_page_is_made_of_a_run_on_record(config, actito: Actito, tmp_path) -> None:
     """The last one of a target, or the one that is named; a report may be a page alone."""
     actito.create(PLANTED[0], Newsletter=True)
@@ -132,7 +149,7 @@ def test_a_browser_shows_the_page(config, actito: Actito, tmp_path) -> None:
     assert f"people {counts['people']}" in text
     assert f"written {counts['updated']} ({counts['opt_outs']['written']} with an opt-out)" in text
     assert f"rejected {counts['rejected']} (5 with an opt-out)" in text
-    assert f"no profile {counts['unmatched']}" in text
+    assert f"no profile {counts['unmatched']} (1 with an opt-out)" in text
     assert not re.search("http|<script|planted|anna", shown)
     picture = tmp_path / "page.png"
     for name, page in pages.items():

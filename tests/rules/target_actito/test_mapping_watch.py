@@ -152,6 +152,8 @@ def test_the_summary_has_a_line_per_mapping(config, actito, sync) -> None:
             "choices": 3,
             "opt_ins": 1,
             "opt_outs": 2,
+            "is_silent": False,
+            "nearest": "",
         }
     ]
 
