@@ -334,9 +334,9 @@ API_UNAVAILABLE = Code(504, "api_unavailable", "error")
 Nothing is lost: run again when the API is back.
 """
 UNEXPECTED_RESPONSE = Code(505, "unexpected_response", "error")
-"""A response of the API has another form than expected.
+"""A response of the API has another form than expected. It shows nothing, and confirms nothing.
 
-Check `api_url` and the rights of the key; otherwise report it.
+Check `api_url` and the rights of the key. If Actito has other names, set `facts_path`.
 """
 IMPORT_QUOTA_EXCEEDED = Code(506, "import_quota_exceeded", "error")
 """No bulk import is left today, and single requests would take too long.

@@ -153,6 +153,14 @@ class UnavailableError(ApiError):
         self.retry_after = retry_after
 
 
+class UnexpectedResponseError(UnavailableError):
+    """A response of another form than expected: it shows nothing, and confirms nothing."""
+
+    def __init__(self, message: str, *, status: int = 200) -> None:
+        super().__init__(message, status=status)
+        self.code = codes.UNEXPECTED_RESPONSE
+
+
 class ImportQuotaExceededError(ApiError):
     """The day's bulk imports are used up, and single requests would take too long.
 

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import traceback
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from singer_sdk.exceptions import ConfigValidationError
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 _MASK = "***"
 _SHORTEST_SECRET = 6
+_NAME = re.compile(r"[A-Za-z_$][A-Za-z_$.-]{0,39}\d{0,2}", re.ASCII)
+"""What may be the name of a field; a key of another form may be that of a person."""
+_MOST_NAMES = 12
 _secrets: set[str] = set()
 
 
@@ -49,6 +53,39 @@ def redact(text: str) -> str:
         if secret in text:
             text = text.replace(secret, _MASK)
     return text
+
+
+def shape_of(body: Any) -> str:
+    """Describe the form of a response for a message: the names of fields, never a value.
+
+    Returns:
+        Such as `an object with items, page` or `a list of strings`.
+    """
+    if isinstance(body, dict):
+        names = sorted(name for name in map(str, body) if _NAME.fullmatch(name))
+        shown = names[:_MOST_NAMES]
+        if others := len(body) - len(shown):
+            shown.append(f"{others} other{'s' if others > 1 else ''}")
+        return f"an object with {', '.join(shown) or 'no key'}"
+    if isinstance(body, list):
+        kinds = sorted({_KINDS.get(type(item), "others") for item in body})
+        if kinds == ["objects"]:
+            names = sorted({name for item in body for name in map(str, item)})
+            return f"a list of objects with {shape_of(dict.fromkeys(names)).partition(' with ')[2]}"
+        return f"a list of {' and '.join(kinds)}" if kinds else "an empty list"
+    return "empty" if body is None else _ALONE.get(type(body), "something else")
+
+
+_KINDS = {
+    dict: "objects",
+    list: "lists",
+    str: "strings",
+    bool: "booleans",
+    int: "numbers",
+    float: "numbers",
+    type(None): "nulls",
+}
+_ALONE = {str: "a string", bool: "a boolean", int: "a number", float: "a number"}
 
 
 def describe_exception(error: BaseException) -> str:

@@ -1,8 +1,8 @@
 """Write what follows from the plugins' own declarations.
 
 From the settings: the plugin definitions in `meltano.d`, `.env.example` and the settings reference;
-from the table of codes: their reference. Run `make generate` after a change of these; a test fails
-while they differ.
+from the facts about Actito, and from the table of codes: their reference. Run `make generate` after
+a change of these; a test fails while they differ.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 from code_reference import codes_page
+from fact_reference import facts_page
 
 from tap_actito.config import GROUPS as TAP_ACTITO_GROUPS
 from tap_actito.tap import TapActito
@@ -187,6 +188,7 @@ def generated() -> dict[Path, str]:
         ROOT / ".env.example": env_example(),
         ROOT / "docs" / "reference" / "settings.md": settings_page(),
         ROOT / "docs" / "reference" / "codes.md": codes_page(),
+        ROOT / "docs" / "reference" / "facts.md": facts_page(),
     }
 
 

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from actito_didomi.actito import TableStructure
     from actito_didomi.actito.changes import ChangeFolder, SubscriptionChange
     from actito_didomi.actito.listing import ProfilePage
+    from actito_didomi.actito.session import ActitoSession
     from actito_didomi.consent.ledger import Ledger
     from actito_didomi.files import ListedFile
-    from actito_didomi.http import ApiSession
     from actito_didomi.plugin.looks import LookLearner
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.plugin.source import BrokenLines
@@ -68,7 +68,7 @@ class TableAccess:
         logger: Where to log progress.
     """
 
-    session: ApiSession
+    session: ActitoSession
     structure: TableStructure
     key: str
     zone: ZoneInfo
@@ -158,6 +158,7 @@ class ExportSource:
             table.zone,
             max_cell_bytes=self.max_cell_bytes,
             max_compression_ratio=self.max_compression_ratio,
+            facts=table.session.facts,
         )
         count, last = 0, clock()
         with self.folder.open(name) as raw:
@@ -257,7 +258,7 @@ class TableLook:
         clock = table.runtime.monotonic
         began = ended = to_micros(table.runtime.now())
         is_first = not self._learner.covers(last)
-        newest, read, logged = since or "", 0, clock()
+        newest, read, unknown, logged = since or "", 0, 0, clock()
         highest_id = last.highest_id if last else None
         for page in self._pages(None if is_first else since):
             table.shutdown.check()
@@ -268,11 +269,14 @@ class TableLook:
                 [newest, *(str(p.attributes.get("updateMoment") or "") for p in page.profiles)]
             )
             read += len(page.profiles)
+            unknown += page.unknown
             highest_id = page.highest_id(highest_id)
             if clock() - logged > PROGRESS_INTERVAL:
                 logged = clock()
                 table.logger.info("Look at the table: %d profiles read.", read)
         self.is_done = True
+        if unknown:  # it has not shown all, so it is no complete one
+            return
         if not self._learner.uncounted:  # who is written to just now must be looked at again
             self.newest_update = _earlier(newest) if newest else None
         names = self._learner.look_names

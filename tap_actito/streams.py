@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from actito_didomi.actito import Attribute, TableStructure
     from actito_didomi.actito.changes import SubscriptionChange
     from actito_didomi.actito.listing import Profile
+    from actito_didomi.actito.session import ActitoSession
     from actito_didomi.consent.ledger import Ledger
     from actito_didomi.consent.reverse_mapping import ReverseMapping
-    from actito_didomi.http import ApiSession
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.plugin.source import BrokenLines
     from actito_didomi.runtime import Runtime
@@ -71,7 +71,7 @@ class ActitoTap(Protocol):
         """What to do about broken lines of exports."""
 
     @property
-    def session(self) -> ApiSession:
+    def session(self) -> ActitoSession:
         """The session with Actito."""
 
     @property
@@ -145,23 +145,24 @@ class Profiles(ActitoStream):
         since = _parse(bookmark) if bookmark else None
         started = runtime.now()
         newest = since
-        structure, read, last = actito.structure, 0, runtime.monotonic()
+        structure, read, unknown, last = actito.structure, 0, 0, runtime.monotonic()
         for page in list_profiles(actito.session, structure, actito.settings.page_size, runtime):
             for profile in page.profiles:
                 actito.shutdown.check()
                 record = self._record(structure, profile)
-                if updated := record.get("updateMoment"):
-                    timestamp = _parse(updated)
+                timestamp = _timestamp(record.get("updateMoment"), actito.zone)
+                if timestamp is not None:
                     if since and timestamp < since:
                         continue
                     newest = max(newest or timestamp, timestamp)
                 yield record
             read += len(page.profiles)
+            unknown += page.unknown
             if runtime.monotonic() - last > PROGRESS_INTERVAL:
                 last = runtime.monotonic()
                 self.logger.info("Profiles: %d read.", read)
         state: dict[str, Any] = {}
-        if newest:
+        if newest and not unknown:  # else the next run reads those that lacked subscriptions again
             # The next run reads again what changed during this scan, after its place was read.
             reached = min(newest, started - _OVERLAP)
             if since is None or reached > since:
@@ -183,18 +184,22 @@ class Profiles(ActitoStream):
 
     def _value(self, attribute: Attribute, value: Any) -> Any:
         if attribute.type is ValueType.TIMESTAMP and isinstance(value, str):
-            try:
-                timestamp = _parse(value)
-            except ValueError:
-                return None
-            if timestamp.tzinfo is None:
-                timestamp = timestamp.replace(tzinfo=self.actito.zone)
-            return format_timestamp(timestamp)
+            timestamp = _timestamp(value, self.actito.zone)
+            return None if timestamp is None else format_timestamp(timestamp)
         return value
 
 
 def _parse(timestamp: str) -> datetime:
     return datetime.fromisoformat(timestamp.replace("Z", "+00:00"))
+
+
+def _timestamp(value: Any, zone: ZoneInfo) -> datetime | None:
+    """Return a timestamp, aware of its zone; None for any other value."""
+    try:
+        timestamp = _parse(value)
+    except (AttributeError, ValueError):
+        return None
+    return timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=zone)
 
 
 def schema_of(structure: TableStructure) -> dict[str, Any]:

@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
     from singer_sdk import Stream
 
+    from actito_didomi.actito.session import ActitoSession
     from actito_didomi.consent.identity import Matching
     from actito_didomi.consent.ledger import Ledger
-    from actito_didomi.http import ApiSession
     from tap_actito.fields import Fields
     from tap_actito.streams import ActitoTap
 
@@ -72,7 +72,7 @@ class TapActito(BaseTap):
         return self.settings.actito.zone
 
     @cached_property
-    def session(self) -> ApiSession:
+    def session(self) -> ActitoSession:
         """The session with Actito."""
         return open_session(
             self.settings.actito,
@@ -193,6 +193,8 @@ class TapActito(BaseTap):
         found = reverse_mappings(self.settings.mappings)
         structure = self.structure
         for kind, name in found:
+            if kind == "subscription":
+                structure.require_subscriptions()
             if kind == "subscription" and name not in structure.subscriptions:
                 raise SettingsError(
                     codes.UNKNOWN_FIELD,
@@ -224,7 +226,8 @@ class TapActito(BaseTap):
         """Check what the selected streams need.
 
         Raises:
-            SettingsError: A setting that reading needs is missing.
+            SettingsError: A setting that reading needs is missing, or the table's subscriptions
+                aren't known.
         """
         if missing := missing_for_sync(self.settings):
             raise SettingsError(
@@ -234,6 +237,8 @@ class TapActito(BaseTap):
         reads_changes = any(
             self.streams[name].selected for name in ("subscription_changes", "consent_events")
         )
+        if self.streams["subscription_changes"].selected:
+            self.structure.require_subscriptions()
         if not self.settings.ledger.has_ledger and reads_changes:
             if self.settings.change_source == "api":
                 raise SettingsError(codes.INVALID_SETTING, NEEDS_LEDGER)

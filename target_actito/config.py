@@ -6,13 +6,14 @@ from typing import Annotated, Any, Literal
 
 import msgspec
 
+from actito_didomi.actito._wire import check_definition
 from actito_didomi.actito.config import (
     REQUIRED,
     ActitoSettings,
     find_account_problems,
     missing_settings,
 )
-from actito_didomi.actito.imports import check_definition
+from actito_didomi.actito.imports import StatedMode
 from actito_didomi.consent.config import LedgerSettings
 from actito_didomi.consent.mapping import check_inverted, check_mappings
 from actito_didomi.consent.mapping_watch import check_roots
@@ -85,7 +86,7 @@ class BulkSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = None
     bulk_etl_mode: Annotated[
-        Literal["update", "create_update"] | None,
+        StatedMode | None,
         setting(
             "Mode of the ETL",
             "What the predefined ETL does with unknown people, where Actito does not report it.",

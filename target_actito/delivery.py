@@ -28,12 +28,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
 
     from actito_didomi.actito import Execution, Imports, TableStructure
+    from actito_didomi.actito.session import ActitoSession
     from actito_didomi.consent.coalesce import PersonLayers, ProfileChange
     from actito_didomi.consent.drafts import Draft, Said, Start
     from actito_didomi.consent.fields import ChoiceField
     from actito_didomi.consent.ledger import Ledger
     from actito_didomi.consent.person import Person
-    from actito_didomi.http import ApiSession
     from actito_didomi.plugin.looks import LookLearner, Sight
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.runtime import Runtime
@@ -130,7 +130,7 @@ class Delivery:
         looks: LookLearner,
         writer: CheckedWriter,
         run: str,
-        session: ApiSession,
+        session: ActitoSession,
         structure: TableStructure,
         settings: Settings,
         events: DeliveryEvents,

@@ -34,6 +34,7 @@ def check_fields(structure: TableStructure, key: str, mappings: Iterable[Mapping
     for mapping in mappings:
         if mapping.type == "subscription":
             mapped.add(mapping.id)
+            structure.require_subscriptions()
             if mapping.id not in structure.subscriptions:
                 wrong.append(_describe("subscription", mapping.id, structure.subscriptions))
             continue

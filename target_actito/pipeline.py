@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from actito_didomi.consent.coalesce import ProfileChange
     from actito_didomi.consent.ledger import Ledger
     from actito_didomi.consent.records import ConsentRecord
-    from actito_didomi.http import ApiSession, RequestLimits
+    from actito_didomi.http import RequestLimits
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.plugin.sink import ConsentSink
     from actito_didomi.runtime import Runtime
@@ -68,7 +68,6 @@ _SUBSCRIPTIONS = "subscriptions"
 """The fact in the ledger that says which subscriptions the table had."""
 _RUN_BYTES = 6
 """Of the id of a run, which stands in the row of each person to whom a write is open."""
-_ETL_MODES = {"update": "UPDATE_ONLY", "create_update": "CREATE_UPDATE"}
 
 
 class Pipeline:
@@ -99,7 +98,7 @@ class Pipeline:
         self.ledger = ledger
         self._shutdown = shutdown
         self._runtime = runtime
-        self.session: ApiSession = open_session(
+        self.session = open_session(
             settings.actito,
             settings.client,
             max_concurrency=settings.max_concurrency,
@@ -286,7 +285,7 @@ class Pipeline:
         )
         makes_imports = settings.bulk.write_mode != "single"
         if makes_imports:
-            imports.check(stated_mode=_ETL_MODES.get(settings.bulk.bulk_etl_mode or ""))
+            imports.check(stated=settings.bulk.bulk_etl_mode)
         records: ImportRecords
         if self._delivery is not None:
             records = self._delivery.import_records(imports, self._workspace, self._follow)

@@ -21,7 +21,7 @@ import fsspec
 import msgspec
 
 from actito_didomi import codes
-from actito_didomi.actito import _wire
+from actito_didomi.actito._wire import FACTS
 from actito_didomi.errors import BadInputError, SettingsError, how_to_install
 from actito_didomi.files import (
     BROKEN,
@@ -37,10 +37,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from zoneinfo import ZoneInfo
 
+    from actito_didomi.actito._wire import Facts
     from actito_didomi.files import ListedFile
     from actito_didomi.runtime import Event
 
-COLUMNS = _wire.CHANGE_COLUMNS
+COLUMNS = FACTS.changes.columns()
 _SEPARATORS = (",", "\t", "|")
 _OPTIONAL = frozenset({"profile_id", "event", "source"})
 _FILE_NAME = re.compile(r"\.(csv|csv\.gz|gz|zip)$", re.IGNORECASE)
@@ -200,11 +201,12 @@ class ChangeFile:
     Args:
         name: Its name, for messages; its ending says how the file is compressed.
         key: The key attribute, which is a column too.
-        columns: Names of columns that differ from `COLUMNS`.
+        columns: Names of columns that differ from those of the facts.
         subscriptions: Those that the table has.
         zone: Time zone of timestamps.
         max_cell_bytes: Maximum size of a cell.
         max_compression_ratio: How many times larger than the file its content may be.
+        facts: Names of columns, and words.
 
     Attributes:
         other_lines: Lines read so far that are about something else than a subscription.
@@ -220,11 +222,13 @@ class ChangeFile:
         *,
         max_cell_bytes: int = MAX_CELL_BYTES,
         max_compression_ratio: float = MAX_COMPRESSION_RATIO,
+        facts: Facts = FACTS,
     ) -> None:
         self._name = name
+        self._facts = facts
         self._max_cell = max_cell_bytes
         self._max_ratio = max_compression_ratio
-        self._columns = {**COLUMNS, "person": key, **columns}
+        self._columns = {**facts.changes.columns(), "person": key, **columns}
         self._subscriptions = frozenset(subscriptions)
         self._known = ", ".join(subscriptions)
         self._zone = zone
@@ -366,14 +370,14 @@ class ChangeFile:
 
     def _state(self, text: str) -> bool | None:
         state = self._states.get(text)
-        if state is None and (state := _wire.read_state(text)) is not None:
+        if state is None and (state := self._facts.profiles.read_state(text)) is not None:
             self._states[text] = state
         return state
 
     def _is_about_subscriptions(self, event: str) -> bool:
         about = self._about.get(event)
         if about is None:
-            about = self._about[event] = _wire.is_subscription_event(event)
+            about = self._about[event] = self._facts.changes.is_subscription_event(event)
         return about
 
     def _change(
@@ -387,7 +391,9 @@ class ChangeFile:
             return None
         subscribed = self._state(row[places["subscribed"]])
         if subscribed is None:
-            return _Problem("the state must be Y or N, or a word with that meaning")
+            return _Problem(
+                "the state must be Y or N, or a word with that meaning (facts_path names others)"
+            )
         if subscribed and not self._is_about_subscriptions(event):
             text = "the event type is not one of subscriptions, so it isn't read as an opt-in"
             return _Problem(text, may_opt_out=False)

@@ -8,6 +8,8 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from actito_didomi.actito._wire import read_facts
+from actito_didomi.errors import SettingsError
 from actito_didomi.http import find_url_problem
 from actito_didomi.settings import NO_BLANKS, setting
 
@@ -85,6 +87,16 @@ class ActitoSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = 100
 
+    facts_path: Annotated[
+        str,
+        setting(
+            "Facts file",
+            "JSON file of what differs in the form of Actito's requests and responses, such as "
+            "the names of fields: much of it is undocumented. See the reference of facts.",
+            advanced=True,
+        ),
+    ] = ""
+
     @property
     def base_url(self) -> str:
         """Address of the API."""
@@ -111,7 +123,7 @@ def missing_settings(settings: ActitoSettings) -> list[str]:
 
 
 def find_account_problems(settings: ActitoSettings, client: ClientSettings) -> list[str]:
-    """Check time zone and address; return one line per problem."""
+    """Check time zone, address and facts; return one line per problem."""
     problems = []
     try:
         _ = settings.zone
@@ -121,4 +133,8 @@ def find_account_problems(settings: ActitoSettings, client: ClientSettings) -> l
         )
     if problem := find_url_problem(settings.base_url, allow_insecure=client.allow_insecure):
         problems.append(problem)
+    try:
+        read_facts(settings.facts_path)
+    except SettingsError as error:
+        problems.append(error.message)
     return problems

@@ -12,25 +12,32 @@ import logging
 import re
 import zipfile
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from actito_didomi import codes, privacy
-from actito_didomi.actito import _wire
-from actito_didomi.errors import RequestRejectedError, SettingsError, UnavailableError
+from actito_didomi.actito.session import unexpected
+from actito_didomi.errors import (
+    RequestRejectedError,
+    SettingsError,
+    UnavailableError,
+    UnexpectedResponseError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
+    from actito_didomi.actito.session import ActitoSession
     from actito_didomi.actito.table import TableStructure
-    from actito_didomi.http import ApiSession, Parts, Response
+    from actito_didomi.http import Parts, Response
 
 logger = logging.getLogger(__name__)
 
+StatedMode = Literal["update", "create_update"]
+"""What an import does with unknown people."""
 _NOT_THERE = frozenset({403, 404, 405, 501})
-_PLACEHOLDERS = ("$table", "$key", "$mode")
 ZIP_OVERHEAD = 1_000
 """Bytes that a zip with one file may add to what it holds; generous."""
 
@@ -88,7 +95,7 @@ class Imports:
 
     def __init__(
         self,
-        session: ApiSession,
+        session: ActitoSession,
         structure: TableStructure,
         key: str,
         *,
@@ -99,18 +106,19 @@ class Imports:
         self._session = session
         self._structure = structure
         self._key = key
-        self._mode = _wire.MODES[create]
+        self._facts = session.facts.imports
+        self._paths = session.facts.paths
+        self._mode = self._facts.mode(create=create)
         self._etl_id = etl_id
-        self._definition = definition or _wire.ONE_SHOT_DEFINITION
+        self._definition = definition or self._facts.definition
         self._entity = {"entity": structure.entity}
         self.lists_executions = True
 
-    def check(self, *, stated_mode: str | None) -> None:
+    def check(self, *, stated: StatedMode | None) -> None:
         """Check that a predefined ETL exists and treats missing people as the settings say.
 
         Args:
-            stated_mode: `UPDATE_ONLY` or `CREATE_UPDATE`, as the settings state it; None if they
-                don't.
+            stated: Its mode, as the settings state it; None if they don't.
 
         Raises:
             SettingsError: There is no such ETL, it has another mode, or its mode is unknown.
@@ -119,27 +127,29 @@ class Imports:
             return
         try:
             body = self._session.request(
-                "GET", _wire.ETL, {**self._entity, "etl": self._etl_id}
+                "GET", self._paths.etl, {**self._entity, "etl": self._etl_id}
             ).body
         except RequestRejectedError as error:
-            if error.status not in _NOT_THERE or (stated_mode and error.status != 404):  # noqa: PLR2004
+            if error.status not in _NOT_THERE or (stated and error.status != 404):  # noqa: PLR2004
                 raise
             raise SettingsError(
                 codes.UNSUITABLE_ETL,
                 f"bulk_etl_id: Actito has no ETL {self._etl_id!r} in entity "
                 f"{self._structure.entity!r}, or the key may not see it.",
             ) from None
-        mode = _wire.mode_of(body)
-        if mode is None and stated_mode is None:
+        mode = self._facts.mode_of(body)
+        if mode is None and stated is not None:
+            mode = self._facts.mode(create=stated == "create_update")
+        if mode is None:
             raise SettingsError(
                 codes.UNSUITABLE_ETL,
                 f"bulk_etl_id: Actito does not report whether ETL {self._etl_id} creates profiles. "
                 "Look it up in Actito, and set bulk_etl_mode to update or create_update.",
             )
-        if (mode or stated_mode) != self._mode:
+        if mode != self._mode:
             raise SettingsError(
                 codes.UNSUITABLE_ETL,
-                f"bulk_etl_id: ETL {self._etl_id} has the mode {mode or stated_mode}, but "
+                f"bulk_etl_id: ETL {self._etl_id} has the mode {mode}, but "
                 f"upsert_mode needs {self._mode}. Change one of them.",
             )
 
@@ -160,33 +170,37 @@ class Imports:
         """
         parts: Parts = {}
         if self._etl_id is None:
-            route, values = _wire.EXECUTIONS, self._entity
-            definition = _wire.fill_definition(
+            route, values = self._paths.executions, self._entity
+            definition = self._facts.fill_definition(
                 self._definition, self._structure.id, self._key, self._mode, columns
             )
             parts = {
-                _wire.DEFINITION_PART: (
+                self._facts.definition_part: (
                     "definition.json",
                     msgspec.json.encode(definition),
                     "application/json",
                 )
             }
         else:
-            route, values = _wire.ETL_EXECUTION, {**self._entity, "etl": self._etl_id}
+            route, values = self._paths.etl_execution, {**self._entity, "etl": self._etl_id}
         with file.open("rb") as content:
 
             def make() -> Parts:
                 content.seek(0)
-                return {_wire.DATA_PART: (file.name, content, "application/zip"), **parts}
+                return {self._facts.data_part: (file.name, content, "application/zip"), **parts}
 
             body = self._session.request("POST", route, values, parts=make, once=True).body
-        found = _wire.execution_id(body)
+        found = self._facts.id_of(body)
         if found is None:
             raise SettingsError(
                 codes.UNEXPECTED_RESPONSE,
-                "Actito accepted the file, but its response holds no id of an execution, so the "
-                "end of the import can't be known. This API isn't the expected one; set write_mode "
-                "to single.",
+                "Actito accepted the file, but the end of the import can't be known. "
+                + unexpected(
+                    "the import",
+                    f"an object with {' or '.join(f'`{name}`' for name in self._facts.ids)}",
+                    body,
+                )
+                + " Or set `write_mode` to single.",
             )
         return found
 
@@ -194,19 +208,25 @@ class Imports:
         """Read the state of an execution.
 
         Raises:
+            UnexpectedResponseError: The response doesn't show it.
             ApiError: As `ApiSession.request`.
         """
         body = self._session.request(
-            "GET", _wire.EXECUTION, {**self._entity, "execution": execution_id}
+            "GET", self._paths.execution, {**self._entity, "execution": execution_id}
         ).body
-        found = body if isinstance(body, dict) else {}
+        if not self._facts.is_execution(body):
+            expected = f"an object with `{self._facts.status}`"
+            raise UnexpectedResponseError(
+                unexpected(f"the execution {execution_id}", expected, body)
+            )
+        found = body
         return Execution(
             id=execution_id,
-            finished=_wire.is_finished(found),
-            failure=_wire.failure_of(found) if _wire.is_failed(found) else None,
-            has_errors=_wire.has_errors(found),
-            errors=_wire.error_count(found),
-            counts=_wire.row_counts(found),
+            finished=self._facts.is_finished(found),
+            failure=self._facts.failure_of(found) if self._facts.is_failed(found) else None,
+            has_errors=self._facts.has_errors(found),
+            errors=self._facts.error_count(found),
+            counts=self._facts.row_counts(found),
         )
 
     def errors(self, execution_id: str) -> list[RowError] | None:
@@ -218,19 +238,24 @@ class Imports:
             ApiError: As `ApiSession.request`, but for `UnavailableError`.
         """
         try:
-            response = self._get_if_offered(_wire.EXECUTION_ERRORS, execution=execution_id)
+            rows = self._list(self._paths.execution_errors, execution=execution_id)
         except UnavailableError as error:
             logger.warning("%s", error)
-            response = None
-        if response is None:
+            rows = None
+        if rows is None:
             return None
+        facts = self._facts
         return [
             RowError(
-                key=None if row.get("key") is None else str(row["key"]),
-                line=row["line"] - 1 if isinstance(row.get("line"), int) else None,
-                reason=privacy.redact(str(row.get("message", "no reason given"))),
+                key=None if row.get(facts.error_key) is None else str(row[facts.error_key]),
+                line=(
+                    row[facts.error_line] - 1
+                    if isinstance(row.get(facts.error_line), int)
+                    else None
+                ),
+                reason=privacy.redact(str(row.get(facts.error_message, "no reason given"))),
             )
-            for row in _wire.row_errors(response.body)
+            for row in rows
         ]
 
     def find_running(self, name: re.Pattern[str]) -> list[str] | None:
@@ -241,25 +266,57 @@ class Imports:
 
         Returns:
             Their ids, or None if Actito offers no list of executions.
+
+        Raises:
+            UnexpectedResponseError: The response must be a list of executions, and isn't.
+            ApiError: As `ApiSession.request`.
         """
         return self._find(name, finished=False)
 
     def find_by_file(self, file_name: str) -> list[str]:
-        """Find the executions that were started with a file, if Actito offers a list."""
+        """Find the executions that were started with a file, if Actito offers a list.
+
+        Raises:
+            UnexpectedResponseError: The response must be a list of executions, and isn't.
+            ApiError: As `ApiSession.request`.
+        """
         return self._find(re.compile(re.escape(file_name)), finished=True) or []
 
     def _find(self, name: re.Pattern[str], *, finished: bool) -> list[str] | None:
-        response = self._get_if_offered(_wire.EXECUTIONS)
-        self.lists_executions = response is not None
-        if response is None:
+        listed = self._list(self._paths.executions)
+        self.lists_executions = listed is not None
+        if listed is None:
             return None
+        found = [(self._facts.id_of(execution), execution) for execution in listed]
+        if any(number is None for number, _ in found):
+            expected = f"a list of objects with {' or '.join(self._facts.ids)}"
+            raise UnexpectedResponseError(unexpected("the executions", expected, listed))
         return [
-            found
-            for execution in _wire.executions_of(response.body)
-            if (found := _wire.execution_id(execution))
-            and (finished or not _wire.is_finished(execution))
+            number
+            for number, execution in found
+            if number is not None
+            and (finished or not self._facts.is_finished(execution))
             and name.search(msgspec.json.encode(execution).decode())
         ]
+
+    def _list(self, route: str, **values: str) -> list[dict[str, Any]] | None:
+        """Read a list of executions or of rows; return None if Actito has no such request.
+
+        Raises:
+            UnexpectedResponseError: The response must be a list of objects, and isn't.
+            ApiError: As `ApiSession.request`.
+        """
+        response = self._get_if_offered(route, **values)
+        if response is None:
+            return None
+        found = self._facts.list_of(response.body)
+        if found is None:
+            names = " or ".join(f"`{name}`" for name in self._facts.lists) or "any name"
+            expected = f"a list of objects, or an object with such a list as {names}"
+            raise UnexpectedResponseError(
+                unexpected("executions of imports", expected, response.body)
+            )
+        return found
 
     def _get_if_offered(self, route: str, **values: str) -> Response | None:
         """Read something about executions; return None if Actito has no such request."""
@@ -269,24 +326,6 @@ class Imports:
             if error.status in _NOT_THERE:
                 return None
             raise
-
-
-def check_definition(definition: Any) -> str | None:
-    """Return what is wrong with a user's definition, or None.
-
-    Any JSON object is accepted if table, key and mode come from the settings: a literal mode could
-    create profiles against `upsert_mode`.
-    """
-    if not isinstance(definition, dict):
-        return "expected an object"
-    text = msgspec.json.encode(definition).decode()
-    missing = [name for name in _PLACEHOLDERS if f'"{name}"' not in text]
-    if missing:
-        return (
-            f'the placeholder(s) {", ".join(missing)} are missing. Write "$table", "$key", '
-            '"$mode" and, where it lists columns, "$columns" in place of the values'
-        )
-    return None
 
 
 def cell(value: Any) -> str:

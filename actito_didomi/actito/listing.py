@@ -7,15 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi import codes
-from actito_didomi.actito import _wire
+from actito_didomi.actito.session import unexpected
 from actito_didomi.errors import BadInputError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from datetime import datetime
 
+    from actito_didomi.actito._wire import ProfileFacts
+    from actito_didomi.actito.session import ActitoSession
     from actito_didomi.actito.table import TableStructure
-    from actito_didomi.http import ApiSession
     from actito_didomi.runtime import Runtime
 
 logger = logging.getLogger(__name__)
@@ -68,7 +69,7 @@ class ProfilePage:
 
 
 def list_profiles(
-    session: ApiSession,
+    session: ActitoSession,
     structure: TableStructure,
     page_size: int,
     runtime: Runtime,
@@ -94,15 +95,16 @@ def list_profiles(
     number, read, unknown, first = 0, 0, 0, None
     total: int | None = None
     lists_off = False
+    path, facts = session.facts.paths.profiles, session.facts.profiles
     while True:
-        query = _wire.page_query(number, page_size, since)
+        query = facts.page_query(number, page_size, since)
         asked_at = runtime.now()
-        body = session.request("GET", _wire.PROFILES, structure.key, params=query).body
+        body = session.request("GET", path, structure.key, params=query).body
         read_at = runtime.now()
-        bodies, named = _profiles_of(body), _wire.total_of(body)
+        bodies, named = _profiles_of(facts, body), facts.total_of(body)
         total = total if named is None else named  # an empty page may lack it
-        lists_off = lists_off or any(map(_wire.lists_off, bodies))
-        found = [_read(profile, structure, lists_off=lists_off) for profile in bodies]
+        lists_off = lists_off or any(map(facts.lists_off, bodies))
+        found = [_read(facts, profile, structure, lists_off=lists_off) for profile in bodies]
         if not found:
             if total is not None and read < total:
                 raise BadInputError(
@@ -135,36 +137,33 @@ def list_profiles(
         )
 
 
-def _profiles_of(body: Any) -> list[dict[str, Any]]:
-    found = _wire.profiles_of(body)
+def _profiles_of(facts: ProfileFacts, body: Any) -> list[dict[str, Any]]:
+    found = facts.profiles_of(body)
     if found is None:
-        if isinstance(body, dict):
-            keys = f"an object with {', '.join(sorted(map(str, body))) or 'no key'}"
-        else:
-            keys = "a list of something else" if isinstance(body, list) else "neither"
+        expected = f"a list of objects or an object with such a list as `{facts.profiles}`"
         raise BadInputError(
-            codes.UNEXPECTED_RESPONSE,
-            "Actito's list of profiles must be a list of objects or an object with `profiles`, and "
-            f"is {keys}. Check api_url and what stands between it and this machine.",
+            codes.UNEXPECTED_RESPONSE, unexpected("the list of profiles", expected, body)
         )
     return found
 
 
-def _read(body: dict[str, Any], structure: TableStructure, *, lists_off: bool) -> Profile:
-    attributes = _wire.attributes_of(body)
-    profile_id = attributes.get("profileId", body.get("profileId"))
+def _read(
+    facts: ProfileFacts, body: dict[str, Any], structure: TableStructure, *, lists_off: bool
+) -> Profile:
+    attributes = facts.attributes_of(body)
     try:
-        number = int(profile_id)  # type: ignore[arg-type]  # None and others fail here
+        number = int(facts.id_of(body, attributes or {}))
     except (TypeError, ValueError):
-        keys = ", ".join(sorted(map(str, body))) or "no key"
+        number = None
+    if attributes is None or number is None:
+        expected = f"an object with `{facts.attributes}` and a numeric `{facts.id}`"
         raise BadInputError(
-            codes.UNEXPECTED_RESPONSE,
-            f"Actito's list of profiles holds one without a numeric profileId. It has {keys}.",
-        ) from None
-    segmentations = body.get("segmentations")
+            codes.UNEXPECTED_RESPONSE, unexpected("a profile of the list", expected, body)
+        )
+    segmentations = body.get(facts.segmentations)
     return Profile(
         number,
         attributes,
-        _wire.states_of(body, structure.subscriptions, lists_off=lists_off),
+        facts.states_of(body, structure.subscriptions, lists_off=lists_off),
         segmentations if isinstance(segmentations, dict) else {},
     )

@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi import codes
-from actito_didomi.actito import _wire
+from actito_didomi.actito.session import unexpected
 from actito_didomi.actito.table import TECHNICAL_ATTRIBUTES
 from actito_didomi.actito.values import ValueType
-from actito_didomi.errors import RequestRejectedError, SettingsError
+from actito_didomi.errors import RequestRejectedError, SettingsError, UnexpectedResponseError
 
 if TYPE_CHECKING:
+    from actito_didomi.actito.session import ActitoSession
     from actito_didomi.actito.table import TableStructure
-    from actito_didomi.http import ApiSession
+    from actito_didomi.http import Response
 
 _NOT_FOUND = 404
 
@@ -56,9 +57,11 @@ class ProfileTable:
         key: The unique attribute that people are matched by.
     """
 
-    def __init__(self, session: ApiSession, structure: TableStructure, key: str) -> None:
+    def __init__(self, session: ActitoSession, structure: TableStructure, key: str) -> None:
         self.structure = structure
         self._session = session
+        self._facts = session.facts.profiles
+        self._paths = session.facts.paths
         self._key = key
         self._knows_patch = True
         self._lists_off = False
@@ -88,19 +91,20 @@ class ProfileTable:
         Raises:
             RequestRejectedError: Actito refuses the change for good.
             SettingsError: The API behaves differently than expected; nothing more is written.
+            UnexpectedResponseError: The response confirms nothing; the profile may be written.
             ApiError: As `ApiSession.request`.
         """
         if self._knows_patch:
             try:
-                self._session.request(
+                response = self._session.request(
                     "PATCH",
-                    _wire.PROFILE,
+                    self._paths.profile,
                     self._key_of(person),
-                    json=_wire.patch_body(attributes, subscriptions),
+                    json=self._facts.patch_body(attributes, subscriptions),
                     once=once,
                 )
             except RequestRejectedError as error:
-                if error.status in _wire.METHOD_UNKNOWN:
+                if error.status in self._session.facts.statuses.method_unknown:
                     self._knows_patch = False
                 elif error.status != _NOT_FOUND:
                     raise
@@ -109,28 +113,32 @@ class ProfileTable:
                         person, attributes, subscriptions, create=create, once=once
                     )
             else:
+                self._check_confirmed("PATCH", response)
                 return Written.UPDATED
         return self._get_and_put(person, attributes, subscriptions, create=create, once=once)
 
-    def read(self, person: str, *, patience: float | None = None) -> dict[str, Any] | None:
-        """Read one person's profile as Actito returns it; return None if there is none.
-
-        Args:
-            person: Value of the key attribute.
-            patience: Seconds to wait for a response, retries included; None as for any request.
+    def _read(
+        self, person: str, *, patience: float | None = None
+    ) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Read one person's profile as Actito returns it, and its attributes; None if none exists.
 
         Raises:
+            UnexpectedResponseError: The response is not a profile.
             ApiError: As `ApiSession.request`.
         """
         try:
             body = self._session.request(
-                "GET", _wire.PROFILE, self._key_of(person), patience=patience
+                "GET", self._paths.profile, self._key_of(person), patience=patience
             ).body
         except RequestRejectedError as error:
             if error.status == _NOT_FOUND:
                 return None
             raise
-        return body if isinstance(body, dict) else {}
+        attributes = self._facts.attributes_of(body)
+        if attributes is None:
+            expected = f"an object with `{self._facts.attributes}`"
+            raise UnexpectedResponseError(unexpected("a profile", expected, body))
+        return body, attributes
 
     def look(self, person: str, *, patience: float | None = None) -> Shown | None:
         """Look at one person's profile; return None if there is none.
@@ -140,18 +148,19 @@ class ProfileTable:
             patience: Seconds to wait for a response, retries included; None as for any request.
 
         Raises:
+            UnexpectedResponseError: The response is not a profile.
             ApiError: As `ApiSession.request`.
         """
-        body = self.read(person, patience=patience)
-        if body is None:
+        found = self._read(person, patience=patience)
+        if found is None:
             return None
-        attributes = _wire.attributes_of(body)
-        profile_id = attributes.get("profileId", body.get("profileId"))
-        self._lists_off = self._lists_off or _wire.lists_off(body)
+        body, attributes = found
+        profile_id = self._facts.id_of(body, attributes)
+        self._lists_off = self._lists_off or self._facts.lists_off(body)
         return Shown(
             None if profile_id is None else str(profile_id),
             attributes,
-            _wire.states_of(body, self.structure.subscriptions, lists_off=self._lists_off),
+            self._facts.states_of(body, self.structure.subscriptions, lists_off=self._lists_off),
         )
 
     def _key_of(self, person: str) -> dict[str, str]:
@@ -171,7 +180,7 @@ class ProfileTable:
             return Written.UNMATCHED
         key = self.structure.attributes[self._key]
         value = int(person) if key.type is ValueType.INTEGER and person.isdecimal() else person
-        self._put(_wire.put_body(self._key, value, attributes, subscriptions), once=once)
+        self._put(self._facts.put_body(self._key, value, attributes, subscriptions), once=once)
         return Written.CREATED
 
     def _get_and_put(
@@ -190,16 +199,16 @@ class ProfileTable:
         would be undone. The key is the `profileId`, which can't create a profile: if the profile
         is deleted in between, nothing is created.
         """
-        profile = self.read(person)
+        profile = self._read(person)
         if profile is None:
             return self._missing(person, attributes, subscriptions, create=create, once=once)
-        found = _wire.attributes_of(profile)
-        profile_id = found.get("profileId", profile.get("profileId"))
+        body, found = profile
+        profile_id = self._facts.id_of(body, found)
         if profile_id is None:
             raise SettingsError(
                 codes.UNEXPECTED_RESPONSE,
-                "Actito returned a profile without profileId, so it can't be changed without the "
-                "risk of creating another one. This API isn't the expected one.",
+                "A profile can't be changed without the risk of creating another one: "
+                + unexpected("a profile", f"an object with `{self._facts.id}`", body),
             )
         kept = {
             name: value
@@ -208,14 +217,16 @@ class ProfileTable:
         }
         try:
             status = self._put(
-                _wire.put_body("profileId", int(profile_id), {**kept, **attributes}, subscriptions),
+                self._facts.put_body(
+                    self._facts.id, int(profile_id), {**kept, **attributes}, subscriptions
+                ),
                 once=once,
             )
         except RequestRejectedError as error:
             if error.status != _NOT_FOUND:
                 raise
             return self._missing(person, attributes, subscriptions, create=create, once=once)
-        if status == _wire.CREATED:
+        if status == self._session.facts.statuses.created:
             raise SettingsError(
                 codes.PROFILE_CREATED,
                 "Actito created a profile where an existing one was to be changed. The run stops "
@@ -224,6 +235,25 @@ class ProfileTable:
         return Written.UPDATED
 
     def _put(self, body: dict[str, Any], *, once: bool) -> int:
-        return self._session.request(
-            "PUT", _wire.PROFILES, self.structure.key, json=body, once=once
-        ).status
+        response = self._session.request(
+            "PUT", self._paths.profiles, self.structure.key, json=body, once=once
+        )
+        self._check_confirmed("PUT", response)
+        return response.status
+
+    def _check_confirmed(self, method: str, response: Response) -> None:
+        """Check that a response to a write may be Actito's.
+
+        Raises:
+            UnexpectedResponseError: It may not, such as the page of a proxy.
+        """
+        if not self._facts.confirms(response.body):
+            names = ", ".join(f"`{name}`" for name in self._facts.written)
+            raise UnexpectedResponseError(
+                unexpected(
+                    f"the {method} of a profile",
+                    f"empty or an object with one of {names}",
+                    response.body,
+                ),
+                status=response.status,
+            )

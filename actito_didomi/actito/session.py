@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from actito_didomi.actito._wire import FACTS, read_facts
 from actito_didomi.http import ApiSession, Authenticator
+from actito_didomi.privacy import shape_of
 
 if TYPE_CHECKING:
     from actito_didomi.actito.config import ActitoSettings
@@ -43,6 +45,31 @@ def read_lifetime(expires_in: object) -> float:
     return float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[found[2] or "s"]
 
 
+class ActitoSession(ApiSession):
+    """A session with Actito.
+
+    Attributes:
+        facts: What is known about the form of requests and responses.
+    """
+
+    facts = FACTS
+
+
+def unexpected(what: str, expected: str, body: Any) -> str:
+    """Return what to say of a response of an unexpected form: its names, never its values.
+
+    Args:
+        what: What the response is about.
+        expected: What it must be.
+        body: The response.
+    """
+    return (
+        f"Actito's response about {what} must be {expected}, and is {shape_of(body)}. Check "
+        "`api_url` or `environment`, and what stands between Actito and this machine. If Actito "
+        "has other names, set `facts_path`."
+    )
+
+
 def open_session(
     actito: ActitoSettings,
     client: ClientSettings,
@@ -51,18 +78,21 @@ def open_session(
     stop: Event,
     runtime: Runtime,
     limits: RequestLimits | None = None,
-) -> ApiSession:
+) -> ActitoSession:
     """Open a session with Actito; no request is made yet.
 
     Args:
-        actito: Address, key and requests per minute (documented limit: 100).
+        actito: Address, key, facts, and requests per minute (documented limit: 100).
         client: Timeout and retries; throttling shows as slowness.
         max_concurrency: Documented limit: 5.
         stop: Set to end all waiting at once.
         runtime: Clock and transport.
         limits: Both limits, shared with other processes: `Ledger.share_limits`.
+
+    Raises:
+        SettingsError: The file of facts can't be read any more.
     """
-    return ApiSession(
+    session = ActitoSession(
         actito.base_url,
         authenticator=_KeyAuthenticator(actito.api_key, runtime),
         api="Actito",
@@ -74,3 +104,5 @@ def open_session(
         stop=stop,
         runtime=runtime,
     )
+    session.facts = read_facts(actito.facts_path)
+    return session

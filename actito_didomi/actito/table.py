@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi import codes
-from actito_didomi.actito import _wire
+from actito_didomi.actito.session import unexpected
 from actito_didomi.errors import RequestRejectedError, SettingsError
+from actito_didomi.privacy import shape_of
 
 if TYPE_CHECKING:
+    from actito_didomi.actito._wire import TableFacts
+    from actito_didomi.actito.session import ActitoSession
     from actito_didomi.actito.values import ValueType
-    from actito_didomi.http import ApiSession
+
+logger = logging.getLogger(__name__)
 
 TECHNICAL_ATTRIBUTES = frozenset(
     {
@@ -69,6 +74,7 @@ class TableStructure:
         attributes: By name.
         subscriptions: Names.
         segmentations: Names.
+        problem: Why nothing is known of the table's subscriptions; None if they are known.
     """
 
     entity: str
@@ -77,6 +83,16 @@ class TableStructure:
     attributes: dict[str, Attribute]
     subscriptions: tuple[str, ...]
     segmentations: tuple[str, ...] = ()
+    problem: str | None = None
+
+    def require_subscriptions(self) -> None:
+        """Check that the table's subscriptions are known.
+
+        Raises:
+            SettingsError: They aren't.
+        """
+        if self.problem is not None:
+            raise SettingsError(codes.UNEXPECTED_RESPONSE, self.problem)
 
     @property
     def key(self) -> dict[str, str]:
@@ -84,7 +100,7 @@ class TableStructure:
         return {"entity": self.entity, "table": self.id}
 
 
-def read_table(session: ApiSession, entity: str, table: str, key: str) -> TableStructure:
+def read_table(session: ActitoSession, entity: str, table: str, key: str) -> TableStructure:
     """Read a table's structure, and check that entity, table and key attribute are usable.
 
     Args:
@@ -105,7 +121,8 @@ def read_table(session: ApiSession, entity: str, table: str, key: str) -> TableS
             f"It has: {', '.join(names)}. Entities are given by name.",
         )
     try:
-        tables = _tables(session, entity)
+        found = session.facts.tables.known_table(table)
+        tables = [found] if found else _tables(session, entity)
     except RequestRejectedError as error:
         if error.status != _NOT_FOUND:
             raise
@@ -114,12 +131,12 @@ def read_table(session: ApiSession, entity: str, table: str, key: str) -> TableS
             f"entity_id: Actito doesn't know the entity {entity!r}, or the key may not read its "
             "tables.",
         ) from None
-    found = next((t for t in tables if table in (str(t.get("id")), t.get("name"))), None)
+    found = next((known for known in tables if table in known), None)
     if found is None:
-        known = ", ".join(f"{t.get('name')} (id {t.get('id')})" for t in tables) or "none"
+        shown = ", ".join(f"{name} (id {number})" for number, name in tables) or "none"
         raise SettingsError(
             codes.UNKNOWN_TABLE,
-            f"table_name: the entity {entity!r} has no profile table {table!r}. It has: {known}.",
+            f"table_name: the entity {entity!r} has no profile table {table!r}. It has: {shown}.",
         )
     structure = _structure(session, entity, found)
     attribute = structure.attributes.get(key)
@@ -134,7 +151,9 @@ def read_table(session: ApiSession, entity: str, table: str, key: str) -> TableS
     return structure
 
 
-def find_only_table(session: ApiSession, entity: str | None, table: str | None) -> TableStructure:
+def find_only_table(
+    session: ActitoSession, entity: str | None, table: str | None
+) -> TableStructure:
     """Read the structure of the one table that the key sees, for discovery.
 
     Args:
@@ -150,10 +169,10 @@ def find_only_table(session: ApiSession, entity: str | None, table: str | None) 
         (name, known)
         for name in entities
         for known in _tables(session, name)
-        if table in (None, str(known.get("id")), known.get("name"))
+        if table is None or table in known
     ]
     if len(found) != 1:
-        shown = ", ".join(f"{n}/{t.get('name')}" for n, t in found) or "none"
+        shown = ", ".join(f"{entity}/{name}" for entity, (_, name) in found) or "none"
         raise SettingsError(
             codes.AMBIGUOUS_TABLE,
             f"entity_id and table_name: the key sees {len(found)} profile tables ({shown}); say "
@@ -162,53 +181,103 @@ def find_only_table(session: ApiSession, entity: str | None, table: str | None) 
     return _structure(session, *found[0])
 
 
-def _tables(session: ApiSession, entity: str) -> list[dict[str, Any]]:
-    return _wire.tables_of(session.request("GET", _wire.TABLES, {"entity": entity}).body)
-
-
-def _structure(session: ApiSession, entity: str, table: dict[str, Any]) -> TableStructure:
-    values = {"entity": entity, "table": str(table["id"])}
-    return parse_structure(entity, session.request("GET", _wire.TABLE, values).body)
-
-
-def _entities(session: ApiSession) -> list[str]:
-    """List the entities' names; empty when the key may not see them."""
-    try:
-        body = session.request("GET", _wire.ENTITIES).body
-    except RequestRejectedError:
-        return []
-    found = body.get("entities", []) if isinstance(body, dict) else []
-    return [str(e["name"]) for e in found if isinstance(e, dict) and "name" in e]
-
-
-def parse_structure(entity: str, body: Any) -> TableStructure:
-    """Turn the answer about one table into a `TableStructure`; unknown fields are ignored.
+def _tables(session: ActitoSession, entity: str) -> list[tuple[str, str]]:
+    """Return id and name of each table of an entity.
 
     Raises:
-        SettingsError: The answer is no structure of a table.
+        SettingsError: The response must be a list of tables, and isn't.
     """
-    if not isinstance(body, dict) or "attributes" not in body:
+    facts = session.facts
+    body = session.request("GET", facts.paths.tables, {"entity": entity}).body
+    found = facts.tables.tables_of(body)
+    if found is None:
+        names = " or ".join(f"`{name}`" for name in facts.tables.lists)
+        expected = (
+            f"a list of objects with `{facts.tables.id}`, or an object with such a list as {names}"
+        )
+        raise SettingsError(
+            codes.UNEXPECTED_RESPONSE, unexpected("the profile tables", expected, body)
+        )
+    return found
+
+
+def _structure(session: ActitoSession, entity: str, table: tuple[str, str]) -> TableStructure:
+    values = {"entity": entity, "table": table[0]}
+    body = session.request("GET", session.facts.paths.table, values).body
+    return parse_structure(session.facts.tables, entity, table, body)
+
+
+def _entities(session: ActitoSession) -> list[str]:
+    """List the entities' names; empty when the key may not see them, or the response is odd."""
+    facts = session.facts
+    try:
+        body = session.request("GET", facts.paths.entities).body
+    except RequestRejectedError:
+        return []
+    found = facts.tables.entities_of(body)
+    if found is None:
+        expected = (
+            f"an object with a list `{facts.tables.entities}` of objects with "
+            f"`{facts.tables.entity_name}`"
+        )
+        logger.warning(
+            "%s: %s entity_id isn't checked.",
+            codes.UNEXPECTED_RESPONSE,
+            unexpected("the entities", expected, body),
+        )
+    return found or []
+
+
+def parse_structure(
+    facts: TableFacts, entity: str, table: tuple[str, str], body: Any
+) -> TableStructure:
+    """Turn the response about one table into a `TableStructure`; unknown fields are ignored.
+
+    Args:
+        facts: Names of its fields.
+        entity: Name of the entity.
+        table: Id and name of the table.
+        body: The response. Where it doesn't list subscriptions, that is logged: only who needs
+            them can't go on.
+
+    Raises:
+        SettingsError: It is no structure of a table.
+    """
+    found = facts.attributes_of(body)
+    if found is None:
+        expected = (
+            f"an object with a list `{facts.attributes}` of objects with `{facts.attribute_name}`"
+        )
         raise SettingsError(
             codes.UNEXPECTED_RESPONSE,
-            "table_name: Actito's response about the table holds no attributes. Check `api_url`, "
-            "and that the key may read the structure of tables.",
+            unexpected("the structure of the table (table_name)", expected, body),
         )
-    attributes = {
-        a["name"]: Attribute(
-            name=a["name"],
-            type=_wire.value_type(a),
-            unique=bool(a.get("unique")),
-            mandatory=bool(a.get("mandatory")),
-            max_length=(a.get("valueRestriction") or {}).get("maxLength"),
-            multi_valued=bool(a.get("multiValued")),
+    attributes = [
+        Attribute(
+            name=a[facts.attribute_name],
+            type=facts.value_type(a),
+            unique=bool(a.get(facts.attribute_unique)),
+            mandatory=bool(a.get(facts.attribute_mandatory)),
+            max_length=facts.max_length(a),
+            multi_valued=bool(a.get(facts.attribute_multi_valued)),
         )
-        for a in body["attributes"]
-    }
+        for a in found
+    ]
+    subscriptions = facts.subscriptions_of(body)
+    problem = None
+    if subscriptions is None:
+        problem = (
+            f"table_name: Actito's structure of the table must have a list `{facts.subscriptions}` "
+            f"of names, or of objects with `{facts.subscription_name}`, and is {shape_of(body)}. "
+            "List the table's subscriptions, or name the list, in a file of facts (`facts_path`)."
+        )
+        logger.warning("%s: %s", codes.UNEXPECTED_RESPONSE, problem)
     return TableStructure(
         entity=entity,
-        id=str(body["id"]),
-        name=str(body.get("name", body["id"])),
-        attributes=attributes,
-        subscriptions=tuple(_wire.subscriptions_of(body)),
-        segmentations=tuple(_wire.segmentations_of(body)),
+        id=table[0],
+        name=table[1],
+        attributes={attribute.name: attribute for attribute in attributes},
+        subscriptions=tuple(subscriptions or ()),
+        segmentations=tuple(facts.segmentations_of(body) or ()),
+        problem=problem,
     )

@@ -19,7 +19,7 @@ from ledger_databases import DATABASES, SCOPE
 from support import Actito
 
 from actito_didomi import codes
-from actito_didomi.actito import _wire
+from actito_didomi.actito._wire import FACTS
 from actito_didomi.actito.config import ActitoSettings
 from actito_didomi.actito.session import open_session
 from actito_didomi.consent.config import LedgerSettings
@@ -232,7 +232,9 @@ def test_sessions_that_share_limits_never_have_too_many_requests_at_once(
         for ledger in ledgers
     ]
     with ThreadPoolExecutor(16) as pool:
-        done = list(pool.map(lambda n: sessions[n % 2].request("GET", _wire.ENTITIES), range(60)))
+        done = list(
+            pool.map(lambda n: sessions[n % 2].request("GET", FACTS.paths.entities), range(60))
+        )
     assert len(done) == 60
     assert [session.count.retries for session in sessions] == [0, 0]
     for opened in ledgers:

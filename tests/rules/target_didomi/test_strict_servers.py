@@ -9,12 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
+from between import Answer, Between, pass_on
 from support import (
     Didomi,
     Run,
@@ -30,78 +29,6 @@ from support import (
 )
 
 PURPOSE, TOPICS = "newsletter-Kd8xQ", "topics-Zu7"
-Answer = tuple[int, Any]
-Rule = Callable[[str, str, Any, Callable[[Any], Answer]], Answer]
-"""Answers a request: method, path with its query, body, and what asks the sandbox."""
-
-
-def pass_on(_method: str, _path: str, body: Any, ask: Callable[[Any], Answer]) -> Answer:
-    """Answer as the sandbox does."""
-    return ask(body)
-
-
-class Between:
-    """A server between the plugin and the sandbox, which answers by a rule of the test.
-
-    Args:
-        url: Address of the sandbox.
-    """
-
-    def __init__(self, url: str) -> None:
-        self.rule: Rule = pass_on
-        self.posts: list[Any] = []
-        self.reads = 0
-        self._lock = threading.Lock()
-        between = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def _respond(self) -> None:
-                length = int(self.headers.get("Content-Length") or 0)
-                body = json.loads(self.rfile.read(length)) if length else None
-                headers = {
-                    name: self.headers[name]
-                    for name in ("Authorization", "Content-Type")
-                    if name in self.headers
-                }
-
-                def ask(sent: Any) -> Answer:
-                    answer = requests.request(
-                        self.command, url + self.path, json=sent, headers=headers, timeout=30
-                    )
-                    return answer.status_code, answer.json() if answer.content else None
-
-                if "/consents/" in self.path:
-                    with between._lock:
-                        between.reads += self.command == "GET"
-                        if self.command == "POST":
-                            between.posts.append(body)
-                    status, found = between.rule(self.command, self.path, body, ask)
-                else:
-                    status, found = ask(body)
-                raw = json.dumps(found).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(raw)))
-                self.end_headers()
-                self.wfile.write(raw)
-
-            do_GET = do_POST = _respond  # noqa: N815 - names of the library
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
-        pause = {"poll_interval": 0.01}
-        threading.Thread(target=self._server.serve_forever, kwargs=pause, daemon=True).start()
-
-    def close(self) -> None:
-        """Stop it."""
-        self._server.shutdown()
-        self._server.server_close()
 
 
 @pytest.fixture
@@ -113,7 +40,7 @@ def didomi(url: str) -> Didomi:
 @pytest.fixture
 def between(url: str) -> Iterator[Between]:
     """The server between."""
-    server = Between(url)
+    server = Between(url, "/consents/")
     yield server
     server.close()
 

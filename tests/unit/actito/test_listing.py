@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from support import Actito, back_config
 
-from actito_didomi.actito import _wire
+from actito_didomi.actito._wire import FACTS
 from actito_didomi.actito.listing import ProfilePage, list_profiles
 from actito_didomi.errors import BadInputError
 from actito_didomi.runtime import Runtime
@@ -54,8 +54,8 @@ def test_b10_profiles_under_another_name_are_an_error(actito: Actito, tap: TapAc
 )
 def test_b10_anything_but_a_list_of_objects_is_no_page(body: Any) -> None:
     """Such as what a proxy returns; an empty list is a page."""
-    assert _wire.profiles_of(body) is None
-    assert _wire.profiles_of([]) == _wire.profiles_of({"profiles": []}) == []
+    assert FACTS.profiles.profiles_of(body) is None
+    assert FACTS.profiles.profiles_of([]) == FACTS.profiles.profiles_of({"profiles": []}) == []
 
 
 @pytest.mark.parametrize("shown", ["absent", "empty", "null"])
@@ -89,13 +89,13 @@ def test_a16_a_profile_without_subscriptions_is_unknown(
 )  # fmt: skip
 def test_a_value_that_cannot_be_read_is_unknown(found: Any, expected: Any) -> None:
     """Null isn't off; a subscription that isn't listed while others are, is."""
-    assert _wire.states_of({"subscriptions": found}, NAMES, lists_off=False) == expected
-    assert _wire.states_of({}, (), lists_off=False) == {}
+    assert FACTS.profiles.states_of({"subscriptions": found}, NAMES, lists_off=False) == expected
+    assert FACTS.profiles.states_of({}, (), lists_off=False) == {}
 
 
 def test_a_subscription_that_is_not_listed_is_unknown_where_those_that_are_off_are_listed() -> None:
     whole, lacking = {"subscriptions": {"News": True, "Sms": False}}, {"subscriptions": {"Sms": 0}}
-    assert _wire.lists_off(whole)
-    assert _wire.lists_off(lacking)
-    assert not _wire.lists_off({"subscriptions": {"News": True}})
-    assert _wire.states_of(lacking, NAMES, lists_off=True) == {"Sms": False}
+    assert FACTS.profiles.lists_off(whole)
+    assert FACTS.profiles.lists_off(lacking)
+    assert not FACTS.profiles.lists_off({"subscriptions": {"News": True}})
+    assert FACTS.profiles.states_of(lacking, NAMES, lists_off=True) == {"Sms": False}
