@@ -26,6 +26,7 @@ from target_actito.plan import plan_writes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Container, Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from actito_didomi.actito import Execution, Imports, TableStructure
     from actito_didomi.actito.session import ActitoSession
@@ -201,6 +202,12 @@ class Delivery:
         """
         self.learn(self._load_at_once(people))
         self.deliver()
+
+    def note_skips(self, code: codes.Code, skipped: Mapping[str, datetime]) -> None:
+        """Record for whom a record was skipped, to explain it; by their spelling."""
+        self._ledger.note_skips(
+            code.name, {self._writer.key_of(p): to_micros(at) for p, at in skipped.items()}
+        )
 
     # Learning and writing in one step
 

@@ -272,6 +272,9 @@ class Gatherer:
         summary: Counts what is skipped.
         scope: Says which records count.
         is_ours: Says of the id of an event, a UUID of version 8, whether we posted the event.
+
+    Attributes:
+        unconfirmed: When the newest record of a person was made that isn't confirmed.
     """
 
     def __init__(
@@ -292,6 +295,7 @@ class Gatherer:
         self._purposes = self._routes.purposes
         self._values: list[tuple[int, Any]] = []
         self.latest = NEVER
+        self.unconfirmed: dict[str, datetime] = {}
         """Records that are dated later are decoded as a whole: they had arrived before."""
         self._channels_nodes = _Nodes(self._read_channels_node)
         self._purpose_nodes = _Nodes(self._read_purpose_node)
@@ -415,10 +419,18 @@ class Gatherer:
                 self._collector.put(person, number, timestamp, mask, more, origin)
                 continue
             self._summary.skip(reason)
+            if reason is codes.NOT_CONFIRMED:
+                self.note_unconfirmed(person, timestamp)
             if reason is codes.DELEGATE:
                 # Not to be written, but older choices must not be written over it either.
                 self._collector.hold(person, timestamp, mask, number, origin)
         return True
+
+    def note_unconfirmed(self, person: str, timestamp: datetime) -> None:
+        """Note that a record of a person was skipped since it isn't confirmed; the newest one."""
+        known = self.unconfirmed.get(person)
+        if known is None or known < timestamp:
+            self.unconfirmed[person] = timestamp
 
     # Origins
 

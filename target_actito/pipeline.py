@@ -533,6 +533,8 @@ class Pipeline:
         )
         if reason:
             target.summary.skip(reason)
+            if reason is codes.NOT_CONFIRMED:
+                self._gatherer.note_unconfirmed(person, consent.timestamp)
             if reason is codes.DELEGATE:
                 # Not to be written, but older choices must not be written over it either.
                 mask, _, _ = self.translator.translate(replace(consent, metadata={}))
@@ -573,6 +575,8 @@ class Pipeline:
         """
         if self._delivery is None:
             return
+        self._delivery.note_skips(codes.NOT_CONFIRMED, self._gatherer.unconfirmed)
+        self._gatherer.unconfirmed.clear()
         people = self.collector.take_layers()
         first_records = [found.first_record for found in people]
         self._target.expect(first_records)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from actito_didomi.commands.explain import explain
+from actito_didomi.commands.forget import forget
 from actito_didomi.commands.ledger import ledger
 from actito_didomi.commands.rejects import rejects
 from actito_didomi.commands.runs import runs
@@ -18,6 +19,7 @@ def main() -> None:
 
 
 main.add_command(explain)
+main.add_command(forget)
 main.add_command(ledger)
 main.add_command(rejects)
 main.add_command(runs)

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import re
-import sys
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from actito_didomi.commands.options import (
+    ask_for_person,
     config_option,
     each_pair,
     ends_well,
+    hash_option,
     output_option,
     show_json,
+    source_argument,
 )
 from actito_didomi.consent.conflicts import to_micros
 from actito_didomi.consent.identity import match_key
+from actito_didomi.consent.person import Person
 from actito_didomi.consent.runs import MOST_KEPT
 from actito_didomi.consent.verdicts import OWED, Explainer, owes_opt_out, show_time
 from actito_didomi.runtime import Runtime
@@ -29,14 +32,13 @@ if TYPE_CHECKING:
 _OWED, _UNKNOWN = 3, 5
 """Exit statuses: an opt-out is owed; nothing is known of the person."""
 _RUNS = 4 * MOST_KEPT
-_HASH = re.compile(r"[0-9a-f]{10}")
 _PERIOD = re.compile(r"(\d+)\s*([dh])")
 _MARKS = {"written": ("✓", "green"), "unchanged": ("✓", "green"), "superseded": ("·", "dim")}
 
 
 @click.command()
-@click.argument("source", metavar="[-]", required=False, type=click.Choice(["-"]))
-@click.option("--hash", "name", metavar="H", help="The person by their hash, as logs show it.")
+@source_argument
+@hash_option
 @click.option(
     "--since",
     metavar="TIME",
@@ -69,35 +71,25 @@ def explain(  # noqa: PLR0917 - click passes options by name
     Exit status: 0 if nothing is wrong, 3 if an opt-out of the person is owed, 5 if nothing is known
     of the person.
     """
-    if name is not None and not _HASH.fullmatch(name):
-        raise click.BadParameter("must be 10 hexadecimal digits.", param_hint="--hash")
     from_time = None if since is None else _read_time(since, "--since")
     made_at = None if chosen is None else _read_time(chosen, "--chosen")
-    text = "" if name is not None else _ask_for_person(source)
+    text = "" if name is not None else ask_for_person(source)
     with each_pair(configs) as pairs:
         found = [
             described
             for pair in pairs
             if (described := _describe(pair, text, name, from_time, made_at)) is not None
         ]
+        hashes = {name or pair.hash(match_key(text, pair.matching())): pair for pair in pairs}
+        times = [pair.forgotten_at(hashed) for hashed, pair in hashes.items()]
+        forgotten = show_time(max((at for at in times if at is not None), default=None))
     if output == "json":
-        show_json({"known": bool(found), "pairs": found})
+        show_json({"known": bool(found), "pairs": found, "forgotten_at": forgotten})
     else:
-        _print(found)
+        _print(found, forgotten)
     if not found:
         ctx.exit(_UNKNOWN)
     ctx.exit(_OWED if any(pair["owes_opt_out"] for pair in found) else 0)
-
-
-def _ask_for_person(source: str | None) -> str:
-    """Return the key of the person, from standard input or a prompt."""
-    if source == "-":
-        text = sys.stdin.readline().rstrip("\r\n")
-    else:
-        text = str(click.prompt("Person", err=True))
-    if not text.strip():
-        raise click.UsageError("No person is named: give the value of the key attribute.")
-    return text
 
 
 def _read_time(text: str, option: str) -> int:
@@ -128,13 +120,15 @@ def _describe(
         if reject.person and pair.hash(match_key(reject.person, matching)) == named
     ]
     person = None if key is None else pair.read([key]).get(key)
-    if person is None and not rejects:
+    skips = {} if key is None else pair.find_skips(key)
+    if person is None and not rejects and not skips:
         return None
     verdicts: list[Verdict] = []
-    if person is not None:
+    if person is not None or skips:
+        person = person or Person()
         explainer = Explainer(pair.rules, pair.last_runs(_RUNS), pair.mapped_fields())
         if made_at is None:
-            verdicts = explainer.explain(person)
+            verdicts = [*explainer.explain(person), *explainer.explain_skips(person, skips)]
         else:
             verdicts = explainer.explain_at(person, made_at)
     if from_time is not None:
@@ -184,7 +178,7 @@ def _is_since(verdict: Verdict, from_time: int) -> bool:
     return verdict.outcome in OWED or any(at is not None and at >= since for at in times)
 
 
-def _print(found: list[dict[str, Any]]) -> None:
+def _print(found: list[dict[str, Any]], forgotten: str | None) -> None:
     from rich.console import Console  # noqa: PLC0415 - slow
     from rich.padding import Padding  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
@@ -192,14 +186,17 @@ def _print(found: list[dict[str, Any]]) -> None:
     console = Console(highlight=False)
     if not found:
         console.print("Nothing is known of this person: no record that names them was read.")
+    if forgotten is not None:
+        console.print(f"The person was removed from the ledger on {forgotten} (`forget`).")
     for pair in found:
         owed = "an opt-out is owed" if pair["owes_opt_out"] else "no opt-out is owed"
         console.print(Text(f"Person {pair['person']}: {owed}."))
-        path: list[str] = []
+        path: list[str] | None = None
         for choice in pair["choices"]:
             if choice["choice_path"] != path:
                 path = choice["choice_path"]
-                console.print(Text(f"\n{' / '.join(path)}", style="bold"))
+                title = " / ".join(path) or "records that don't count"
+                console.print(Text(f"\n{title}", style="bold"))
             mark, style = _MARKS.get(choice["outcome"], ("✗", "red"))
             if choice["outcome"] not in OWED and mark == "✗":
                 mark, style = "!", "yellow"

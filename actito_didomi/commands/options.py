@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import re
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,6 +35,7 @@ Command = TypeVar("Command", bound="Callable[..., Any]")
 _PREFIXES = ("TARGET_ACTITO_", "TARGET_DIDOMI_", "TAP_ACTITO_", "TAP_DIDOMI_")
 """What the environment variables of the plugins begin with."""
 _ENVIRONMENT = "ENV"
+_HASH = re.compile(r"[0-9a-f]{10}")
 
 config_option = click.option(
     "--config",
@@ -49,6 +52,34 @@ output_option = click.option(
     show_default=True,
     help="Form of the output.",
 )
+
+
+def _check_hash(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    del ctx, param
+    if value is not None and not _HASH.fullmatch(value):
+        raise click.BadParameter("must be 10 hexadecimal digits.")
+    return value
+
+
+source_argument = click.argument("source", metavar="[-]", required=False, type=click.Choice(["-"]))
+hash_option = click.option(
+    "--hash",
+    "name",
+    metavar="H",
+    callback=_check_hash,
+    help="The person by their hash, as logs show it.",
+)
+
+
+def ask_for_person(source: str | None) -> str:
+    """Return the key of the person, from standard input or a prompt."""
+    if source == "-":
+        text = sys.stdin.readline().rstrip("\r\n")
+    else:
+        text = str(click.prompt("Person", err=True))
+    if not text.strip():
+        raise click.UsageError("No person is named: give the value of the key attribute.")
+    return text
 
 
 def read_ledger_settings(configs: tuple[str, ...]) -> LedgerSettings:

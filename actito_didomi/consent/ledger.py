@@ -17,6 +17,7 @@ from actito_didomi.consent.people import PeopleTable
 from actito_didomi.consent.rejects import RejectTable
 from actito_didomi.consent.runs import RunTable
 from actito_didomi.consent.schema import find_pair, open_database
+from actito_didomi.consent.traces import TraceTable
 from actito_didomi.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ logger = logging.getLogger(__name__)
 _SECOND = 1_000_000
 
 
-class Ledger(PeopleTable, RunTable, RejectTable, FactTable):
+class Ledger(PeopleTable, RunTable, RejectTable, FactTable, TraceTable):
     """The ledger of one pair of Didomi organisation and Actito table.
 
     Args:

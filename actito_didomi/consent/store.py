@@ -109,6 +109,20 @@ class Store:
             return AdvisoryLocks(self.engine)
         return FileLocks(self.path.with_name(self.path.name + LOCKS), runtime)
 
+    def checkpoint(self) -> None:
+        """Move what is in SQLite's log to its file, and empty the log.
+
+        Raises:
+            SettingsError: The database fails.
+        """
+        if not self.is_sqlite:
+            return
+        try:
+            with self.engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sa.exc.SQLAlchemyError as error:
+            raise _failure(error) from None
+
     def close(self) -> None:
         """Close all connections."""
         self.engine.dispose()

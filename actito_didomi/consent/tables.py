@@ -10,7 +10,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 
-VERSIONS = ("0001", "0002", "0003", "0004")
+VERSIONS = ("0001", "0002", "0003", "0004", "0005")
 """Versions of the schema, oldest first; the last one is current."""
 
 METADATA = sa.MetaData()
@@ -164,4 +164,20 @@ sa.Table(
     sa.Column("process", sa.Text, primary_key=True),
     sa.Column("count", sa.Integer, nullable=False),
     sqlite_with_rowid=False,
+)
+sa.Table(
+    "ledger_skips",
+    METADATA,
+    _scope(),
+    sa.Column("person", _TEXT, primary_key=True),
+    sa.Column("code", sa.Text, primary_key=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+sa.Table(
+    "ledger_forgotten",
+    METADATA,
+    _scope(),
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("at", sa.BigInteger, nullable=False),
 )

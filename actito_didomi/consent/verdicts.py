@@ -25,7 +25,7 @@ from actito_didomi.consent.person import Owed
 from actito_didomi.consent.places import describe_field, is_user
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 
     from actito_didomi.consent.choices import Path
     from actito_didomi.consent.conflicts import Act, Baseline, Micros, Rules, Side
@@ -74,6 +74,9 @@ OWED: Final[frozenset[Outcome]] = frozenset(
 _TARGETS: Final[dict[Direction, str]] = {"forward": "target-actito", "reverse": "target-didomi"}
 _NAMES: Final[dict[Side, str]] = {ACTITO: "Actito", DIDOMI: "Didomi"}
 _BASELINES: Final[tuple[Baseline, Baseline]] = ("didomi", "opt_out")
+_SKIPS: Final = {
+    codes.NOT_CONFIRMED.name: "it counts once Didomi shows it as confirmed",
+}
 _CLOCKS_DIFFER = 60_000_000
 """By how much the clock of an API may differ from ours, in microseconds."""
 
@@ -158,6 +161,8 @@ class Explainer:
             if in_didomi is not None:
                 found += self._forward(path, entry, person, in_didomi, best)
             in_actito = entry.acts.get(ACTITO)
+            if in_didomi is None and in_actito is None:
+                found += self._copies(path, entry)
             if in_actito is not None and path[0] == "consents":
                 found += self._reverse(path, entry, person, in_actito, best)
         return found
@@ -201,6 +206,50 @@ class Explainer:
                 )
             )
         return found
+
+    def explain_skips(self, person: Person, skips: Mapping[str, Micros]) -> list[Verdict]:
+        """Return what became of records that were skipped, unless a newer choice is known.
+
+        Args:
+            person: The person.
+            skips: Timestamps of skipped records, by the name of the reason's code.
+        """
+        newest = max(
+            (act.latest for e in person.entries.values() if (act := newest_act(e, DIDOMI))),
+            default=BEGINNING,
+        )
+        return [
+            Verdict(
+                path=(),
+                direction="forward",
+                choice="unknown",
+                outcome="skipped",
+                latest=show_time(at),
+                code=code,
+                sentence=f"A record of {show_time(at)} was skipped ({code}): "
+                f"{_SKIPS.get(code, 'it does not count')}.",
+            )
+            for code, at in skips.items()
+            if at > newest
+        ]
+
+    @staticmethod
+    def _copies(path: Path, entry: Entry) -> Iterator[Verdict]:
+        """Yield choices in Didomi that are no choice of the person there, but copies."""
+        for name, place in sorted(entry.places.items()):
+            held = place.held
+            if is_user(name) and held is not None and held.ours and held.value is not None:
+                yield Verdict(
+                    path=path,
+                    direction="forward",
+                    choice=_choice(held.value),
+                    outcome="skipped",
+                    earliest=show_time(held.began),
+                    latest=show_time(held.ended),
+                    code=codes.DELEGATE.name,
+                    sentence=f"The {_choice(held.value)} in Didomi of {show_time(held.began)} was "
+                    "skipped (delegate): it was brought there from Actito.",
+                )
 
     def _winner(self, entry: Entry, person: Person) -> Act | None:
         """Return the act that counts, also where `baseline` is set for the plugins alone.

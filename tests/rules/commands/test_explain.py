@@ -128,6 +128,26 @@ def test_a_setting_that_only_the_plugins_have_misleads_nobody(
     assert (forward["direction"], forward["outcome"]) == ("forward", outcome)
 
 
+def test_a_record_that_does_not_count_is_explained(config, actito: Actito, tmp_path) -> None:
+    """Skipped until it is confirmed; a copy that a delegate brought is no choice."""
+    actito.create("pat-77", Newsletter=True)
+    pending = mail("pat-77", False, 2, status="pending_approval")
+    odd = {**mail("odd-77", False, 3, status="pending_approval"), "consents": {"new": 1}}
+    copied = mail("cop-77", False, 1, delegate={"id": "actito"})
+    assert sync(config, pending, odd, copied) == 0
+    for person, day in (("pat-77", 2), ("odd-77", 3)):
+        result = ask(config, tmp_path, person, "--output", "json")
+        assert result.exit_code == 0
+        (skipped,) = json.loads(result.stdout)["pairs"][0]["choices"]
+        assert (skipped["outcome"], skipped["code"]) == ("skipped", "not_confirmed")
+        assert skipped["made_by"] == DAY.format(day)
+    (copy,) = verdicts(config, tmp_path, "cop-77")
+    assert (copy["outcome"], copy["code"]) == ("skipped", "delegate")
+    assert "records that don't count" in ask(config, tmp_path, "pat-77").output
+    assert sync(config, {**pending, "status": "confirmed", "updated_at": DAY.format(4)}) == 0
+    assert [v["outcome"] for v in verdicts(config, tmp_path, "pat-77")] == ["written"]
+
+
 def test_a_choice_is_found_by_its_time(config, actito: Actito, tmp_path) -> None:
     """An older choice of the same run is superseded; a newer one was not read."""
     actito.create("sue-77", Newsletter=True)
