@@ -33,6 +33,7 @@ from actito_didomi.errors import (
     StoppedError,
     UnavailableError,
 )
+from actito_didomi.reasons import reason_of, with_reason
 from actito_didomi.request_metrics import RequestMetrics
 from actito_didomi.settings import setting
 from actito_didomi.tolerant import decode_tolerantly
@@ -483,8 +484,12 @@ class ApiSession:
                     renewed = True
                     self._authenticator.expire(own)
                     continue
+                reason = reason_of(response.content[:_BODY_LIMIT], [json, values, params])
                 raise RequestRejectedError(
-                    f"{self.api} refuses {call} with status {response.status}.",
+                    with_reason(
+                        f"{self.api} refuses {call} with status {response.status}.",
+                        privacy.redact(reason),
+                    ),
                     status=response.status,
                     body=privacy.redact(response.content[:_BODY_LIMIT].decode(errors="replace")),
                 )

@@ -17,6 +17,7 @@ from actito_didomi.errors import (
     RequestRejectedError,
     UnavailableError,
 )
+from actito_didomi.reasons import reason_of, with_reason
 from target_actito.plan import ImportFile, WritePlan, minutes_for, plan_writes
 from target_actito.single import WriteResult
 
@@ -510,7 +511,12 @@ class BulkWriter:
             if rows[at].person in apart:
                 continue
             refusal = RequestRejectedError(
-                "Actito rejected this row of an import.", status=None, body=reason
+                with_reason(
+                    "Actito rejected this row of an import.",
+                    reason_of(reason, [rows[at].person, rows[at].attributes]),
+                ),
+                status=None,
+                body=reason,
             )
             written.on_result(WriteResult(rows[at], refusal, began))
 
