@@ -19,7 +19,7 @@ from actito_didomi.consent.records import (
     raw_events,
 )
 from actito_didomi.didomi.exports import Line, decode_line
-from actito_didomi.didomi.lists import pages
+from actito_didomi.didomi.lists import pages, with_id
 from actito_didomi.errors import BadInputError, RequestRejectedError
 from actito_didomi.plugin.source import PROGRESS_INTERVAL, Batch, BrokenLine
 from tap_didomi.partitions import Progress, is_day
@@ -319,7 +319,8 @@ class ApiSource:
         since = self._since(state)
         for scan, users in self._changed_users(state):
             for user in users:
-                yield from self._events_of(user["id"], since)
+                (known,) = with_id([user], "/consents/users")
+                yield from self._events_of(known["id"], since)
             yield Batch([], scan.state())
 
     def raw_events(self, state: Mapping[str, Any]) -> Iterator[Batch[Any]]:
@@ -336,6 +337,7 @@ class ApiSource:
         }
         for page in pages(self.session, "/consents/events", params):
             self.shutdown.check()
+            with_id(page.items, "/consents/events")  # one odd event is for the target to reject
             events = [event for event in page.items if since.is_passed_by(event)]
             yield Batch(events, None, arrived_at=self.session.now())
 
@@ -347,6 +349,7 @@ class ApiSource:
         scan = _Scan(**(state.get("scan") or {"next": None, "started_at": None, "newest": None}))
         for number, page in enumerate(self._pages(scan), start=1):
             changed = []
+            with_id(page.items, "/consents/users")
             for user in page.items:
                 self.shutdown.check()
                 scan.newest = _later(scan.newest, user.get("updated_at"))

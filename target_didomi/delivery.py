@@ -55,6 +55,7 @@ from actito_didomi.errors import (
 )
 from actito_didomi.plugin.parallel import run_parallel
 from actito_didomi.plugin.progress import Progress
+from actito_didomi.privacy import shape_of
 from target_didomi.answers import HeldStatus, merge
 from target_didomi.events import IncomingEvent, to_event
 
@@ -442,6 +443,7 @@ class Delivery:
                 return result
             result.created = bool(due) and not sight.users
             acts = {path: winner(person.entries[path], self._ledger.rules) for path in due}
+        acts, result.unread = _over_what_is_shown(acts, sight.users.values())
         names = {path: act.id for path, act in acts.items() if act is not None}
         newest = max((_timestamp(record) or 0 for record in sight.records()), default=0)
         for user_id, choices in _wanted(due, acts, sight).items():
@@ -802,6 +804,27 @@ def _waits(person: Person, now: Micros) -> bool:
     return retry.code != codes.UNMATCHED.name or not known_users(person)
 
 
+def _over_what_is_shown(
+    acts: dict[Path, Act | None], users: Iterable[Mapping[str, Any]]
+) -> tuple[dict[Path, Act | None], RequestRejectedError | None]:
+    """Return the acts that may be posted, and why others may not.
+
+    What a user holds whose `consents` the response lacks may be an opt-out: only opt-outs are
+    posted over it.
+    """
+    odd = [user for user in users if not isinstance(user.get("consents", ""), (dict, type(None)))]
+    opt_outs = {path: act for path, act in acts.items() if act is None or act.value is OPT_OUT}
+    if not odd or len(opt_outs) == len(acts):
+        return acts, None
+    error = RequestRejectedError(
+        f"Didomi shows a user without an object `consents`: {shape_of(odd[0])}. So what it holds "
+        "isn't known, and opt-ins wait.",
+        status=None,
+        body="",
+    )
+    return opt_outs, error
+
+
 def _by_itself(choices: Mapping[Path, bool]) -> list[dict[Path, bool]]:
     """Return choices by themselves, opt-outs first.
 
@@ -827,7 +850,7 @@ def _wanted(
     """Return the choices to post, by the id of the Didomi user; None for one to be created."""
     wanted: dict[str | None, dict[Path, bool]] = {}
     for path, places in due.items():
-        act = acts[path]
+        act = acts.get(path)
         if act is None:
             continue
         if not sight.users:

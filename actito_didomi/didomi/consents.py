@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi import codes
-from actito_didomi.didomi.lists import pages, read_page
-from actito_didomi.errors import ApiError, RequestRejectedError
+from actito_didomi.didomi.lists import pages, read_page, with_id
+from actito_didomi.errors import ApiError, RequestRejectedError, UnexpectedResponseError
+from actito_didomi.privacy import shape_of
 
 if TYPE_CHECKING:
     from actito_didomi.http import ApiSession
@@ -45,6 +47,7 @@ class ConsentApi:
 
         Raises:
             RequestRejectedError: Didomi refuses to show them; see `check_access`.
+            UnexpectedResponseError: The response shows something else, or somebody else.
             ApiError: They can't be read.
         """
         return self._list(_USERS, person)
@@ -54,6 +57,7 @@ class ConsentApi:
 
         Raises:
             RequestRejectedError: Didomi refuses to show them; see `check_access`.
+            UnexpectedResponseError: The response shows something else, or somebody else.
             ApiError: They can't be read.
         """
         return self._list(_EVENTS, person)
@@ -95,7 +99,16 @@ class ConsentApi:
                 raise
             raise _access_refused(error) from None
         self._was_posted = True
-        return _stored(response.body)
+        stored = _stored(response.body)
+        if not stored:
+            logger.warning(
+                "%s: Didomi's response to POST %s must hold the events with `id` and `created_at`, "
+                "and is %s. Each is read back.",
+                codes.UNEXPECTED_RESPONSE,
+                _EVENTS,
+                shape_of(response.body),
+            )
+        return stored
 
     def event(self, event_id: str, person: str) -> dict[str, Any] | None:
         """Return an event of a person by its id; None if there is none.
@@ -118,7 +131,7 @@ class ConsentApi:
         return next((event for event in found if event.get("id") == event_id), None)
 
     def config_tree(self) -> Any:
-        """Return the organisation's configuration tree, or a list with it; None if it is refused.
+        """Return the organisation's configuration tree, or a list with it; None if it isn't shown.
 
         Raises:
             ApiError: It can't be read.
@@ -135,9 +148,13 @@ class ConsentApi:
                 error.status,
             )
             return None
-        if isinstance(body, (list, dict)) and "selected_purposes" not in body:
-            body = read_page(body, _TREES).items
-        return body
+        if isinstance(body, dict) and "selected_purposes" in body:
+            return body
+        try:
+            return read_page(body, _TREES).items
+        except UnexpectedResponseError as error:
+            logger.warning("%s Until then ids aren't checked.", error)
+            return None
 
     def _list(self, path: str, person: str) -> list[dict[str, Any]]:
         params = {
@@ -147,21 +164,42 @@ class ConsentApi:
         }
         try:
             pages_found = pages(self._session, path, params)
-            found: list[Any] = [item for page in pages_found for item in page.items]
+            found = [item for page in pages_found for item in page.items]
         except RequestRejectedError as error:
             if error.status == _NOT_FOUND and (path == _EVENTS or self._was_read):
                 return []
             raise
         self._was_read = True
-        objects = [item for item in found if isinstance(item, dict)]
-        if len(objects) < len(found):
+        items = with_id(found, path)
+        if len(items) < len(found):
+            odd = [item for item in found if item not in items]
             logger.warning(
-                "%s: Didomi's response to %s holds something other than objects; it is passed "
-                "over.",
+                "%s: Didomi's list %s holds something without a text `id`: %s. It is passed over.",
                 codes.UNEXPECTED_RESPONSE,
                 path,
+                shape_of(odd),
             )
-        return objects
+        for item in items:
+            _check_person(item if path == _USERS else item.get("user"), path, person)
+        return items
+
+
+def _check_person(user: Any, path: str, person: str) -> None:
+    """Check that a user is one of the person who was asked about, in any spelling.
+
+    Raises:
+        UnexpectedResponseError: It belongs to another person.
+    """
+    named = user.get("organization_user_id") if isinstance(user, dict) else None
+    if isinstance(named, str) and _folded(named) != _folded(person):
+        raise UnexpectedResponseError(
+            f"Didomi's list {path} holds another person than the one asked about, so it doesn't "
+            "filter by organization_user_id. Nothing of it is used. Check api_url."
+        )
+
+
+def _folded(person: str) -> str:
+    return unicodedata.normalize("NFC", person).strip().casefold()
 
 
 def _stored(body: Any) -> list[dict[str, Any]]:

@@ -5,13 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from actito_didomi import codes
-from actito_didomi.errors import BadInputError
+from actito_didomi.errors import UnexpectedResponseError
+from actito_didomi.privacy import shape_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from actito_didomi.http import ApiSession
+
+
+_PAGING = {"cursor": str, "total": int, "skip": int, "limit": int}
+"""What an envelope may say of the pages."""
 
 
 @dataclass(frozen=True)
@@ -36,28 +40,31 @@ def read_page(body: Any, what: str, skipped: int = 0) -> Page:
         skipped: Objects on the pages before, where the response doesn't say.
 
     Raises:
-        BadInputError: It has none of the three forms, or ends before the total that it names.
+        UnexpectedResponseError: It has none of the three forms, or ends before the total that it
+            names.
     """
     if isinstance(body, list):
         return Page(_objects(body, what), None)
     items = body.get("data") if isinstance(body, dict) else None
     if not isinstance(items, list):
-        found = "neither"
-        if isinstance(body, dict):
-            found = f"an object with {', '.join(sorted(body)) or 'no key'}"
-        raise BadInputError(
-            codes.UNEXPECTED_RESPONSE,
-            f"Didomi's response to {what} must be a list or an object with `data`, and is {found}. "
-            "Check api_url.",
+        raise UnexpectedResponseError(
+            f"Didomi's response to {what} must be a list or an object with a list `data`, and is "
+            f"{shape_of(body)}. Check api_url.",
         )
     items = _objects(items, what)
+    for name, kind in _PAGING.items():  # else what follows would be missed
+        if not isinstance(body.get(name), (kind, type(None))):
+            expected = "a string" if kind is str else "a whole number"
+            raise UnexpectedResponseError(
+                f"Didomi's list {what} must name {expected} or null as `{name}`, and names "
+                f"{shape_of(body[name])}. Check api_url."
+            )
     if isinstance(cursor := body.get("cursor"), str) and cursor:
         return Page(items, {"$cursor": cursor})
     total, skip = body.get("total"), body.get("skip", skipped)
     if isinstance(total, int) and isinstance(skip, int) and skip + len(items) < total:
         if not items:
-            raise BadInputError(
-                codes.UNEXPECTED_RESPONSE,
+            raise UnexpectedResponseError(
                 f"Didomi's list {what} ends after {skip} of {total} objects. Run again; if it "
                 "stays so, report it to Didomi.",
             )
@@ -68,11 +75,27 @@ def read_page(body: Any, what: str, skipped: int = 0) -> Page:
     return Page(items, None)
 
 
+def with_id(items: list[dict[str, Any]], what: str) -> list[dict[str, Any]]:
+    """Return the objects of a list that have an `id`, as users and events do.
+
+    One odd object among others is passed over.
+
+    Raises:
+        UnexpectedResponseError: None has one: they are something else.
+    """
+    found = [item for item in items if isinstance(item.get("id"), str) and item["id"]]
+    if items and not found:
+        raise UnexpectedResponseError(
+            f"Didomi's list {what} must hold objects with a text `id`, and is {shape_of(items)}. "
+            "Check api_url."
+        )
+    return found
+
+
 def _objects(items: list[Any], what: str) -> list[dict[str, Any]]:
     if not all(isinstance(item, dict) for item in items):
-        raise BadInputError(
-            codes.UNEXPECTED_RESPONSE,
-            f"Didomi's list {what} must hold objects only. Check api_url.",
+        raise UnexpectedResponseError(
+            f"Didomi's list {what} must hold objects only, and is {shape_of(items)}. Check api_url."
         )
     return items
 
@@ -93,7 +116,7 @@ def pages(
         start: `Page.next` of a page read before, to continue after it.
 
     Raises:
-        BadInputError: A response is not a page, or the same page comes again.
+        UnexpectedResponseError: A response is not a page, or the same page comes again.
     """
     here = dict(start or {})
     before: Any = None
@@ -104,8 +127,7 @@ def pages(
         if (page.next is not None and page.next == here) or (
             first is not None and first == before and "$skip" in here
         ):
-            raise BadInputError(
-                codes.UNEXPECTED_RESPONSE,
+            raise UnexpectedResponseError(
                 f"Didomi returned the same page of {path} twice, so the list has no end. Report "
                 "it to Didomi.",
             )

@@ -29,7 +29,7 @@ from support import (
 
 from actito_didomi.didomi.exports import ExportFolder
 from actito_didomi.didomi.lists import read_page
-from actito_didomi.errors import BadInputError
+from actito_didomi.errors import UnexpectedResponseError
 from actito_didomi.runtime import Runtime
 from tap_didomi.tap import TapDidomi
 
@@ -723,8 +723,11 @@ def test_wrong_settings_say_what_to_do(
     [
         ({"users": [], "limit": 100}, "is an object with limit, users"),
         ({}, "an object with no key"),
-        ("<html>", "is neither"),
-        (None, "is neither"),
+        ("<html>", "is a string"),
+        (None, "is empty"),
+        ({"data": {"id": "ann"}}, "an object with data"),
+        ({"data": [], "cursor": 7}, "string or null as `cursor`, and names a number"),
+        ({"data": [], "total": "700"}, "whole number or null as `total`, and names a string"),
         ({"data": ["ann"]}, "objects only"),
         (["ann"], "objects only"),
         ({"data": [], "total": 7, "skip": 5}, "ends after 5 of 7"),
@@ -732,7 +735,7 @@ def test_wrong_settings_say_what_to_do(
 )
 def test_a_list_of_no_known_form_is_refused(body: Any, words: str) -> None:
     """Rather than take it for an empty one; the message names the keys found, never values."""
-    with pytest.raises(BadInputError, match=words):
+    with pytest.raises(UnexpectedResponseError, match=words):
         read_page(body, "users")
 
 
