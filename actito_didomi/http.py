@@ -329,6 +329,7 @@ class ApiSession:
         stop: Set to end all waiting at once.
         runtime: Clock and transport.
         address_setting: What the address comes from, for messages.
+        key_settings: What the credentials come from, for messages.
 
     Attributes:
         waits_since: Since when requests wait for the limit, by the runtime's monotonic clock; None
@@ -342,6 +343,7 @@ class ApiSession:
         authenticator: Authenticator,
         api: str,
         address_setting: str = "`api_url`",
+        key_settings: str = "`api_key`",
         max_concurrency: int,
         calls_per_minute: int | None = None,
         limits: RequestLimits | None = None,
@@ -352,6 +354,7 @@ class ApiSession:
         self.base_url = base_url.rstrip("/")
         self.api = api
         self._address_setting = address_setting
+        self._key_settings = key_settings
         self.count = RequestCount()
         self._metrics = RequestMetrics(runtime)
         self.waits_since: float | None = None
@@ -478,8 +481,10 @@ class ApiSession:
                 if action is Action.REAUTHENTICATE:
                     if headers is not None or renewed:
                         raise AuthenticationError(
-                            f"{self.api} refuses the credentials ({call}: status 401). "
-                            "Check the key and its access rights."
+                            f"{self.api} at {urlsplit(self.base_url).hostname} refuses the "
+                            f"credentials ({call}: status 401). Check {self._key_settings}, and "
+                            f"{self._address_setting}: a key is valid in one environment only, "
+                            "until it is revoked or ends."
                         )
                     renewed = True
                     self._authenticator.expire(own)

@@ -152,6 +152,7 @@ class Delivery:
         self._guards = guard.guards
         self._looked_up: set[str] = set()
         self._tried = 0
+        self._deferred: set[str] = set()
         self._unmatched: list[str] = []
         self._shutdown = shutdown
         self._runtime = runtime
@@ -605,7 +606,8 @@ class Delivery:
         if trip is None:
             return
         logger.warning("%s: people deferred: %d. %s.", trip.code, len(keys), trip.text)
-        self._events.on_deferred(len(keys))
+        self._events.on_deferred(len(set(keys) - self._deferred))
+        self._deferred.update(keys)
         now = self._now()
 
         def note(_: str, person: Person) -> None:
@@ -620,8 +622,10 @@ class Delivery:
 
     def _on_result(self, result: WriteResult) -> None:
         """Count what a single request came to, and see whether too many people are unknown."""
-        self._events.on_result(result)
         key = self._writer.key_of(result.change.person)
+        if result.outcome is Written.POSTPONED and key in self._deferred:
+            return
+        self._events.on_result(result)
         if key in self._looked_up:
             return
         self._tried += 1

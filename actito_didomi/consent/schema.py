@@ -294,9 +294,10 @@ def _find_scope(transaction: Transaction, name: str, scope: LedgerScope) -> int:
         if known_name != name:
             continue
         for part, before, now in zip(_PARTS, known, scope.parts, strict=True):
-            if before and now and before != now:
+            differs = bool(before) and before != now
+            if now and differs and not _is_mistaken(transaction, number):
                 raise _another_pair(name, part, before, now)
-            if now and not before:
+            if now and (differs or not before):
                 transaction.execute(
                     f"UPDATE ledger_scopes SET {part} = ? WHERE number = ?",  # noqa: S608 - our names
                     now,
@@ -319,6 +320,27 @@ def _find_scope(transaction: Transaction, name: str, scope: LedgerScope) -> int:
         *scope.parts,
     )
     return number
+
+
+def _is_mistaken(transaction: Transaction, number: int) -> bool:
+    """Return whether a pair comes from settings that were wrong: all its runs have failed.
+
+    Nothing was learned, so the pair can be corrected like the settings.
+    """
+    runs, failed = transaction.one(
+        "SELECT count(*), count(CASE WHEN ended IS NOT NULL AND exit_status > 0 THEN 1 END) "
+        "FROM ledger_runs WHERE scope = ?",
+        number,
+    )
+    return 0 < runs == failed and not _is_used(transaction, number)
+
+
+def _is_used(transaction: Transaction, number: int) -> bool:
+    """Return whether anything is known of a pair."""
+    return any(
+        transaction.one(f"SELECT 1 FROM {table} WHERE scope = ? LIMIT 1", number)  # noqa: S608
+        for table in ("ledger_people", "ledger_looks", "ledger_imports", "ledger_rejects")
+    )
 
 
 def _another_pair(name: str, part: str, before: str, now: str) -> SettingsError:

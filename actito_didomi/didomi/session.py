@@ -60,6 +60,7 @@ def open_session(
         didomi.api_url,
         authenticator=_SecretAuthenticator(didomi.api_key, didomi.api_secret, runtime),
         api="Didomi",
+        key_settings="`api_key` and `api_secret`",
         max_concurrency=max_concurrency,
         client=client,
         stop=stop,

@@ -237,8 +237,8 @@ class Guards:
                 share,
                 found,
                 f"{unmatched:,} of {people:,} people are unknown ({found:g} %), and "
-                f"`max_unmatched_pct` is {share:g}. Is the attribute that people are matched by "
-                "the one that holds `organization_user_id`?",
+                f"`max_unmatched_pct` is {share:g}. Check that `user_unique_key` names the "
+                "attribute that holds `organization_user_id`",
             )
         )
         return self.tripped

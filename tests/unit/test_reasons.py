@@ -24,7 +24,7 @@ from actito_didomi.reasons import reason_of
             {"attributes": {"emailAddress": "nobody"}},
             "Attribute 'emailAddress' does not accept ***",
         ),
-        (b"Value Ann is taken by bob@example.com (id 4711)", ["Ann"], "Value *** is taken by *** (id ***"),
+        (b"Ann is taken by bob@example.com (id 4711)", ["Ann"], "*** is taken by *** (id ***"),
         (b"Access denied", {"key": {"customerId": "c"}}, "Access denied"),
     ],
 )  # fmt: skip

@@ -42,7 +42,7 @@ def config(settings: LedgerSettings, tmp_path) -> str:
 
 
 def fill(settings: LedgerSettings, *, owed: bool = False) -> None:
-    """Let a ledger know two people, and be owed an opt-out by the first."""
+    """Make a ledger know two people, and be owed an opt-out by the first."""
     ledger = Ledger.open(settings, SCOPE, Runtime())
     ledger.matching("folded")
     number = ledger.start_run("target-actito", "forward")

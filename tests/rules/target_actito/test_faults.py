@@ -136,7 +136,7 @@ def test_a_second_401_is_final(actito: Actito, config: dict[str, Any], tmp_path:
 
 def test_a_wrong_key_is_told_at_once(config: dict[str, Any]) -> None:
     """401 at the request for a token is final."""
-    with pytest.raises(AuthenticationError, match="Check the key"):
+    with pytest.raises(AuthenticationError, match="Check `api_key`"):
         listen({**config, "api_key": "wrong-key"}, stream_of(event("ann")))
 
 

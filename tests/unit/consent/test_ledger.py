@@ -407,6 +407,20 @@ def test_a_second_pair_needs_a_name(settings: LedgerSettings) -> None:
     assert caught.value.code is codes.AMBIGUOUS_SCOPE
 
 
+def test_a_pair_whose_runs_have_all_failed_can_be_corrected(settings: LedgerSettings) -> None:
+    def run(table: str, exit_status: int | None) -> None:
+        ledger = Ledger.open(settings, LedgerScope(entity="e", table=table), Runtime())
+        number = ledger.start_run("target-actito", "forward")
+        if exit_status is not None:
+            ledger.end_run(number, "failed" if exit_status else "success", exit_status, {})
+        ledger.close()
+
+    run("poeple", 1)
+    run("people", None)
+    with pytest.raises(SettingsError, match="of its only pair it is 'people'"):
+        run("other", 1)
+
+
 # Rejects and files
 
 
