@@ -24,6 +24,7 @@ from actito_didomi.errors import BadInputError, ImportQuotaExceededError
 from actito_didomi.files import is_below, show_url
 from actito_didomi.lines import CutLine, LongLine
 from actito_didomi.plugin.breaker import RefusalBreaker
+from actito_didomi.plugin.fields import warn_of_mandatory
 from actito_didomi.plugin.looks import LookLearner, ProfileReader
 from actito_didomi.plugin.progress import Progress
 from actito_didomi.plugin.rejects import Reject
@@ -33,7 +34,6 @@ from target_actito.checked import CheckedWriter
 from target_actito.counts import Counts
 from target_actito.decode import Decoder, Lines, read_batch
 from target_actito.delivery import Delivery
-from target_actito.fields import warn_of_mandatory
 from target_actito.gather import NEVER, Gatherer
 from target_actito.guarding import ChangeGuard
 from target_actito.import_records import SessionRecords

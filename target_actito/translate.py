@@ -14,8 +14,8 @@ from actito_didomi.actito import ConversionError, ValueType, convert
 from actito_didomi.consent.choices import read_odd_boolean
 from actito_didomi.consent.coalesce import Extra, Field, MappedField, Masks
 from actito_didomi.consent.mapping import Mapping, Resolver, Unclear, odd_nodes, show_path
+from actito_didomi.plugin.fields import check_fields
 from actito_didomi.tolerant import decode_tolerantly, is_unreadable
-from target_actito.fields import check_fields
 
 if TYPE_CHECKING:
     from collections.abc import Mapping as MappingABC
