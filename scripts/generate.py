@@ -62,6 +62,13 @@ def _description(schema: dict[str, Any], mark: str = "") -> str:
 
 # Definitions for Meltano
 
+_SHARED = {"explain": "explain", "runs": "runs list", "rejects": "rejects list"}
+_COMMANDS = {
+    "target-actito": {"check": "check", **_SHARED},
+    "target-didomi": {"check": "check --direction reverse", **_SHARED},
+}
+"""Commands of `actito-didomi` that `meltano invoke PLUGIN:COMMAND` runs with its settings."""
+
 
 def _kind(name: str, schema: dict[str, Any]) -> str:
     if name == "start_date":
@@ -97,6 +104,11 @@ def definition(name: str) -> str:
         "settings_group_validation": groups,
         "settings": [_meltano_setting(n, schema) for n, schema in settings_of(name).items()],
     }
+    if not is_tap:
+        entry["commands"] = {
+            command: {"executable": "actito-didomi", "args": arguments}
+            for command, arguments in _COMMANDS[name].items()
+        }
     if is_tap:
         entry["select"] = ["consent_events.*"]
     content = {"plugins": {"extractors" if is_tap else "loaders": [entry]}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from actito_didomi.commands.check import check
 from actito_didomi.commands.explain import explain
 from actito_didomi.commands.forget import forget
 from actito_didomi.commands.ledger import ledger
@@ -18,6 +19,7 @@ def main() -> None:
     """Tools around the Singer plugins for Didomi and Actito."""
 
 
+main.add_command(check)
 main.add_command(explain)
 main.add_command(forget)
 main.add_command(ledger)

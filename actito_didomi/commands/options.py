@@ -91,6 +91,14 @@ def read_ledger_settings(configs: tuple[str, ...]) -> LedgerSettings:
     Raises:
         InvalidSettingsError: They can't be read, contradict each other, or there is no ledger.
     """
+    settings = find_ledger_settings(configs)
+    if not settings.has_ledger:
+        raise InvalidSettingsError(["ledger_url is `none`: there is no ledger."])
+    return settings
+
+
+def find_ledger_settings(configs: tuple[str, ...]) -> LedgerSettings:
+    """Return the same, also where `ledger_url` is `none`."""
     schema = schema_of(LedgerSettings)
     config = read_config_files(name for name in configs if name != _ENVIRONMENT)
     if not configs or _ENVIRONMENT in configs:
@@ -101,8 +109,6 @@ def read_ledger_settings(configs: tuple[str, ...]) -> LedgerSettings:
     except msgspec.ValidationError as error:
         raise InvalidSettingsError([str(error)]) from None
     protect([settings.ledger_key])
-    if not settings.has_ledger:
-        raise InvalidSettingsError(["ledger_url is `none`: there is no ledger."])
     return settings
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from support import BIN, Actito, clean_environment, event, target_config
+from support import BIN, Actito, Didomi, clean_environment, event, tap_config, target_config
 
 MELTANO = Path(__file__).parents[2] / ".venv-meltano" / "bin" / "meltano"
 NOW = datetime.now(timezone.utc)
@@ -69,6 +69,45 @@ def meltano(folder: Path, *arguments: str) -> str:
     )
     assert done.returncode == 0, done.stdout[-3000:]
     return done.stdout
+
+
+def definition(name: str) -> dict[str, Any]:
+    """Return the generated definition of a loader."""
+    file = Path(__file__).parents[2] / "meltano.d" / f"{name}.meltano.yml"
+    (loader,) = yaml.safe_load(file.read_text())["plugins"]["loaders"]
+    found: dict[str, Any] = loader
+    return found
+
+
+@pytest.mark.skipif(
+    not MELTANO.exists() and not os.environ.get("CI"),
+    reason="Meltano isn't installed; `make test` installs it",
+)
+@pytest.mark.long
+@pytest.mark.xdist_group("meltano")
+@pytest.mark.timeout(600)
+def test_settings_are_checked_with_meltano(url: str, actito: Actito, tmp_path: Path) -> None:
+    """As the definitions offer it: settings of the plugin are passed, those of a tap in `.env`."""
+    meltano(tmp_path, "init", "project")
+    project = tmp_path / "project"
+    path = project / "meltano.yml"
+    document = yaml.safe_load(path.read_text())
+    own = target_config(url, tmp_path, ledger_url=f"sqlite:///{tmp_path}/ledger.db")
+    loader = plugin("target-actito", [], own)
+    loader["commands"] = definition("target-actito")["commands"]
+    for command in loader["commands"].values():
+        command["executable"] = str(BIN / command["executable"])
+    document["plugins"] = {"loaders": [loader]}
+    path.write_text(yaml.safe_dump(document))
+    didomi = tap_config(url, ledger_url=own["ledger_url"])
+    lines = [f"TAP_DIDOMI_{name.upper()}={value}" for name, value in didomi.items()]
+    (project / ".env").write_text("\n".join(lines) + "\n")
+    actito.create("ann")
+    Didomi(url).say(event("ann", channels={"email": True}, status="confirmed"))
+    log = meltano(project, "invoke", "target-actito:check")
+    assert "✓ Actito: fields of the mappings" in log
+    assert "✓ people and profiles: 1 of 1 people of Didomi have a profile" in log
+    assert "Ready." in log
 
 
 @pytest.mark.skipif(
