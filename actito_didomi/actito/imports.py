@@ -289,7 +289,8 @@ class Imports:
             return None
         found = [(self._facts.id_of(execution), execution) for execution in listed]
         if any(number is None for number, _ in found):
-            expected = f"a list of objects with {' or '.join(self._facts.ids)}"
+            names = " or ".join(f"`{name}`" for name in self._facts.ids)
+            expected = f"a list of objects with {names}"
             raise UnexpectedResponseError(unexpected("the executions", expected, listed))
         return [
             number

@@ -51,14 +51,26 @@ def config(between: Between, tmp_path: Path) -> dict[str, Any]:
     return target_config(between.url, tmp_path, write_mode="single", **with_ledger(tmp_path))
 
 
-def answering(body: Any, *, method: str, part: str) -> Callable[[str, str, Any, Ask], Answer]:
-    """Return a rule: a body for requests of a method whose path ends with a part or holds it."""
+def answering(
+    body: Any, *, method: str, part: str, asks: bool = False
+) -> Callable[[str, str, Any, Ask], Answer]:
+    """Return a rule: a body for some requests.
+
+    Args:
+        body: What is returned, with status 200.
+        method: Of the requests.
+        part: How their paths end, up to an equals sign; or what is in them, if it ends with `/`.
+        asks: Whether they are carried out.
+    """
 
     def rule(asked: str, path: str, sent: Any, ask: Ask) -> Answer:
         clean = path.partition("?")[0]
-        if asked == method and (clean.endswith(part) or f"{part}=" in clean):
-            return 200, body
-        return ask(sent)
+        is_meant = part in clean if part.endswith("/") else clean.partition("=")[0].endswith(part)
+        if asked != method or not is_meant:
+            return ask(sent)
+        if asks:
+            ask(sent)
+        return 200, body
 
     return rule
 
@@ -257,3 +269,101 @@ def test_a_write_that_is_confirmed_oddly_is_read_back(
     listen(config, stream_of(event("ann", channels={"email": False})))
     assert actito.subscriptions("ann")["Newsletter"] is False
     assert actito.calls("patch_profile") == 1
+
+
+# Imports
+
+
+@pytest.fixture
+def importing(config: dict[str, Any]) -> dict[str, Any]:
+    """Settings that import everything."""
+    return {**config, "write_mode": "bulk", "bulk_poll_interval": 0.01, "bulk_timeout": 60}
+
+
+def opt_outs(actito: Actito, *people: str) -> list[dict[str, Any]]:
+    """Messages with an opt-out of people who are subscribed."""
+    for person in people:
+        actito.create(person, Newsletter=True)
+    actito.steer("options", {"etl_rows_per_second": 1e6})
+    return stream_of(*(event(person, channels={"email": False}) for person in people))
+
+
+@pytest.mark.parametrize(
+    ("method", "body", "names", "ledger"),
+    [
+        ("POST", PROXY, ["about the import", "login, session", "`id`"], True),
+        ("POST", ["secret-value"], ["about the import", "a list of strings"], False),
+        ("GET", PROXY, ["executions of imports", "login, session"], False),
+        ("GET", [{"key": "secret-value"}], ["a list of objects with key", "`id`"], False),
+    ],
+)
+def test_odd_responses_about_imports_acknowledge_nothing(
+    actito: Actito,
+    between: Between,
+    importing: dict[str, Any],
+    tmp_path: Path,
+    method: str,
+    body: Any,
+    names: list[str],
+    *,
+    ledger: bool,
+) -> None:
+    """The run fails, STATE stays, and the next run brings every opt-out there."""
+    importing |= {} if ledger else {"ledger_url": "none"}
+    messages = opt_outs(actito, "ann", "bob")
+    between.rule = answering(body, method=method, part="/etl-executions", asks=method == "POST")
+    run = run_target(importing, tmp_path, messages)
+    assert (run.exit_code, run.out) == (1, "")
+    assert "AD505 unexpected_response" in run.err.splitlines()[-1]
+    expect_named(run.err, *names)
+    between.rule = answering(None, method="none", part="none")
+    again = run_target(importing, tmp_path, messages)
+    assert again.exit_code == 0, again.err
+    assert [actito.subscriptions(p)["Newsletter"] for p in ("ann", "bob")] == [False, False]
+
+
+@pytest.mark.parametrize(("body", "ledger"), [(PROXY, True), (["secret-value"], False)])
+def test_an_import_of_unknown_state_counts_as_written_nowhere(
+    actito: Actito,
+    between: Between,
+    importing: dict[str, Any],
+    tmp_path: Path,
+    body: Any,
+    *,
+    ledger: bool,
+) -> None:
+    """Single requests write what was in it; with a ledger it is followed by the next run."""
+    importing |= {} if ledger else {"ledger_url": "none"}
+    messages = opt_outs(actito, "ann", "bob")
+    between.rule = answering(body, method="GET", part="/etl-executions/")
+    run = run_target(importing, tmp_path, messages)
+    assert run.exit_code == (1 if ledger else 0)
+    expect_named(run.err, "the execution", "`status`", "AD505 unexpected_response")
+    assert "rows, 0 rejected" not in run.err
+    assert actito.calls("patch_profile") == 2
+    between.rule = answering(None, method="none", part="none")
+    again = run_target(importing, tmp_path, messages)
+    assert again.exit_code == 0, again.err
+    assert [actito.subscriptions(p)["Newsletter"] for p in ("ann", "bob")] == [False, False]
+
+
+@pytest.mark.parametrize(("body", "ledger"), [(PROXY, True), ({"errors": ["secret-value"]}, False)])
+def test_odd_rows_in_error_count_as_written_nowhere(
+    actito: Actito,
+    between: Between,
+    importing: dict[str, Any],
+    tmp_path: Path,
+    body: Any,
+    *,
+    ledger: bool,
+) -> None:
+    """Which of the file's people were written isn't known, so each is written again or owed."""
+    importing |= {} if ledger else {"ledger_url": "none"}
+    messages = opt_outs(actito, "ann", "bob", "eve")
+    actito.steer("options", {"etl_bad_person": "bob"})
+    between.rule = answering(body, method="GET", part="/errors")
+    run = run_target(importing, tmp_path, messages)
+    assert not any(value in run.err for value in VALUES)
+    states = {p: actito.subscriptions(p)["Newsletter"] for p in ("ann", "bob", "eve")}
+    assert (states["ann"], states["eve"]) == (False, False)
+    assert states["bob"] is False or run.exit_code == 3, run.err
