@@ -16,7 +16,13 @@ from actito_didomi.actito import config as actito_config
 from actito_didomi.actito import session as actito_session
 from actito_didomi.actito.config import ActitoSettings
 from actito_didomi.actito.listing import list_profiles
-from actito_didomi.codes import CLOCK_SKEW, INVALID_MAPPING, MAPPING_SILENT, UNMATCHED
+from actito_didomi.codes import (
+    CLOCK_SKEW,
+    INVALID_MAPPING,
+    MAPPING_SILENT,
+    TOO_MANY_OPT_INS,
+    UNMATCHED,
+)
 from actito_didomi.consent.known_ids import KnownIds
 from actito_didomi.consent.mapping import Resolver, check_inverted, check_mappings
 from actito_didomi.consent.mapping_watch import MappingWatch, check_roots
@@ -50,7 +56,9 @@ _LOOKED_UP = 20
 _FEWEST = 20
 """People of a sample that say something of a mapping."""
 _SKEW = 60.0
-_HALF = 0.5
+_HALF, _NEARLY_ALL = 0.5, 0.75
+_FEW = 10
+"""People from which on it says something that none, or nearly all, are so."""
 
 
 class ActitoSide(msgspec.Struct, frozen=True, kw_only=True):
@@ -96,10 +104,14 @@ class _Sample:
     Attributes:
         people: Keys of the people.
         users: The users.
+        choices: What people chose, by the id of the mapping.
+        profiles: The subscriptions of those who were looked up.
     """
 
     people: list[str] = field(default_factory=list)
     users: list[dict[str, Any]] = field(default_factory=list)
+    choices: dict[str, dict[str, bool]] = field(default_factory=dict)
+    profiles: dict[str, dict[str, bool]] = field(default_factory=dict)
 
 
 class Check:
@@ -151,6 +163,10 @@ class Check:
         yield self._step_of("Didomi: consent users", lambda step: self._read_sample(step, sample))
         yield self._step_of("mappings and people", lambda step: self._check_sample(step, sample))
         yield self._step_of("people and profiles", lambda step: self._check_people(step, sample))
+        yield self._step_of("choices and profiles", lambda step: self._compare(step, sample))
+        if self._direction == "forward":
+            text = "nothing is written, so the first run shows whether the key may change profiles"
+            yield Step("Actito: the right to write", "not_checked", text)
 
     def _step_of(self, name: str, work: Callable[[Step], None]) -> Step:
         """Return a step after its work, or what ended it."""
@@ -307,6 +323,9 @@ class Check:
                 found, _ = resolver.resolve(tree)
             for one in found:
                 watch.count_value(numbers[id(one.mapping)])
+                if isinstance(one.value, bool):
+                    person = str(user.get("organization_user_id") or "")
+                    sample.choices.setdefault(person, {})[one.mapping.id] = one.value
         watch.note_people(people)
         silent, is_mistake = watch.find_silent(1)
         step.text = f"each mapping met a value, among {people} consent users"
@@ -323,14 +342,46 @@ class Check:
             return
         table = ProfileTable(self._session, self._table, side.actito.user_unique_key)
         asked = people[:: max(1, len(people) // _LOOKED_UP)][:_LOOKED_UP]
-        found = sum(table.look(person) is not None for person in asked)
+        for person in asked:
+            shown = table.look(person)
+            if shown is not None:
+                sample.profiles[person] = shown.subscriptions or {}
+        found = len(sample.profiles)
         step.text = f"{found} of {len(asked)} people of Didomi have a profile"
         if found < _HALF * len(asked):
-            step.state, step.code = "warning", UNMATCHED.name
+            is_mistake = not found and len(asked) >= _FEW
+            step.state, step.code = "mistake" if is_mistake else "warning", UNMATCHED.name
             step.text += (
                 ". Check user_unique_key: it must hold Didomi's organization_user_id; and that "
                 "both sides are of one environment."
             )
+
+    def _compare(self, step: Step, sample: _Sample) -> None:
+        """Compare choices with what profiles show: nearly all differ where `invert` is wrong."""
+        side = self._actito
+        if side is None or not sample.profiles:
+            _leave_out(step, "no profile of a person of Didomi is known")
+            return
+        step.text = "agree in more than a quarter of the people looked up, in each subscription"
+        for mapping in side.mappings:
+            pairs = [
+                (choice is not mapping.invert, held[mapping.id])
+                for person, held in sample.profiles.items()
+                if mapping.type == "subscription"
+                and mapping.id in held
+                and (choice := sample.choices.get(person, {}).get(mapping.id)) is not None
+            ]
+            differing = sum(wanted is not held for wanted, held in pairs)
+            if len(pairs) < _FEW or differing < _NEARLY_ALL * len(pairs):
+                continue
+            # Of a table that was never synced it may be so; an inverted mapping is rarely meant.
+            step.state = "mistake" if mapping.invert else "warning"
+            step.code = TOO_MANY_OPT_INS.name if mapping.invert else ""
+            step.text = (
+                f"{mapping.id}: of {len(pairs)} people, {differing} hold the opposite of their "
+                "choice in Didomi. Look at `invert` of this mapping, or is it the first load?"
+            )
+            return
 
 
 def _leave_out(step: Step, why: str) -> None:

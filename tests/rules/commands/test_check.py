@@ -19,6 +19,8 @@ def people(url: str, actito: Actito) -> list[str]:
     """People on both sides, each with a choice of mail."""
     found = [f"p{number:02}" for number in range(24)]
     actito.create_many(found)
+    for person in found:
+        actito.change(person, Newsletter=True)
     didomi = Didomi(url)
     for person in found:
         didomi.say(event(person, channels={"email": True}, status="confirmed"))
@@ -86,6 +88,8 @@ MISTAKES = [
         "mappings and people",
         "mapping_silent",
     ),
+    ({"user_unique_key": "emailAddress"}, "people and profiles", "unmatched"),
+    ({"mappings": [{**MAIL, "invert": True}]}, "choices and profiles", "too_many_opt_ins"),
     ({"calls_per_minute": "many"}, "settings of Actito", "invalid_setting"),
 ]
 
@@ -98,6 +102,18 @@ def test_each_mistake_is_named(config, url, people, tmp_path, changes, name, cod
     steps = [step for step in json.loads(result.stdout)["steps"] if step["state"] == "mistake"]
     assert (name, code) in [(step["name"], step["code"]) for step in steps], steps
     assert ACTITO_KEY not in result.output
+
+
+def test_a_missing_right_is_named(config, url: str, actito: Actito, people, tmp_path) -> None:
+    """That to read profiles; that to write them shows in the first run."""
+    fault = {"side": "actito", "action": "status", "status": 403, "count": 99}
+    actito.steer("faults", {**fault, "route": "list_profiles"})
+    config = {**config, "mappings": [MAIL]}
+    steps = found(ask(tmp_path, config, tap_config(url), "--output", "json"))
+    step = steps["Actito: a profile can be read"]
+    assert (step["state"], step["code"]) == ("mistake", "request_refused")
+    assert "403" in step["text"]
+    assert steps["Actito: the right to write"]["state"] == "not_checked"
 
 
 def test_what_a_missing_side_prevents_is_listed(config, url: str, tmp_path) -> None:
