@@ -13,15 +13,17 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Protocol, cast
 
 from actito_didomi import codes
-from actito_didomi.actito import Written
+from actito_didomi.actito import ProfileTable, Written
 from actito_didomi.actito.listing import list_profiles
 from actito_didomi.consent.coalesce import Field
 from actito_didomi.consent.conflicts import ACTITO, to_datetime, to_micros
 from actito_didomi.consent.drafts import Glimpse
+from actito_didomi.consent.identity import profile_of
 from actito_didomi.consent.looks import Look
 from actito_didomi.consent.person import Owed, Retry
 from actito_didomi.errors import ApiError, ImportQuotaExceededError
 from target_actito.import_records import LedgerRecords, flag_again
+from target_actito.other_profiles import OtherProfiles
 from target_actito.plan import plan_writes
 
 if TYPE_CHECKING:
@@ -162,6 +164,16 @@ class Delivery:
         self._look_began, self._fresh_until = 0, _LONG_AGO
         self._held: tuple[list[list[tuple[int, int]]], Iterator[list[tuple[int, int]]]] | None = (
             None
+        )
+        self._others = OtherProfiles(
+            ledger=ledger,
+            learner=learner,
+            table=ProfileTable(session, structure, session.facts.profiles.id),
+            key_of=writer.key_of,
+            run=run,
+            on_result=events.on_result,
+            shutdown=shutdown,
+            runtime=runtime,
         )
         self._has_decided = False
         self._lookups_left = settings.lookup_calls
@@ -384,6 +396,8 @@ class Delivery:
         self._pass(most, tried, opt_outs_only=False)
         # What a look before an import has shown of people who had had their turn.
         self._pass(most, set(), opt_outs_only=True, untried=True)
+        if self._ledger.matching() == "folded":
+            self._others.write()
 
     def finish(self) -> None:
         """Check that no import is under way.
@@ -457,9 +471,9 @@ class Delivery:
             after = rows[-1][0]
             settled: list[str] = []
             for key, person in rows:
-                if key in tried or (
-                    untried and (ACTITO in person.retries or person.owed & Owed.NO_PROFILE)
-                ):
+                if key in tried or profile_of(key) is not None:
+                    continue
+                if untried and (ACTITO in person.retries or person.owed & Owed.NO_PROFILE):
                     continue
                 if not self._is_time(key, person, now):
                     continue

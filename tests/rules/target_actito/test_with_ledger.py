@@ -154,6 +154,40 @@ def test_a15_one_person_in_two_spellings(config, actito, tmp_path) -> None:
     assert actito.subscriptions("c1")["Newsletter"] is False
 
 
+def test_an_opt_out_goes_to_each_profile_of_a_key_and_an_opt_in_to_one(
+    config, actito, tmp_path
+) -> None:
+    """Their keys differ in case alone."""
+    actito.create("c1", Newsletter=True, attributes={"emailAddress": "ann@ex.com"})
+    actito.create("c2", Newsletter=True, attributes={"emailAddress": "Ann@Ex.com"})
+    actito.create("c3", Newsletter=True, attributes={"emailAddress": "bob@ex.com"})
+    folded = {**config, "user_unique_key": "emailAddress"}
+
+    def receive() -> list[str]:
+        return [p for p in ("c1", "c2", "c3") if actito.subscriptions(p)["Newsletter"]]
+
+    fault = {
+        "side": "actito",
+        "action": "status",
+        "status": 400,
+        "route": "patch_profile",
+        "skip": 1,
+    }
+    actito.steer("faults", fault)
+    run = sync(folded, tmp_path, off("ANN@ex.com", "2026-10-01T10:00:00Z"))
+    assert run.exit_code == 3, run.err
+    assert len(receive()) == 2  # of one, the opt-out was refused, and is owed
+    again = sync(folded, tmp_path)
+    assert again.exit_code == 0, again.err
+    assert receive() == ["c3"]
+    calls = actito.calls("patch_profile")
+    assert sync(folded, tmp_path).exit_code == 0
+    assert actito.calls("patch_profile") == calls
+    last = sync(folded, tmp_path, on("ann@ex.com", "2026-10-03T10:00:00Z"))
+    assert last.exit_code == 0, last.err
+    assert len(receive()) == 2
+
+
 def test_b4_an_opt_out_waits_for_its_profile(config, actito, tmp_path) -> None:
     """Quietly; it is written by a run that brings nothing new."""
     run = sync(config, tmp_path, off("ann"))
