@@ -80,6 +80,8 @@ class Counts:
         self._progress = progress
         self._now = now
         self._counted: set[str] = set()
+        self.refused = 0
+        """Changes that Actito refused as a whole."""
 
     def begin(self, changes: Sequence[ProfileChange]) -> None:
         """Begin to count a new plan, without a ledger; `changes` are all that it writes."""
@@ -119,6 +121,7 @@ class Counts:
         if result.refused_attributes is not None:
             self._reject(result.refused_attributes.change, result.refused_attributes.error)
         if isinstance(outcome, RequestRejectedError):
+            self.refused += 1
             self._reject(result.change, outcome)
             self._count_opt_out(result.change, "rejected")
         elif outcome is Written.UNMATCHED:

@@ -273,6 +273,7 @@ class Delivery:
                 records.not_started(file.changes)  # the passes that follow write what may be
                 return None
             self._fresh_until = _LONG_AGO
+            self._events.expect(file.changes)
             return file
 
         bulk.load(begin, self._on_result, self._events.on_import)

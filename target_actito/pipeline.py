@@ -665,8 +665,11 @@ class Pipeline:
         summary.people = self.collector.people
         summary.unchanged = self.collector.people_unchanged
         if self.ledger is not None:
+            if summary.status.startswith(("stopped", "failed")):
+                summary.deferred += self._progress.left
             done = summary.updated + summary.created + summary.imported + summary.unmatched
-            summary.unchanged = max(0, summary.people - done - summary.deferred)
+            done += self._events.refused + summary.deferred
+            summary.unchanged = max(0, summary.people - done)
         self._workspace.close()
         if count := len(translator.unknown_metadata):  # which they are may be personal data
             logger.info("Metadata keys without a matching attribute, ignored: %d.", count)

@@ -64,6 +64,11 @@ class Progress:
         self._done += 1
         self._done_opt_outs += opt_out
 
+    @property
+    def left(self) -> int:
+        """How many changes of the flush are not settled."""
+        return max(0, self._total - self._done)
+
     def check(self) -> None:
         """Log how far it is, if it is time; call it several times a second."""
         since = self._runtime.monotonic() - self._logged_at

@@ -62,6 +62,11 @@ def serve(options: SandboxOptions, port: int, exports: str | None = None) -> Non
         OSError: The port is in use.
     """
     listener = _bind_port(port)
+    if options.people:
+        sys.stderr.write(
+            f"Creating {options.people:,} people; of 100,000 that takes a minute or two.\n"
+        )
+        sys.stderr.flush()
     sandbox = Sandbox(options)
     if exports:
         for organization in (ORGANIZATION, LEGACY_ORGANIZATION):

@@ -8,12 +8,15 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support import Actito, event, lines, listen, report, state, stream_of
+from singer_sdk.plugin_base import _ConfigInput
+from support import Actito, event, lines, listen, report, state, stream_of, with_ledger
 
+from actito_didomi.errors import UnavailableError
 from target_actito.target import TargetActito
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from pathlib import Path
 
 
 def totals(caplog: pytest.LogCaptureFixture, metric: str) -> int:
@@ -74,3 +77,22 @@ def test_an_input_that_ends_too_early_is_reported(
     assert report(config)["status"] == "input ended"
     assert "AD714 input_ended" in caplog.text
     assert actito.subscriptions("ann")["Newsletter"] is (without == "everything")
+
+
+def test_what_was_not_written_does_not_count_as_unchanged(
+    actito: Actito, config: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of a run that fails half-way, the rest waits for the next one; what was refused doesn't."""
+    people = [f"p{n}" for n in range(10)]
+    actito.create_many(people)
+    refusal = {"side": "actito", "route": "patch_profile", "action": "status", "status": 400}
+    actito.steer("faults", {**refusal, "skip": 2, "count": 1})
+    actito.steer("faults", {**refusal, "status": 503, "skip": 4, "count": 1000})
+    config = {**config, **with_ledger(tmp_path), "max_concurrency": 1}
+    given = _ConfigInput(config=config, parse_env=False)
+    events = [event(person, channels={"email": True}) for person in people]
+    with pytest.raises(UnavailableError):
+        TargetActito.run(given, file_input=io.StringIO(lines(stream_of(*events))))
+    found = report(config)
+    counts = [found[name] for name in ("updated", "rejected", "deferred", "unchanged")]
+    assert counts == [4, 1, 5, 0]
