@@ -8,6 +8,7 @@ from actito_didomi.commands.check import check
 from actito_didomi.commands.explain import explain
 from actito_didomi.commands.forget import forget
 from actito_didomi.commands.ledger import ledger
+from actito_didomi.commands.mappings import mappings
 from actito_didomi.commands.rejects import rejects
 from actito_didomi.commands.runs import runs
 from actito_didomi.commands.sandbox import sandbox
@@ -23,6 +24,7 @@ main.add_command(check)
 main.add_command(explain)
 main.add_command(forget)
 main.add_command(ledger)
+main.add_command(mappings)
 main.add_command(rejects)
 main.add_command(runs)
 main.add_command(sandbox)

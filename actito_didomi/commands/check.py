@@ -122,7 +122,6 @@ def _print(step: Step) -> None:
 def _steps(
     direction: Direction, sample: int, configs: tuple[str, ...], *, offline: bool
 ) -> Iterator[Step]:
-    runtime = Runtime()
     sides: dict[str, Any] = {"actito": None, "didomi": None}
     for name, declared in (("actito", ActitoSide), ("didomi", DidomiSide)):
         step = Step(f"settings of {name.capitalize()}", text="can be read")
@@ -133,16 +132,32 @@ def _steps(
         if sides[name] is None and step.state == "ok":
             step.state, step.text = "not_checked", "none are set"
         yield step
-    check_ = Check(
+    runtime = Runtime()
+    yield from Check(
         sides["actito"],
         sides["didomi"],
         direction=direction,
         sample=sample,
         offline=offline,
         runtime=runtime,
-    )
-    yield from check_.steps()
+    ).steps()
     yield _check_ledger(configs, runtime)
+
+
+def make_check(direction: Direction, sample: int, configs: tuple[str, ...]) -> Check:
+    """Return a check of all settings.
+
+    Raises:
+        InvalidSettingsError: Settings can't be read.
+    """
+    return Check(
+        _read_side("actito", ActitoSide, direction, configs),
+        _read_side("didomi", DidomiSide, direction, configs),
+        direction=direction,
+        sample=sample,
+        offline=False,
+        runtime=Runtime(),
+    )
 
 
 def _read_side(

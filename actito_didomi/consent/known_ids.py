@@ -133,7 +133,7 @@ class KnownIds:
     def find_unknown_names(self, mappings: Sequence[ConsentMapping]) -> list[UnknownName]:
         """Return the mappings whose name or path can't stand for anything in the tree."""
         return [
-            UnknownName(mapping, _nearest(mapping.value, list(self._names())))
+            UnknownName(mapping, _nearest(mapping.value, list(self.names())))
             for mapping in mappings
             if not self._may_name(mapping)
         ]
@@ -182,7 +182,7 @@ class KnownIds:
                 return True
         return False
 
-    def _names(self) -> Iterator[str]:
+    def names(self) -> Iterator[str]:
         """Yield the usual names of all choices in the tree."""
         for purpose in sorted(self.purposes):
             yield f"consents_purposes_{purpose}_enabled"

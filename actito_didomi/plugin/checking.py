@@ -24,7 +24,13 @@ from actito_didomi.codes import (
     UNMATCHED,
 )
 from actito_didomi.consent.known_ids import KnownIds
-from actito_didomi.consent.mapping import Resolver, check_inverted, check_mappings
+from actito_didomi.consent.mapping import (
+    Resolver,
+    check_inverted,
+    check_mappings,
+    flat_name,
+    flatten,
+)
 from actito_didomi.consent.mapping_watch import MappingWatch, check_roots
 from actito_didomi.consent.records import read_record
 from actito_didomi.consent.reverse_mapping import reverse_mappings
@@ -44,12 +50,14 @@ if TYPE_CHECKING:
     from actito_didomi.actito import TableStructure
     from actito_didomi.actito.session import ActitoSession
     from actito_didomi.consent.leases import Direction
+    from actito_didomi.consent.mapping import Mapping
     from actito_didomi.http import ApiSession
     from actito_didomi.runtime import Runtime
 
 State = Literal["ok", "warning", "mistake", "not_checked"]
 
 _USERS = "/consents/users"
+_NEVER_MAPPED = frozenset({"vendors", "tcfcs"})
 _TIMEOUT = 15.0
 _LOOKED_UP = 20
 """People of the sample whose profiles are looked up, with one request each."""
@@ -167,6 +175,43 @@ class Check:
         if self._direction == "forward":
             text = "nothing is written, so the first run shows whether the key may change profiles"
             yield Step("Actito: the right to write", "not_checked", text)
+
+    def read_names(self) -> tuple[list[str], list[str], tuple[Mapping, ...]]:
+        """Return the subscriptions of the table, the names of choices in Didomi, and the mappings.
+
+        Raises:
+            InvalidSettingsError: Settings of a side are missing.
+            ActitoDidomiError: A side can't be read.
+        """
+        sample = _Sample()
+        for name, work in (
+            ("Actito", self._check_table),
+            ("Didomi", self._check_tree),
+            ("Didomi", lambda step: self._read_sample(step, sample)),
+        ):
+            step = Step(name)
+            work(step)
+            if step.state == "not_checked":
+                raise InvalidSettingsError([f"{step.text}. Both sides are needed."])
+        table, known, side = self._table, self._known, self._actito
+        if table is None or known is None or side is None:
+            raise InvalidSettingsError(["Settings of both sides are needed."])
+        seen = {
+            path: value
+            for user in sample.users
+            if isinstance(user.get("consents"), dict)
+            for path, value in flatten({"consents": user["consents"]})
+            if path[1] not in _NEVER_MAPPED
+        }
+        # The tree doesn't say which preferences belong to which purpose: those that were seen.
+        answered = tuple(f"{flat_name(path[:-1])}_" for path in seen if path[-1] == "value")
+        names = dict.fromkeys(
+            name
+            for name in known.names()
+            if "_values_" not in name or not seen or name.startswith(answered)
+        )
+        names |= {flat_name(path): None for path, value in seen.items() if isinstance(value, bool)}
+        return list(table.subscriptions), list(names), side.mappings
 
     def _step_of(self, name: str, work: Callable[[Step], None]) -> Step:
         """Return a step after its work, or what ended it."""

@@ -166,3 +166,30 @@ def test_the_reverse_sync_needs_paths(config, url: str, tmp_path) -> None:
     result = ask(tmp_path, config, None, "--offline", "--direction", "reverse", "--output", "json")
     assert result.exit_code == 5
     assert found(result)["mappings"]["code"] == "invalid_mapping"
+
+
+def test_mappings_are_proposed_and_nothing_is_changed(
+    config, url: str, actito: Actito, people, tmp_path
+) -> None:
+    """For subscriptions that none names; what is mapped stays as it is."""
+    Didomi(url).say(event("sms-77", channels={"sms": True}, status="confirmed"))
+    files = []
+    given = {"actito": {**config, "mappings": [MAIL]}, "didomi": tap_config(url)}
+    for name, settings in given.items():
+        (tmp_path / f"{name}.json").write_text(json.dumps(settings))
+        files += ["--config", str(tmp_path / f"{name}.json")]
+    before = (actito.stats()["writes"], actito.stats("didomi")["writes"])
+    result = CliRunner().invoke(main, ["mappings", "suggest", *files, "--output", "json"])
+    assert result.exit_code == 0, result.output
+    shown = json.loads(result.stdout)
+    values = {one["id"]: one["value"] for one in shown["mappings"]}
+    assert shown["mappings"][0] == {**MAIL, "type": "subscription"}
+    assert values["SmsAlerts"] == "consents_channels_sms_enabled"
+    assert values["Loyalty_Club"] == "consents_purposes_loyalty_club-R4_enabled"
+    assert "LegacyMagazine" in shown["subscriptions_left"]
+    assert (actito.stats()["writes"], actito.stats("didomi")["writes"]) == before
+    text = CliRunner().invoke(main, ["mappings", "suggest", *files]).stdout
+    assert "SmsAlerts <- consents_channels_sms_enabled" in text
+    alone = CliRunner().invoke(main, ["mappings", "suggest", *files[:2]])
+    assert alone.exit_code == 2
+    assert "of Didomi are not set" in alone.output
