@@ -15,6 +15,7 @@ from actito_didomi.didomi.config import (
 )
 from actito_didomi.http import ClientSettings
 from actito_didomi.plugin.config import RejectsPath, SkipDelegates, TargetSettings
+from actito_didomi.plugin.guards import GuardSettings
 from actito_didomi.settings import setting
 
 GROUPS = [list(REQUIRED)]
@@ -79,6 +80,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 8
     client: ClientSettings
     ledger: LedgerSettings
+    guards: GuardSettings
     target: _TargetSettings
 
 

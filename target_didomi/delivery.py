@@ -58,6 +58,7 @@ from actito_didomi.plugin.progress import Progress
 from actito_didomi.privacy import shape_of
 from target_didomi.answers import HeldStatus, merge
 from target_didomi.events import IncomingEvent, to_event
+from target_didomi.guarding import DeliveryGuard, DueCounts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -70,6 +71,8 @@ if TYPE_CHECKING:
     from actito_didomi.didomi.consents import ConsentApi
     from actito_didomi.errors import ApiError
     from actito_didomi.http import ApiSession
+    from actito_didomi.plugin.breaker import RefusalBreaker
+    from actito_didomi.plugin.guards import Guards
     from actito_didomi.plugin.shutdown import Shutdown
     from actito_didomi.runtime import Runtime
     from target_didomi.config import Settings
@@ -150,6 +153,8 @@ class PersonResult:
         newer: Choices not posted since another one in Didomi counts.
         unread: Why nothing could be read of the person; None if it could.
         owes_opt_out: Whether an opt-out is still owed to one who could not be read.
+        deferred: Whether a guard deferred something.
+        is_repeated: Whether the person was unmatched in an earlier run.
         opted_out_at: When the earliest opt-out that was posted was chosen; None if none was, or
             nobody knows.
     """
@@ -162,7 +167,24 @@ class PersonResult:
     newer: int = 0
     unread: ApiError | None = None
     owes_opt_out: bool = False
+    deferred: bool = False
+    is_repeated: bool = False
     opted_out_at: Micros | None = None
+
+    @property
+    def is_posted(self) -> bool:
+        """Whether Didomi holds an event that was posted."""
+        return any(posting.stored is not None for posting in self.postings)
+
+    @property
+    def refusal(self) -> RequestRejectedError | None:
+        """How Didomi refused all that concerns the person; None if it didn't."""
+        if self.is_posted:
+            return None
+        for posting in self.postings:
+            if posting.error is not None and posting.code is codes.EVENT_REFUSED:
+                return posting.error
+        return self.unread if isinstance(self.unread, RequestRejectedError) else None
 
 
 class DeliveryEvents(Protocol):
@@ -233,6 +255,8 @@ class Delivery:
         known: Finds choices that Didomi doesn't have.
         session: The session of `api`: its clock.
         settings: Settings of target-didomi.
+        guards: Defer all but opt-outs once a limit is passed.
+        breaker: Stops the run if all is refused alike.
         events: Counts what became of people.
         shutdown: Checked between requests.
         runtime: Clock and threads.
@@ -246,6 +270,8 @@ class Delivery:
         known: KnownChoices,
         session: ApiSession,
         settings: Settings,
+        guards: Guards,
+        breaker: RefusalBreaker[PersonResult],
         events: DeliveryEvents,
         shutdown: Shutdown,
         runtime: Runtime,
@@ -254,6 +280,9 @@ class Delivery:
         self._api = api
         self._session = session
         self._settings = settings
+        self._guard = DeliveryGuard(guards, ledger)
+        self._guards = guards
+        self._breaker = breaker
         self._events = events
         self._shutdown = shutdown
         self._runtime = runtime
@@ -269,6 +298,8 @@ class Delivery:
         self._known = known
         self._lock = runtime.lock()
         self._unanswered = 0
+        self._looked_for = 0
+        self._unmatched: list[str] = []
 
     # Learning
 
@@ -350,10 +381,11 @@ class Delivery:
         progress.begin(owed.to("reverse"), owed.opt_outs("reverse"))
 
         def handle_results(results: list[PersonResult]) -> None:
-            self._events.on_results(results)
+            self._handle_results(results)
             for _ in results:
                 progress.add(opt_out=opt_outs_only)
 
+        self._check_guards(progress.check)
         for opt_outs_only in (True, False):
             run_parallel(
                 self._groups(self._tried, opt_outs_only=opt_outs_only),
@@ -364,17 +396,59 @@ class Delivery:
                 runtime=self._runtime,
                 on_progress=progress.check,
             )
+        self._conclude(self._breaker.finish())
         progress.finish()
         for gathered in (self._incoming, self._answers, self._seen, self._spellings):
             gathered.clear()
         if self._unread is not None:
             raise self._unread
 
+    def _check_guards(self, on_progress: Callable[[], None]) -> None:
+        """See before the first post whether more is due than the guards allow.
+
+        If that seems so by what the ledger knows, Didomi is asked first what is due in fact.
+        """
+        if self._guards.tripped:
+            return
+        seeming = DueCounts()
+        for _, person in self._people_owed(set(self._tried), opt_outs_only=False):
+            due = due_users(person, self._ledger.rules)
+            acts = {path: winner(person.entries[path], self._ledger.rules) for path in due}
+            seeming.add({path: act.value for path, act in acts.items() if act is not None})
+        if not self._guard.may_pass_limit(seeming):
+            return
+        found = DueCounts()
+
+        def handle_results(results: list[PersonResult]) -> None:
+            for result in results:
+                found.add({p: c for posting in result.postings for p, c in posting.choices.items()})
+                if not result.postings and result.unread is None:
+                    self._tried.add(result.key)
+                    self._handle_results([result])
+
+        run_parallel(
+            self._groups(set(self._tried), opt_outs_only=False),
+            lambda keys: [self._prepare(key, is_plan=True) for key in keys],
+            handle_results,
+            workers=self._settings.max_concurrency,
+            shutdown=self._shutdown,
+            runtime=self._runtime,
+            on_progress=on_progress,
+        )
+        self._guard.check(found)
+        if (trip := self._guards.trip) is not None:
+            logger.warning("%s: %s.", trip.code, trip.text)
+
     def _groups(self, tried: set[str], *, opt_outs_only: bool) -> Iterator[list[str]]:
         """Yield the keys of people to whom something is owed now, in groups."""
+        keys = (key for key, _ in self._people_owed(tried, opt_outs_only=opt_outs_only))
+        while group := list(islice(keys, _PEOPLE_AT_ONCE)):
+            yield group
+
+    def _people_owed(self, tried: set[str], *, opt_outs_only: bool) -> Iterator[tuple[str, Person]]:
+        """Yield the people to whom something is owed now, but those tried, and add them there."""
         now = to_micros(self._runtime.now())
         after: str | None = None
-        group: list[str] = []
         while rows := self._ledger.owed(
             Owed.DIDOMI, after=after, limit=_READ_AT_ONCE, opt_outs_only=opt_outs_only, due_at=now
         ):
@@ -383,12 +457,7 @@ class Delivery:
                 if key in tried or profile_of(key) is not None or _waits(person, now):
                     continue
                 tried.add(key)
-                group.append(key)
-                if len(group) == _PEOPLE_AT_ONCE:
-                    yield group
-                    group = []
-        if group:
-            yield group
+                yield key, person
 
     def _deliver(self, keys: list[str]) -> list[PersonResult]:
         """Bring some people up to date in Didomi."""
@@ -403,29 +472,100 @@ class Delivery:
         for start in range(0, len(postings), MAX_EVENTS):
             self._post(postings[start : start + MAX_EVENTS])
         for result in results:
-            self._settle(result)
+            result.postings = [
+                part for posting in result.postings for part in (posting.parts or [posting])
+            ]
+            if result.refusal is None:
+                self._settle(result)
         return results
+
+    def _handle_results(self, results: list[PersonResult]) -> None:
+        """Count what became of people; a refusal once it is clear that it concerns one of them.
+
+        Raises:
+            ApiError: All is refused alike.
+        """
+        for result in results:
+            error = result.refusal
+            if error is not None:
+                self._conclude(self._breaker.refuse(result, error.status))
+                continue
+            if result.is_posted:
+                self._conclude(self._breaker.accept())
+            self._events.on_results([result])
+            if not result.deferred and not result.is_repeated:
+                self._looked_for += 1
+                if result.unmatched:
+                    self._unmatched.append(result.key)
+                    self._check_unmatched()
+
+    def _conclude(self, refused: list[PersonResult]) -> None:
+        """Record refusals that concern people."""
+        for result in refused:
+            self._settle(result)
+        if refused:
+            self._events.on_results(refused)
+
+    def _check_unmatched(self) -> None:
+        """Keep people owed, rather than without a user, if too many are unknown."""
+        self._guards.check_unmatched(len(self._unmatched), self._looked_for)
+        if not self._guards.stops_lookups:
+            return
+        keys, self._unmatched = sorted(self._unmatched), []
+        with self._ledger.change(keys) as change:
+            for person in change.people.values():
+                person.owed &= ~Owed.NO_USER
+                flag_didomi(person, self._ledger.rules)
+                self._note_deferred(person)
+
+    def _note_deferred(self, person: Person) -> None:
+        self._guard.note(person, to_micros(self._runtime.now()))
 
     # One person: look and decide
 
-    def _prepare(self, key: str) -> PersonResult:
-        """Read what Didomi holds of a person, learn it, and decide what is posted."""
+    def _prepare(self, key: str, *, is_plan: bool = False) -> PersonResult:
+        """Read what Didomi holds of a person, learn it, and decide what is posted.
+
+        Args:
+            key: The person's key.
+            is_plan: Whether it is only to be counted.
+        """
         result = PersonResult(key)
         known = self._ledger.read([key]).get(key)
         if known is None:
             return result
+        before = known.retries.get(DIDOMI)
+        result.is_repeated = before is not None and before.code == codes.UNMATCHED.name
+        if self._guards.stops_lookups and not known_users(known):
+            result.deferred = True
+            with self._ledger.change([key]) as change:
+                self._note_deferred(change.people[key])
+            return result
         spelling = known.spelling or key
+        sight = self._see(key, spelling)
+        if not isinstance(sight, _Sight):
+            return self._prepare_unread(key, spelling, sight)
+        self._decide(result, spelling, sight, is_plan=is_plan)
+        return result
+
+    def _see(self, key: str, spelling: str) -> _Sight | ApiError:
+        """Return what Didomi holds of a person, or why it can't be read."""
         if self._unread is not None:
-            return self._prepare_unread(key, spelling, self._unread)
+            return self._unread
         try:
             sight = self._look({spelling, key, *self._spellings.get(key, ())})
-            for record in sight.records():
-                self._known.see(record.get("consents"))
         except RequestRejectedError as error:
-            return self._prepare_unread(key, spelling, error)
+            return error
         except UnavailableError as error:
             self._unread = error
-            return self._prepare_unread(key, spelling, error)
+            return error
+        for record in sight.records():
+            self._known.see(record.get("consents"))
+        return sight
+
+    def _decide(self, result: PersonResult, spelling: str, sight: _Sight, *, is_plan: bool) -> None:
+        """Learn what Didomi holds of a person, and decide what is posted."""
+        key = result.key
         with self._ledger.change([key]) as change:
             person = change.people[key]
             for event in self._answers.get(key, ()):
@@ -440,9 +580,13 @@ class Delivery:
                     person.owed |= Owed.NO_USER
                     self._note_retry(person, codes.UNMATCHED.name, wait=24 * _HOUR)
                 result.unmatched = bool(due)
-                return result
-            result.created = bool(due) and not sight.users
+                return
             acts = {path: winner(person.entries[path], self._ledger.rules) for path in due}
+            allowed = self._allow(due, acts, creates=not sight.users and not is_plan)
+            if len(allowed) < len(due):
+                due, result.deferred = allowed, True
+                self._note_deferred(person)
+            result.created = bool(due) and not sight.users
         acts, result.unread = _over_what_is_shown(acts, sight.users.values())
         names = {path: act.id for path, act in acts.items() if act is not None}
         newest = max((_timestamp(record) or 0 for record in sight.records()), default=0)
@@ -459,7 +603,24 @@ class Delivery:
                 newest=newest,
             )
             result.postings += self._make_known(aim, choices)
-        return result
+
+    def _allow(
+        self,
+        due: dict[Path, list[str]],
+        acts: Mapping[Path, Act | None],
+        *,
+        creates: bool,
+    ) -> dict[Path, list[str]]:
+        """Return what the guards let be posted to a person."""
+        allowed = {
+            path: places
+            for path, places in due.items()
+            if (act := acts[path]) is None or self._guard.allows(act.value)
+        }
+        if not (creates and allowed):
+            return allowed
+        with self._lock:
+            return allowed if self._guards.may_create() else {}
 
     def _make_known(self, aim: _Aim, choices: dict[Path, bool]) -> list[Posting]:
         """Return what is posted for one user, and what is refused, choice by choice."""
@@ -483,7 +644,7 @@ class Delivery:
         result = PersonResult(key, unread=error)
         rules = self._ledger.rules
         person = self._ledger.read([key]).get(key)
-        if person is None or not known_users(person):
+        if person is None or not known_users(person) or not self._guard.allows(OPT_OUT):
             return result
         names: dict[Path, str] = {}
         replaced: list[str] = []
@@ -642,7 +803,7 @@ class Delivery:
         if pending:
             names.append(PENDING)
         replaces = _replaced(choices, aim.events) or aim.replaces
-        return make_event_id(self._scope_text, names, aim.user_id or "", replaces)
+        return make_event_id(self._scope_text, names, aim.user_id or aim.key, replaces)
 
     def _post(self, postings: list[Posting]) -> None:
         """Post events in one request; one by one if Didomi refuses them together."""
@@ -740,9 +901,6 @@ class Delivery:
 
     def _settle(self, result: PersonResult) -> None:
         """Learn what was posted, and note what was refused: one transaction."""
-        result.postings = [
-            part for posting in result.postings for part in (posting.parts or [posting])
-        ]
         for posting in result.postings:
             if posting.stored is not None and len(posting.said()) < len(posting.choices):
                 posting.error = RequestRejectedError(
@@ -750,29 +908,14 @@ class Delivery:
                 )
         if not result.postings and result.unread is None:
             return
-        rules, arrival = self._ledger.rules, to_micros(self._session.now())
         with self._ledger.change([result.key]) as change:
             person = change.people[result.key]
+            self._learn_posted(person, result)
             refused = None
             for posting in result.postings:
                 if posting.error is not None:
                     refused = f"{posting.code.name}:{posting.error.status}"
-                if posting.stored is None:
-                    continue
-                user_id = posting.user_id or _user_id(posting.stored)
-                created = _timestamp(posting.stored, "created_at") or arrival
-                for path, choice in posting.said().items():
-                    self._note_opt_out(result, person.entry(path), choice)
-                    learn_event(
-                        person.entry(path),
-                        user_place(user_key(user_id)) if user_id else user_place(0),
-                        choice,
-                        created,
-                        ours=True,
-                        arrival=max(arrival, created),
-                        rules=rules,
-                    )
-            flag_didomi(person, rules)
+            flag_didomi(person, self._ledger.rules)
             result.owes_opt_out = bool(person.owed & Owed.OPT_OUT_DIDOMI)
             if refused is not None:
                 self._note_retry(person, refused)
@@ -780,6 +923,28 @@ class Delivery:
                 self._note_retry(person, f"{codes.REQUEST_REFUSED.name}:{result.unread.status}")
             else:
                 person.retries.pop(DIDOMI, None)
+            if result.deferred:
+                self._note_deferred(person)
+
+    def _learn_posted(self, person: Person, result: PersonResult) -> None:
+        """Learn what Didomi has stored of what was posted."""
+        arrival = to_micros(self._session.now())
+        for posting in result.postings:
+            if posting.stored is None:
+                continue
+            user_id = posting.user_id or _user_id(posting.stored)
+            created = _timestamp(posting.stored, "created_at") or arrival
+            for path, choice in posting.said().items():
+                self._note_opt_out(result, person.entry(path), choice)
+                learn_event(
+                    person.entry(path),
+                    user_place(user_key(user_id)) if user_id else user_place(0),
+                    choice,
+                    created,
+                    ours=True,
+                    arrival=max(arrival, created),
+                    rules=self._ledger.rules,
+                )
 
     @staticmethod
     def _note_opt_out(result: PersonResult, entry: Entry, choice: bool) -> None:

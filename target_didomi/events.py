@@ -215,6 +215,11 @@ def other_user_id(event_id: str, user_id: str) -> str:
     return str(uuid.uuid5(_NAMESPACE, f"{event_id} {user_id}"))
 
 
+def opt_outs_id(event_id: str) -> str:
+    """Return the id of an event of which only the opt-outs are posted: the same each time."""
+    return str(uuid.uuid5(_NAMESPACE, f"{event_id} opt-outs"))
+
+
 def timestamp_to_post(latest: datetime, held: Collection[datetime]) -> datetime:
     """Return the timestamp to post choices with: not one of an event that Didomi holds.
 

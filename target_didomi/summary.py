@@ -23,6 +23,7 @@ class DidomiSummary(Summary):
         posted: Events posted.
         pending: How many of these wait for approval.
         existed: Events that Didomi held already.
+        deferred: People of whom a guard deferred something.
     """
 
     updated: int = 0
@@ -36,6 +37,7 @@ class DidomiSummary(Summary):
     posted: int = 0
     pending: int = 0
     existed: int = 0
+    deferred: int = 0
 
     def outcome(self) -> list[Line]:
         """Return the lines about people, their choices, and events."""
@@ -44,6 +46,7 @@ class DidomiSummary(Summary):
             Line("  created", self.created, "Didomi didn't know them", rare=True),
             Line("  unmatched", self.unmatched),
             Line("  unchanged", self.unchanged, "nothing to write"),
+            Line("  deferred", self.deferred, "by a guard", rare=True),
             Line("choices written", self.written, f"{self.written_opt_outs:,} opt-outs"),
             Line("  equal", self.equal, "already present in Didomi"),
             Line("  kept: newer", self.newer, "in Didomi", rare=True),

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi import codes
-from actito_didomi.consent.choices import read_choices, readable
-from actito_didomi.consent.conflicts import to_micros
+from actito_didomi.consent.choices import ConsentChoices, read_choices, readable
+from actito_didomi.consent.conflicts import OPT_OUT, to_micros
 from actito_didomi.consent.records import Shape
 from actito_didomi.consent.schema import LedgerScope
 from actito_didomi.consent.scope import Scope
 from actito_didomi.didomi.consents import ConsentApi
 from actito_didomi.didomi.session import open_session
 from actito_didomi.errors import RequestRejectedError
+from actito_didomi.plugin.breaker import RefusalBreaker
+from actito_didomi.plugin.guards import Guards
 from actito_didomi.plugin.parallel import run_parallel
 from actito_didomi.plugin.progress import Progress
 from actito_didomi.plugin.rejects import Reject
@@ -22,18 +25,19 @@ from actito_didomi.plugin.target import ConsentTarget
 from target_didomi.answers import Decision
 from target_didomi.config import Settings, find_problems
 from target_didomi.delivery import Delivery
-from target_didomi.events import IncomingEvent, find_odd, read_incoming
+from target_didomi.events import IncomingEvent, find_odd, opt_outs_id, read_incoming
+from target_didomi.guarding import DueCounts
 from target_didomi.known import KnownChoices
 from target_didomi.summary import DidomiSummary
-from target_didomi.writer import Writer
+from target_didomi.writer import Outcome, Writer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
+    from actito_didomi.consent.choices import Path
     from actito_didomi.consent.records import ConsentRecord
     from actito_didomi.http import ApiSession
     from target_didomi.delivery import PersonResult, Posting
-    from target_didomi.writer import Outcome
 
 logger = logging.getLogger("target-didomi")
 
@@ -55,9 +59,12 @@ class TargetDidomi(ConsentTarget):
     settings_class = Settings
     settings: Settings
     summary: DidomiSummary
+    guards: Guards
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.guards = Guards(self.settings.guards)
+        self._deferred_people: set[str] = set()
         self._scope = Scope(self.settings.didomi.regulation, skip_delegates=frozenset())
         self._people: dict[str, list[IncomingEvent]] = {}
         self._oldest: int | None = None
@@ -67,6 +74,7 @@ class TargetDidomi(ConsentTarget):
         self._unmatched: set[str] = set()
         self._rejected: set[str] = set()
         self._warned_of_odd = False
+        self._looked_for: set[str] = set()
         self._writer: Writer | None = None
         self._delivery: Delivery | None = None
 
@@ -90,6 +98,8 @@ class TargetDidomi(ConsentTarget):
         )
         api = ConsentApi(session, settings.didomi.organization_id, settings.didomi.regulation)
         known = KnownChoices(api, refuses=settings.unknown_ids == "refuse", runtime=self.runtime)
+        threshold = settings.guards.breaker_threshold
+        self._breaker = RefusalBreaker[Outcome](threshold, "Didomi")
         if self.ledger is not None:
             self._delivery = Delivery(
                 ledger=self.ledger,
@@ -97,6 +107,8 @@ class TargetDidomi(ConsentTarget):
                 known=known,
                 session=session,
                 settings=settings,
+                guards=self.guards,
+                breaker=RefusalBreaker(threshold, "Didomi"),
                 events=self,
                 shutdown=self.shutdown,
                 runtime=self.runtime,
@@ -108,6 +120,7 @@ class TargetDidomi(ConsentTarget):
                 regulation=settings.didomi.regulation,
                 create_users=settings.create_users,
                 respect_approval=settings.respect_approval,
+                guards=self.guards,
             )
         return session
 
@@ -185,6 +198,7 @@ class TargetDidomi(ConsentTarget):
         if not people or self._writer is None:
             return
         self.expect(event.number for events in people.values() for event in events)
+        people = self._check_guards(people)
         total = sum(map(len, people.values()))
         logger.info("Writing events: %d, people: %d.", total, len(people))
         opt_outs = sum(map(_has_opt_out, chain.from_iterable(people.values())))
@@ -193,9 +207,8 @@ class TargetDidomi(ConsentTarget):
 
         def handle_results(outcomes: list[Outcome]) -> None:
             for outcome in outcomes:
-                self._handle_result(outcome)
+                self._handle_outcome(outcome)
                 progress.add(opt_out=_has_opt_out(outcome.incoming))
-            self.acknowledge(*(outcome.incoming.number for outcome in outcomes))
 
         with self.collecting_garbage():
             run_parallel(
@@ -207,7 +220,63 @@ class TargetDidomi(ConsentTarget):
                 runtime=self.runtime,
                 on_progress=progress.check,
             )
+            self._conclude(self._breaker.finish())
         progress.finish()
+
+    def _check_guards(
+        self, people: dict[str, list[IncomingEvent]]
+    ) -> dict[str, list[IncomingEvent]]:
+        """Return what of the events may be posted: all, or if a limit is passed, opt-outs."""
+        counts = DueCounts()
+        newest = {person: _newest_choices(events) for person, events in people.items()}
+        for choices in newest.values():
+            counts.add(choices)
+        self.guards.check_plan(
+            counts.opt_ins,
+            lambda _, enough: min(enough, len(people)),
+            changed=len(people),
+            people=lambda: len(self._seen),
+        )
+        if not self.guards.tripped:
+            return people
+        kept: dict[str, list[IncomingEvent]] = {}
+        for person, events in people.items():
+            rest = [_only_opt_outs(event, newest[person]) for event in events]
+            if not self._writes_opt_outs:
+                rest = []
+            if rest != events:
+                self._deferred_people.add(person)
+            if rest := [event for event in rest if event.choices.single]:
+                kept[person] = rest
+        return kept
+
+    def _handle_outcome(self, outcome: Outcome) -> None:
+        """Count what became of an event; a refusal once it is clear that it concerns one person.
+
+        Raises:
+            ApiError: All is refused alike.
+        """
+        person = outcome.incoming.person
+        if not outcome.deferred:
+            self._looked_for.add(person)
+        ready = [outcome]
+        if isinstance(outcome.refused, RequestRejectedError):
+            ready = self._breaker.refuse(outcome, outcome.refused.status)
+        elif outcome.posted:
+            ready = [*self._breaker.accept(), outcome]
+        elif outcome.unmatched:
+            self.guards.check_unmatched(len({*self._unmatched, person}), len(self._looked_for))
+            outcome.deferred = self.guards.stops_lookups
+        self._conclude(ready)
+
+    def _conclude(self, outcomes: list[Outcome]) -> None:
+        """Count what became of events, and acknowledge those that are not deferred."""
+        for outcome in outcomes:
+            if outcome.deferred:
+                self._deferred_people.add(outcome.incoming.person)
+                continue
+            self._handle_result(outcome)
+            self.acknowledge(outcome.incoming.number)
 
     def _deliver(self, delivery: Delivery, people: dict[str, list[IncomingEvent]]) -> None:
         """Learn the events of people into the ledger, and post what is owed."""
@@ -224,6 +293,8 @@ class TargetDidomi(ConsentTarget):
         for result in results:
             summary.equal += result.present
             summary.newer += result.newer
+            if result.deferred:
+                self._deferred_people.add(result.key)
             if result.unmatched and result.key not in self._unmatched:
                 self._unmatched.add(result.key)
                 self.note_unmatched(result.key)
@@ -346,8 +417,30 @@ class TargetDidomi(ConsentTarget):
         summary.people = len(self._seen)
         summary.updated = len(self._written)
         summary.created = len(self._created)
-        others = self._written | self._unmatched | self._rejected
+        summary.deferred = len(self._deferred_people)
+        others = self._written | self._unmatched | self._rejected | self._deferred_people
         summary.unchanged = len(self._seen - others)
+
+
+def _newest_choices(events: list[IncomingEvent]) -> dict[Path, bool]:
+    """Return what a person chose last in some events, by path."""
+    choices: dict[Path, bool] = {}
+    for event in sorted(events, key=_timestamp):
+        choices.update(event.choices.single)
+    return choices
+
+
+def _only_opt_outs(event: IncomingEvent, newest: Mapping[Path, bool]) -> IncomingEvent:
+    """Return an event with its opt-outs that no newer opt-in of the person supersedes."""
+    kept = {
+        path: choice
+        for path, choice in event.choices.single.items()
+        if choice is OPT_OUT and newest[path] is OPT_OUT
+    }
+    choices = ConsentChoices(kept)
+    if choices == event.choices:
+        return event
+    return replace(event, id=opt_outs_id(event.id), choices=choices)
 
 
 def _timestamp(event: IncomingEvent) -> Any:

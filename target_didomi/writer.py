@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from actito_didomi.consent.conflicts import Act
     from actito_didomi.consent.known_ids import UnknownId
     from actito_didomi.didomi.consents import ConsentApi
+    from actito_didomi.plugin.guards import Guards
     from target_didomi.events import IncomingEvent
     from target_didomi.known import KnownChoices
 
@@ -54,6 +55,7 @@ class Outcome:
         refused_opt_out: Whether what could not be written holds an opt-out.
         unknown: What is wrong with choices that Didomi doesn't have.
         unknown_opt_out: Whether one of these is an opt-out.
+        deferred: Whether a guard deferred it.
     """
 
     incoming: IncomingEvent
@@ -68,6 +70,7 @@ class Outcome:
     refused_opt_out: bool = False
     unknown: dict[Path, UnknownId] = field(default_factory=dict)
     unknown_opt_out: bool = False
+    deferred: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,7 @@ class Writer:
         regulation: Id of the regulation.
         create_users: Whether people whom Didomi doesn't know are created.
         respect_approval: Whether opt-ins are sent to wait for approval.
+        guards: Stop writing if too many people are unknown, or would be created.
     """
 
     def __init__(
@@ -98,7 +102,9 @@ class Writer:
         regulation: str,
         create_users: bool,
         respect_approval: bool,
+        guards: Guards,
     ) -> None:
+        self._guards = guards
         self._api = api
         self._known = known
         self._regulation = regulation
@@ -124,6 +130,9 @@ class Writer:
         for events in people:
             own = [Outcome(event) for event in events]
             outcomes += own
+            if self._guards.stops_lookups:
+                _defer(own)
+                continue
             try:
                 postings += self._prepare(own)
             except (BadInputError, RequestRejectedError) as error:
@@ -144,9 +153,7 @@ class Writer:
         """
         person = outcomes[0].incoming.person
         users = self._read_users(person)
-        if not users and not self._create_users:
-            for outcome in outcomes:
-                outcome.unmatched = True
+        if not users and not self._may_create(outcomes):
             return []
         user = latest_user(users)
         status = read_status(user)
@@ -181,6 +188,15 @@ class Writer:
             made, status, held = self._make(outcome, written, user.get("id"), status, held)
             postings += made
         return postings
+
+    def _may_create(self, outcomes: list[Outcome]) -> bool:
+        """Return whether a person whom Didomi doesn't know is created, and note it if not."""
+        if self._create_users and self._guards.may_create():
+            return True
+        for outcome in outcomes:
+            outcome.unmatched = not self._create_users
+            outcome.deferred = self._create_users
+        return False
 
     def _read_users(self, person: str) -> list[dict[str, Any]]:
         users = self._api.users(person)
@@ -349,6 +365,11 @@ class Writer:
             return
         outcome.refused = error
         outcome.refused_opt_out = outcome.refused_opt_out or posting.opt_out
+
+
+def _defer(outcomes: list[Outcome]) -> None:
+    for outcome in outcomes:
+        outcome.deferred = True
 
 
 def _missing_opt_outs(wanted: dict[Path, bool], user: dict[str, Any]) -> dict[Path, bool]:

@@ -698,6 +698,8 @@ class ConsentTarget(BasePlugin, Target):
         """
         if not len(self._barriers) or self.mistake is not None:
             return
+        if self.ledger is None and self._trip is not None:
+            return  # what a guard defers is kept nowhere else
         if not self._has_ended and (self._misses_regulation or self.suspects_mistake):
             return
         waiting = [n for n in (self._unacknowledged.oldest, self.oldest_waiting) if n is not None]
