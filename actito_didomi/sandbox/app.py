@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from starlette.applications import Starlette
@@ -40,6 +41,8 @@ class Sandbox:
         didomi: The same of Didomi.
         timer: Whether the event loop loads imports as time passes; else `ActitoApi.load_slice`
             must be called.
+        exports: Folder in and below which batch exports may be written; None for none. It can't be
+            changed at run time: a request must not choose where files are written.
     """
 
     def __init__(
@@ -49,7 +52,9 @@ class Sandbox:
         actito: Runtime | None = None,
         didomi: Runtime | None = None,
         timer: bool = True,
+        exports: str | None = None,
     ) -> None:
+        self._exports_root = None if exports is None else Path(exports).resolve()
         actito, didomi = actito or Runtime(), didomi or Runtime()
         self.options = options
         self.database = Database(options.database)
@@ -114,20 +119,33 @@ class Sandbox:
             setattr(self.options, name, value)
         return Response(status_code=204)
 
+    def _folder_for_exports(self, root: str) -> str:
+        """Return where exports are to be written, if that is allowed.
+
+        Raises:
+            ValueError: It is neither the folder given at start nor below it.
+        """
+        folder = Path(root).resolve()
+        if self._exports_root is None or not folder.is_relative_to(self._exports_root):
+            raise ValueError(
+                "root must be the folder that the sandbox was started with (--exports), or lie "
+                "below it"
+            )
+        return str(folder)
+
     async def _exports(self, request: Request) -> Response:
-        """Write batch exports to `root`.
+        """Write batch exports to `root`, which lies in the folder given at start.
 
         Optional fields: `export_id`, `days`, `organization`, `success`.
         """
         body = await _body(request)
-        if not body.get("root"):
-            raise ValueError("root is required: the folder to write to")
+        root = self._folder_for_exports(body.get("root") or "")
         for name in [body.get("export_id", ""), *(body.get("days") or [])]:
             if not _NAME.fullmatch(name):
                 raise ValueError("export_id and days must consist of letters, digits, - and _")
         written = write_exports(
             self.didomi.consents,
-            body["root"],
+            root,
             organization=body.get("organization", ORGANIZATION),
             export_id=body.get("export_id", "sandbox"),
             days=body.get("days"),

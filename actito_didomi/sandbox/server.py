@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import sys
 import threading
@@ -67,7 +68,7 @@ def serve(options: SandboxOptions, port: int, exports: str | None = None) -> Non
             f"Creating {options.people:,} people; of 100,000 that takes a minute or two.\n"
         )
         sys.stderr.flush()
-    sandbox = Sandbox(options)
+    sandbox = Sandbox(options, exports=exports)
     if exports:
         for organization in (ORGANIZATION, LEGACY_ORGANIZATION):
             write_exports(
@@ -99,11 +100,15 @@ def serve(options: SandboxOptions, port: int, exports: str | None = None) -> Non
 class BackgroundSandbox:
     """A sandbox in a thread of this process, on a free port, for tests.
 
-    Use it as a context manager; `url` is the address of the server.
+    Use it as a context manager; `url` is the address of the server. Unless `exports` names a
+    folder, it may write batch exports anywhere.
     """
 
-    def __init__(self, options: SandboxOptions | None = None) -> None:
+    def __init__(
+        self, options: SandboxOptions | None = None, *, exports: str | None = os.sep
+    ) -> None:
         self._options = options or SandboxOptions(limits=False)
+        self._exports = exports
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._server: uvicorn.Server | None = None
@@ -111,7 +116,7 @@ class BackgroundSandbox:
         self.url = f"http://{HOST}:{self._listener.getsockname()[1]}"
 
     def _run(self) -> None:
-        sandbox = Sandbox(self._options)
+        sandbox = Sandbox(self._options, exports=self._exports)
         self._server = uvicorn.Server(_config(sandbox))
         self._listener.listen(128)
         self._ready.set()

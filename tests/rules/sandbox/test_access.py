@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 import requests
 
+from actito_didomi.sandbox.options import SandboxOptions
+from actito_didomi.sandbox.server import BackgroundSandbox
+
 
 @pytest.mark.parametrize(
     ("path", "sent", "status"),
@@ -38,3 +41,19 @@ def test_exports_stay_below_their_folder(url: str, tmp_path: Path, change: dict[
     body = {"root": str(tmp_path / "exports"), **change}
     assert requests.post(f"{url}/sandbox/exports", json=body, timeout=10).status_code == 400
     assert list(tmp_path.glob("**/users")) == []
+
+
+@pytest.mark.parametrize("given", ["exports", None])
+def test_a_request_cannot_choose_where_files_are_written(tmp_path: Path, given: str | None) -> None:
+    """The folder is given at start; without one, no exports are written."""
+    exports = None if given is None else str(tmp_path / given)
+    with BackgroundSandbox(SandboxOptions(limits=False), exports=exports) as sandbox:
+        for root in ("/", "", str(tmp_path), str(tmp_path / "exports" / ".." / "other")):
+            assert write_to(sandbox.url, root) == 400
+        inside = write_to(sandbox.url, str(tmp_path / "exports" / "more"))
+    assert inside == (400 if given is None else 200)
+
+
+def write_to(url: str, root: str) -> int:
+    """Ask for batch exports in a folder; return the status of the response."""
+    return requests.post(f"{url}/sandbox/exports", json={"root": root}, timeout=10).status_code
