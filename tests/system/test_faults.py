@@ -32,7 +32,6 @@ from support import (
 
 from actito_didomi.consent.records import format_timestamp
 
-
 LATE_BOUND = 0.5
 """Seconds after which no write of ours can come late, nor is an opt-out repeated for one."""
 
