@@ -266,6 +266,15 @@ def test_changes_found_by_looks_are_numbered(ledger: Ledger) -> None:
     assert ledger.found_after(0, 9) == [(3, found("carl"))]
 
 
+def test_facts_are_replaced(ledger: Ledger) -> None:
+    assert ledger.read_fact("names", list[str]) is None
+    ledger.store_fact("names", ["a"])
+    ledger.store_fact("names", ["a", "b"])
+    ledger.store_fact("others", {"a": 1})
+    assert ledger.read_fact("names", list[str]) == ["a", "b"]
+    assert ledger.read_fact("others", list[str]) is None
+
+
 def test_runs_are_numbered(ledger: Ledger) -> None:
     assert ledger.start_run("target-actito", "forward") == 1
     assert ledger.start_run("target-didomi", "reverse") == 2
