@@ -7,7 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from actito_didomi import codes
-from actito_didomi.consent.coalesce import Field
+from actito_didomi.consent.coalesce import HELD, OURS, Field
 from actito_didomi.consent.mapping import show_path
 from actito_didomi.consent.mapping_watch import FEWEST_PEOPLE, MappingWatch
 from actito_didomi.errors import MistakeFoundError
@@ -77,13 +77,17 @@ class ValueWatch:
             self._watch.sample(lines)
 
     def count_people(self, people: Sequence[PersonLayers]) -> None:
-        """Count the values in what is gathered, with a ledger."""
+        """Count the values in what is gathered, with a ledger.
+
+        Copies of choices made in Actito don't count: a wrong mapping would meet its own.
+        """
         opt_ins: Counter[int] = Counter()
         opt_outs: Counter[int] = Counter()
         for found in people:
-            for layer in found.layers:
-                opt_ins[layer[1]] += 1
-                opt_outs[layer[2]] += 1
+            for _, ins, outs, _, kind in found.layers:
+                if kind & (OURS | HELD) == 0:
+                    opt_ins[ins] += 1
+                    opt_outs[outs] += 1
             for name in found.attributes:
                 number = self._numbers.get(Field("attribute", name))
                 if number is not None:

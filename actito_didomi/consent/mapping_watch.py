@@ -110,8 +110,8 @@ class MappingCount:
         """Return the counts as a line for people."""
         read_as = f", read as {self.read_as}" if self.read_as else ""
         return (
-            f"{self.id} <- {self.value}{read_as}: {self.choices:,} choices, {self.opt_ins:,} "
-            f"opt-ins, {self.opt_outs:,} opt-outs"
+            f"{self.id} <- {self.value}{read_as}: choices {self.choices:,}, opt-ins "
+            f"{self.opt_ins:,}, opt-outs {self.opt_outs:,}"
         )
 
 

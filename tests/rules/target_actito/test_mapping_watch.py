@@ -134,6 +134,16 @@ def test_rule_6_a_silent_mapping_is_a_warning(config, actito, sync, tmp_path) ->
     assert "mapping_silent" not in sync(given, *opt_outs(more)).err
 
 
+def test_a_mapping_does_not_meet_its_own_copies(config, actito, sync) -> None:
+    """What the reverse sync posted by a misspelt mapping comes back as misspelt."""
+    actito.create_many(PEOPLE)
+    delegate = {"id": "actito"}
+    copies = [event(p, channels={"emial": False}, delegate=delegate) for p in PEOPLE]
+    run = sync({**config, "mappings": [TYPO]}, *opt_outs(), *copies)
+    assert run.exit_code == 5, run.err
+    assert "AD122 mapping_missed" in run.err
+
+
 def test_the_summary_has_a_line_per_mapping(config, actito, sync) -> None:
     """What its name is read as, and how many opt-ins and opt-outs it met."""
     actito.create_many(PEOPLE[:3])
@@ -141,7 +151,7 @@ def test_the_summary_has_a_line_per_mapping(config, actito, sync) -> None:
     run = sync(config, *events)
     assert (
         "mapping Newsletter <- consents_channels_email_enabled, read as "
-        "consents.channels.email.enabled: 3 choices, 1 opt-ins, 2 opt-outs" in run.err
+        "consents.channels.email.enabled: choices 3, opt-ins 1, opt-outs 2" in run.err
     )
     assert report(config)["mappings"] == [
         {
