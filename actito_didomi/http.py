@@ -27,6 +27,7 @@ from urllib3.util.retry import Retry
 from actito_didomi import codes, privacy
 from actito_didomi.clocks import ServerClock, to_server_time
 from actito_didomi.errors import (
+    ApiError,
     AuthenticationError,
     BadInputError,
     RequestRejectedError,
@@ -332,6 +333,7 @@ class ApiSession:
         key_settings: What the credentials come from, for messages.
 
     Attributes:
+        read_only: Whether requests that could change anything fail; those for tokens don't.
         waits_since: Since when requests wait for the limit, by the runtime's monotonic clock; None
             while they don't.
     """
@@ -357,6 +359,7 @@ class ApiSession:
         self._key_settings = key_settings
         self.count = RequestCount()
         self._metrics = RequestMetrics(runtime)
+        self.read_only = False
         self.waits_since: float | None = None
         self._clock = ServerClock()
         self._warned = False
@@ -404,6 +407,19 @@ class ApiSession:
         """
         return cast("Runtime", _ServerRuntime(self._runtime, self.now))
 
+    def _check_may_send(self, method: str, call: str, *, is_for_token: bool) -> None:
+        """Check that a request changes nothing, where nothing is to be changed.
+
+        Raises:
+            ApiError: It may change something.
+        """
+        if self.read_only and method != "GET" and not is_for_token:
+            raise ApiError(
+                codes.REQUEST_REFUSED,
+                f"dry_run: {call} is not sent to {self.api}, since it could change something. "
+                "Report this: a dry run should not have come to it.",
+            )
+
     def request(
         self,
         method: str,
@@ -441,6 +457,7 @@ class ApiSession:
             StoppedError: The process is shutting down.
         """
         call = f"{method} {route}"
+        self._check_may_send(method, call, is_for_token=headers is not None)
         path = fill_route(route, values or {})
         client = self._client
         if patience is not None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from actito_didomi.errors import MistakeFoundError
     from actito_didomi.plugin.guards import Guards
     from actito_didomi.plugin.progress import Progress
+    from actito_didomi.plugin.trial import Trial
     from target_actito.bulk import ImportResult
     from target_actito.single import WriteResult
     from target_actito.summary import ActitoSummary
@@ -27,6 +28,7 @@ class HasIntake(Protocol):
     """What a pipeline needs of its target."""
 
     summary: ActitoSummary
+    trial: Trial | None
     guards: Guards
     mistake: MistakeFoundError | None
     arrival: datetime | None
@@ -176,6 +178,12 @@ class Counts:
         self._target.note_unmatched(person)
         if opt_out:
             self._target.summary.count_opt_out("no_profile")
+
+    def on_trial(self, changes: Sequence[ProfileChange], created: int) -> None:
+        """Count changes that would be written, some of them by creating a profile."""
+        self._target.summary.created += created
+        self._target.summary.updated += len(changes) - created
+        self._count_written(changes)
 
     def on_deferred(self, count: int) -> None:
         """Count changes that wait for an import."""

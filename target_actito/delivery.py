@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from actito_didomi.consent.person import Person
     from actito_didomi.plugin.looks import LookLearner, Sight
     from actito_didomi.plugin.shutdown import Shutdown
+    from actito_didomi.plugin.trial import Trial
     from actito_didomi.runtime import Runtime
     from target_actito.bulk import BulkWriter, ImportRecords, ImportResult
     from target_actito.checked import CheckedWriter
@@ -83,6 +84,9 @@ class DeliveryEvents(Protocol):
     def on_deferred(self, count: int) -> None:
         """Count changes that wait for an import."""
 
+    def on_trial(self, changes: Sequence[ProfileChange], created: int) -> None:
+        """Count changes that would be written, some of them by creating a profile."""
+
 
 @dataclass
 class _TableLook:
@@ -121,6 +125,7 @@ class Delivery:
         settings: Limits of plans.
         events: Counts what became of people.
         guard: Defers all but opt-outs once a limit is passed.
+        trial: Shows what would be written, and nothing is sent; None for a run that writes.
         shutdown: Checked between two pages.
         runtime: Clock.
     """
@@ -138,6 +143,7 @@ class Delivery:
         settings: Settings,
         events: DeliveryEvents,
         guard: ChangeGuard,
+        trial: Trial | None,
         shutdown: Shutdown,
         runtime: Runtime,
     ) -> None:
@@ -152,6 +158,9 @@ class Delivery:
         self._events = events
         self._guard = guard
         self._guards = guard.guards
+        self._trial = trial
+        self._shown: set[str] = set()
+        self._listed: set[str] = set()
         self._looked_up: set[str] = set()
         self._tried = 0
         self._deferred: set[str] = set()
@@ -234,7 +243,7 @@ class Delivery:
             What is left to be learned.
         """
         bulk, records, bits = self._bulk, self._records, self._learner.bits
-        if bulk is None or not isinstance(records, LedgerRecords) or bits is None:
+        if bulk is None or not isinstance(records, LedgerRecords) or bits is None or self._trial:
             return people
         last = self._ledger.last_look()
         said = self._looks.said(bits, self._learner.paths, last, self._now())
@@ -388,6 +397,9 @@ class Delivery:
         """
         most = self._settings.target.max_buffered_people
         self._decide_deferred()
+        if self._trial is not None:
+            self._pass(most, self._shown, opt_outs_only=False)
+            return
         if self._records is not None and self._records.settle_earlier():
             # What an import under way may yet overwrite is written now, and again after its end.
             self._pass(most, set(), opt_outs_only=True)
@@ -502,8 +514,11 @@ class Delivery:
         """Write one batch of people."""
         last = self._ledger.last_look()
         is_first = not self._looks.covers(last)
-        if self._looked_at is None and (is_first or len(batch) > self._pages(last)):
+        is_worth = is_first or len(batch) > self._pages(last) or self._trial is not None
+        if self._looked_at is None and is_worth:
             self.look_at_table(batch)
+        elif self._trial is not None and not self._settings.upsert_mode:
+            self._note_missing(sorted(set(batch) - self._listed), len(batch))
         changes = self._still_due(batch)
         changes, deferred_changes = self._check(changes)
         if changes:
@@ -522,15 +537,40 @@ class Delivery:
         if self._bulk is None:
             plan = plan_writes(changes, self._settings.limits)
             logger.info("%s", plan.to_text(), extra={"plan": plan.to_dict()})
+            if self._trial is not None:
+                self._show(self._trial, changes)
+                return
             self._writer.write([*plan.opt_out_singles, *plan.other_singles], self._on_result)
             return
         plan = self._bulk.plan(changes, self._limits().look_requests)
         logger.info("%s", plan.to_text(), extra={"plan": plan.to_dict()})
+        if self._trial is not None:
+            self._show(self._trial, changes)
+            return
         try:
             self._bulk.write(plan, self._on_result, self._events.on_import)
         except ImportQuotaExceededError as error:
             logger.warning("%s", error)
             self._events.on_deferred(error.deferred)
+
+    def _show(self, trial: Trial, changes: Sequence[ProfileChange]) -> None:
+        """Show and count what would be written."""
+        fields = {(field.kind, field.name): field for field in self._learner.choice_fields}
+        for change in changes:
+            key = self._writer.key_of(change.person)
+            person = self._ledger.read([key]).get(key)
+            shown: list[tuple[str, bool | None, bool]] = []
+            for named, value in zip(change.fields, change.values, strict=True):
+                own = fields.get(named)
+                if own is None or value.choice is None:
+                    continue
+                entry = person.entries.get(own.path) if person is not None else None
+                place = entry.places.get(own.place) if entry is not None else None
+                held = place.held.value if place is not None and place.held is not None else None
+                shown.append((named.name, held, value.choice))
+            trial.show(self._ledger.hash(key), shown)
+        keys = {self._writer.key_of(change.person) for change in changes}
+        self._events.on_trial(changes, len(keys - self._listed))
 
     def _pages(self, last: Look | None) -> int:
         """Return how many requests a look at the whole table takes."""
@@ -679,6 +719,8 @@ class Delivery:
             wanted: Keys of people of whom it is to be noted if they have no profile.
         """
         look = self._list_table(self._ledger.last_look(), {})
+        if self._trial is not None:
+            self._listed = look.keys
         self._record_look(look)
         if not self._settings.upsert_mode:
             self._note_missing(sorted(set(wanted) - look.keys), len(wanted))

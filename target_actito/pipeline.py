@@ -259,6 +259,7 @@ class Pipeline:
             settings=settings,
             events=self._events,
             guard=self._guard,
+            trial=self._target.trial,
             shutdown=self._shutdown,
             runtime=self._runtime,
         )
@@ -644,6 +645,9 @@ class Pipeline:
         parts += deferred_changes
         self._target.expect(part.first_record for part in parts)
         self._events.begin(parts)
+        if self._target.trial is not None:
+            self._events.on_trial(kept, 0)
+            return
         if deferred_changes:  # STATE stays before them
             self._events.on_deferred(len(deferred_changes))
         if self._bulk is None or self._records is None:

@@ -90,4 +90,6 @@ def find_problems(settings: Settings) -> list[str]:
         f"{name} is missing. Set {name}, or TARGET_DIDOMI_{name.upper()} in the environment."
         for name in missing_settings(settings.didomi)
     ]
+    if settings.target.dry_run and not settings.ledger.has_ledger:
+        problems.append("dry_run needs a ledger: set ledger_url; a dry run works on a copy of it.")
     return problems + find_organization_problems(settings.didomi, settings.client)

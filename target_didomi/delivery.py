@@ -74,6 +74,7 @@ if TYPE_CHECKING:
     from actito_didomi.plugin.breaker import RefusalBreaker
     from actito_didomi.plugin.guards import Guards
     from actito_didomi.plugin.shutdown import Shutdown
+    from actito_didomi.plugin.trial import Trial
     from actito_didomi.runtime import Runtime
     from target_didomi.config import Settings
     from target_didomi.known import KnownChoices
@@ -258,6 +259,7 @@ class Delivery:
         guards: Defer all but opt-outs once a limit is passed.
         breaker: Stops the run if all is refused alike.
         events: Counts what became of people.
+        trial: Shows what would be posted, and nothing is sent; None for a run that posts.
         shutdown: Checked between requests.
         runtime: Clock and threads.
     """
@@ -273,6 +275,7 @@ class Delivery:
         guards: Guards,
         breaker: RefusalBreaker[PersonResult],
         events: DeliveryEvents,
+        trial: Trial | None,
         shutdown: Shutdown,
         runtime: Runtime,
     ) -> None:
@@ -284,6 +287,7 @@ class Delivery:
         self._guards = guards
         self._breaker = breaker
         self._events = events
+        self._trial = trial
         self._shutdown = shutdown
         self._runtime = runtime
         self._regulation = settings.didomi.regulation
@@ -468,6 +472,9 @@ class Delivery:
         postings = [
             posting for result in results for posting in result.postings if posting.error is None
         ]
+        if self._trial is not None:
+            self._show(self._trial, postings)
+            return results
         postings.sort(key=lambda posting: not posting.opt_out)
         for start in range(0, len(postings), MAX_EVENTS):
             self._post(postings[start : start + MAX_EVENTS])
@@ -520,6 +527,15 @@ class Delivery:
 
     def _note_deferred(self, person: Person) -> None:
         self._guard.note(person, to_micros(self._runtime.now()))
+
+    def _show(self, trial: Trial, postings: Iterable[Posting]) -> None:
+        """Show what would be posted."""
+        for posting in postings:
+            with self._lock:
+                trial.show(
+                    self._ledger.hash(posting.key),
+                    [("/".join(path), None, choice) for path, choice in posting.choices.items()],
+                )
 
     # One person: look and decide
 

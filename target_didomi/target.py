@@ -110,6 +110,7 @@ class TargetDidomi(ConsentTarget):
                 guards=self.guards,
                 breaker=RefusalBreaker(threshold, "Didomi"),
                 events=self,
+                trial=self.trial,
                 shutdown=self.shutdown,
                 runtime=self.runtime,
             )
@@ -303,9 +304,9 @@ class TargetDidomi(ConsentTarget):
             for posting in result.postings:
                 if posting.error is not None:
                     self._reject_posting(posting)
-                if posting.stored is None:
+                if posting.stored is None and (self.trial is None or posting.error is not None):
                     continue
-                said = posting.said()
+                said = posting.choices if self.trial is not None else posting.said()
                 summary.posted += 1
                 summary.pending += posting.pending
                 summary.written += len(said)
@@ -320,7 +321,8 @@ class TargetDidomi(ConsentTarget):
     def _count_opt_out(self, result: PersonResult) -> None:
         """Count a person to whom an opt-out was due, by what became of it."""
         opt_outs = [posting for posting in result.postings if posting.opt_out]
-        if any(posting.stored is None for posting in opt_outs) or result.owes_opt_out:
+        is_open = any(posting.stored is None for posting in opt_outs) or result.owes_opt_out
+        if is_open and self.trial is None:
             self.summary.count_opt_out("rejected")
         elif opt_outs:
             self.summary.count_opt_out("written")

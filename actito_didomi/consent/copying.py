@@ -10,11 +10,13 @@ import msgspec
 from actito_didomi import codes
 from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.schema import LedgerScope, keep_key, open_database
+from actito_didomi.consent.store import sqlite_path
 from actito_didomi.consent.tables import METADATA
 from actito_didomi.errors import SettingsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from actito_didomi.consent.config import LedgerSettings
     from actito_didomi.consent.store import Store
@@ -87,6 +89,47 @@ def copy_ledger(
         _copy_tables(source, target, report)
         if target.path is not None:
             keep_key(target.path, key, runtime)
+
+
+def copy_for_trial(settings: LedgerSettings, folder: Path, runtime: Runtime) -> LedgerSettings:
+    """Return settings of a copy of the ledger in a folder, which is used instead; for a dry run.
+
+    Where there is no ledger yet, the copy is a new one.
+
+    Args:
+        settings: The ledger.
+        folder: The folder, which only this user can read.
+        runtime: Clock and engine.
+
+    Raises:
+        SettingsError: The ledger can't be used.
+    """
+    url = f"sqlite:///{folder / 'trial.db'}"
+    path = sqlite_path(settings.ledger_url)
+    if path is not None and not path.exists():
+        if settings.require_ledger:
+            open_database(settings, runtime)  # which says what is missing
+        return msgspec.structs.replace(settings, ledger_url=url)
+    try:
+        source, key = open_database(_existing(settings), runtime)
+    except SettingsError as error:
+        if error.code is not codes.LEDGER_MISSING or settings.require_ledger:
+            raise
+        return msgspec.structs.replace(settings, ledger_url=url)
+    copied = msgspec.structs.replace(settings, ledger_url=url, ledger_key=key, require_ledger=False)
+    try:
+        target, _ = open_database(copied, runtime)
+        try:
+            _copy_tables(source, target, _report_nothing)
+        finally:
+            target.close()
+    finally:
+        source.close()
+    return copied
+
+
+def _report_nothing(table: str, rows: int) -> None:
+    del table, rows
 
 
 def _copy_tables(source: Store, target: Store, report: Callable[[str, int], None]) -> None:

@@ -147,6 +147,14 @@ class TargetSettings(msgspec.Struct, frozen=True, kw_only=True):
             "which exists or ends with `/` and gets both of each run, and `latest.html`.",
         ),
     ] = None
+    dry_run: Annotated[
+        bool,
+        setting(
+            "Dry run",
+            "Read, look, plan and print what would be written, but write nothing, keep nothing in "
+            "the ledger, and emit no STATE.",
+        ),
+    ] = False
     max_line_bytes: MaxLineBytes = MAX_LINE_BYTES
     shutdown_grace: Annotated[
         float,

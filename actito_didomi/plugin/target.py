@@ -21,6 +21,7 @@ from singer_sdk.singerlib.exceptions import SingerError
 from actito_didomi import codes, privacy
 from actito_didomi.consent import records
 from actito_didomi.consent.conflicts import END, to_micros
+from actito_didomi.consent.copying import copy_for_trial
 from actito_didomi.consent.identity import match_key
 from actito_didomi.consent.ledger import Ledger
 from actito_didomi.consent.rejects import NewReject, RejectDetails
@@ -43,6 +44,7 @@ from actito_didomi.plugin.rejects import Reject, RejectStore
 from actito_didomi.plugin.reports import write_reports
 from actito_didomi.plugin.sink import ConsentSink
 from actito_didomi.plugin.state import StateBarriers, Unacknowledged, check_ledger
+from actito_didomi.plugin.trial import Trial
 from actito_didomi.tolerant import is_unreadable
 
 if TYPE_CHECKING:
@@ -120,6 +122,9 @@ class ConsentTarget(BasePlugin, Target):
         self._skipped_streams: set[str] = set()
         self._unmatched_examples: list[str] = []
         self._hash_key = b""
+        self.trial: Trial | None = None
+        if self.settings.target.dry_run:
+            self.trial = Trial(self.runtime, self.logger)
         self._concluded = False
         self._is_writing = False
         self._pauses_gc = False
@@ -354,6 +359,13 @@ class ConsentTarget(BasePlugin, Target):
         self._has_ended = True
         self.flush()
         super().process_endofpipe()
+        if self.trial is not None:
+            if self._trip is not None:
+                self.logger.warning("A guard would trip: %s", self._deferred(self._trip))
+            if self.mistake is not None:
+                self.logger.warning("%s", self.mistake)
+            self.conclude("dry run")
+            return
         self.finish()
         if self.ledger is not None:
             self._conclude_with_ledger(self.ledger)
@@ -579,9 +591,13 @@ class ConsentTarget(BasePlugin, Target):
         """Open what is needed for writing, once; give where rejects are kept."""
         if self._rejects is None:
             target = self.settings.target
-            rejects = RejectStore(target.rejects_path, target.max_rejects, self.runtime)
+            path = target.rejects_path
+            if self.trial is not None:
+                path = str(self.trial.folder / "rejects.jsonl")
+            rejects = RejectStore(path, target.max_rejects, self.runtime)
             self._open_ledger()
             self._session = self.open()
+            self._session.read_only = self.trial is not None
             self._rejects = rejects
         return self._rejects
 
@@ -613,6 +629,8 @@ class ConsentTarget(BasePlugin, Target):
                 codes.NO_LEDGER,
             )
             return
+        if self.trial is not None:
+            settings = copy_for_trial(settings, self.trial.folder, self.runtime)
         ledger = Ledger.open(settings, self.ledger_scope(), self.runtime)
         try:
             self._lease.enter_context(
@@ -696,7 +714,7 @@ class ConsentTarget(BasePlugin, Target):
 
         None leaves once the records show that the settings are wrong: they are to be read again.
         """
-        if not len(self._barriers) or self.mistake is not None:
+        if not len(self._barriers) or self.mistake is not None or self.trial is not None:
             return
         if self.ledger is None and self._trip is not None:
             return  # what a guard defers is kept nowhere else
@@ -775,6 +793,8 @@ class ConsentTarget(BasePlugin, Target):
         if self.settings.target.report_path:
             self._report(self.settings.target.report_path, number)
         self.close_ledger()
+        if self.trial is not None:
+            self.trial.close()
 
     def _report(self, path: str, number: int | None) -> None:
         """Write the report: whatever becomes of it, the run ends as it does.
