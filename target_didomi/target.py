@@ -323,7 +323,7 @@ class TargetDidomi(ConsentTarget):
         opt_outs = [posting for posting in result.postings if posting.opt_out]
         is_open = any(posting.stored is None for posting in opt_outs) or result.owes_opt_out
         if is_open and self.trial is None:
-            self.summary.count_opt_out("rejected")
+            self.summary.count_opt_out("deferred" if result.deferred else "rejected")
         elif opt_outs:
             self.summary.count_opt_out("written")
         if result.opted_out_at is not None and self._session is not None:
