@@ -260,7 +260,7 @@ class Bench:
             at = started + timedelta(milliseconds=draw.randrange(86_000_000))
             mask = opt_ins | opt_outs << size
             user = f"{number * 2_654_435_761 % 2**48:012x}"
-            self.collector.put(person_id(number), number + 1, at, mask, None, user)
+            self.collector.put(number + 1, [(person_id(number), (at, mask, None, user))])
 
     def flush(self) -> None:
         """Write what is gathered, as the target does at the end of a run."""

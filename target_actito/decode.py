@@ -328,7 +328,8 @@ class Decoder:
 
     Args:
         resolver: Knows the mappings, and what was seen of them.
-        origins: Whether ids of events and users are decoded, where no mapping names them.
+        origins: Whether it is decoded where records come from: ids of events and users also where
+            no mapping names them, and when they arrived.
 
     Attributes:
         needs: What is decoded.
@@ -338,7 +339,7 @@ class Decoder:
         choices: Decodes channels that aren't decoded with what they stand in.
         purpose: Decodes a purpose that wasn't decoded with its consents.
         arrival: When the records of the last `messages` had arrived, as far as these say it: the
-            earliest `time_extracted`.
+            earliest `time_extracted`; None without origins, where nothing depends on it.
         named: The stream of each of the last `messages`, None for what is no record; None for all
             where records of only one stream are decoded.
     """
@@ -388,8 +389,9 @@ class Decoder:
     def messages(self, block: bytes) -> list[Any]:
         """Decode lines that are Singer messages: records of the streams, None for all others."""
         found = _decode(self._messages, block)
-        arrivals = map(read_arrival, set(map(_arrival_of, found)))  # of most blocks just one
-        self.arrival = min((at for at in arrivals if at is not None), default=None)
+        if self._origins:
+            arrivals = map(read_arrival, set(map(_arrival_of, found)))  # of most blocks just one
+            self.arrival = min((at for at in arrivals if at is not None), default=None)
         self.named = list(map(_stream_of, found)) if len(self._streams) > 1 else None
         return list(map(_record_of, found))
 
@@ -417,12 +419,11 @@ class Decoder:
             consents = closed.consents(choices, purpose) | None
         record = _record_type(self.needs, consents | UnsetType, keys, origins=self._origins)
         stream = Literal[tuple(self._streams)] if self._streams else _NEVER
+        parts: list[Any] = [("stream", stream), ("record", record)]
+        if self._origins:
+            parts.append(("time_extracted", str | None, None))
         union: Any = msgspec.defstruct(
-            "RecordMessage",
-            [("stream", stream), ("record", record), ("time_extracted", str | None, None)],
-            tag_field="type",
-            tag="RECORD",
-            gc=False,
+            "RecordMessage", parts, tag_field="type", tag="RECORD", gc=False
         )
         for tag in _OTHER_MESSAGES:
             union |= msgspec.defstruct(

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from actito_didomi.codes import Code
     from actito_didomi.consent.choices import Path
-    from actito_didomi.consent.coalesce import Collector, Origin
+    from actito_didomi.consent.coalesce import Collector, Layer, Origin
     from actito_didomi.consent.records import ConsentRecord
     from actito_didomi.consent.scope import Scope
     from actito_didomi.plugin.summary import Summary
@@ -293,7 +293,7 @@ class Gatherer:
         self._careful = self._routes.careful
         self._channels = self._routes.channels
         self._purposes = self._routes.purposes
-        self._values: list[tuple[int, Any]] = []
+        self._values: tuple[tuple[int, Any], ...] = ()
         self.latest = NEVER
         self.unconfirmed: dict[str, datetime] = {}
         """Records that are dated later are decoded as a whole: they had arrived before."""
@@ -338,6 +338,7 @@ class Gatherer:
         """
         start = at
         while at < end:
+            self._values = ()  # of a record that could not be read by type
             at = self._take_events(records, at, end, number - start)
             if at == end:
                 break
@@ -358,11 +359,12 @@ class Gatherer:
         Returns:
             Where it ended: before a record that isn't such an event.
         """
-        put, read, values = self._collector.put, self._read_consents, self._values
+        said: list[tuple[str, Layer]] = []
+        add, read = said.append, self._read_consents
         careful, regulation, has_more = self._careful, self._scope.regulation, self._has_more
         latest = self.latest
         has_origins, origin = self._collector.for_ledger, _NO_ORIGIN
-        for place, record in enumerate(records[at:end], at):
+        for record in records[at:end]:
             if (
                 record is None
                 or record.regulation != regulation
@@ -370,44 +372,47 @@ class Gatherer:
                 or record.delegate is not None
                 or record.events is not UNSET
             ):
-                return place
-            user, timestamp, consents = record.user, record.created_at, record.consents
-            if record.updated_at is not None:
-                timestamp = _latest(record)
+                break
+            user, consents = record.user, record.consents
+            timestamp = record.created_at if record.updated_at is None else _latest(record)
             if not user or not consents or type(timestamp) is not datetime:
-                return place
+                break
             person = user.organization_user_id
             # Copied, since a part of the block would keep the whole block.
             more: Any = bytes(user.metadata)
             if (
-                not person
-                or type(person) is not str
+                type(person) is not str
+                or not person
                 or (person[0] in SUSPECTS and is_placeholder(person))
-                or (more and more[0] != _OBJECT and more != _NULL)
             ):
-                return place
+                break
+            if (len(more) < _SHORTEST or more[0] != _OBJECT) and more not in _NO_METADATA:
+                break
             mask = read(consents) | (self._read_more(record, user, more) if has_more else 0)
-            if mask >= careful or timestamp > latest:
-                return place
-            if values or len(more) < _SHORTEST:
+            if mask >= careful:
+                break
+            if self._values or len(more) < _SHORTEST:
                 more = self._take_values(more)
             if has_origins:
+                if timestamp > latest:
+                    break
                 origin = self._origin_of_event(record.id, user.id)
-            put(person, number + place, timestamp, mask, more, origin)
-        return end
+            add((person, (timestamp, mask, more, origin)))
+        self._collector.put(number + at, said)
+        return at + len(said)
 
     def _take_values(self, metadata: bytes) -> bytes | Extra | None:
         """Return what a record says in addition to choices, and forget its values."""
         more = metadata if metadata not in _NO_METADATA else None
         if not self._values:
             return more
-        extra = Extra(more, dict(self._values))
-        self._values.clear()
+        extra = Extra(more, self._values)
+        self._values = ()
         return extra
 
     def _take_any(self, record: Any, number: int) -> bool:
         """Gather a record of any shape; return whether that was possible."""
-        self._values.clear()
+        self._values = ()
         try:
             parts = self._read(record)
         except (CarefulError, BadInputError):
@@ -416,7 +421,7 @@ class Gatherer:
             return False
         for reason, person, timestamp, mask, more, origin in parts:
             if reason is None:
-                self._collector.put(person, number, timestamp, mask, more, origin)
+                self._collector.put(number, [(person, (timestamp, mask, more, origin))])
                 continue
             self._summary.skip(reason)
             if reason is codes.NOT_CONFIRMED:
@@ -600,7 +605,7 @@ class Gatherer:
         """Keep the values of a meaning, and return its bits."""
         bits, values = meaning
         if values:
-            if any(number in dict(self._values) for number, _ in values):
+            if self._values and any(number in dict(self._values) for number, _ in values):
                 return self._careful  # twice in one record
             self._values += values
         return bits

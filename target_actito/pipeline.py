@@ -542,7 +542,7 @@ class Pipeline:
                 collector.hold(person, consent.timestamp, mask, number, origin)
             return
         mask, more, failed = self.translator.translate(consent)
-        collector.put(person, number, consent.timestamp, mask, more, origin)
+        collector.put(number, [(person, (consent.timestamp, mask, more, origin))])
         for choice in failed:
             target.reject(
                 Reject(

@@ -170,7 +170,7 @@ class TargetActito(ConsentTarget):
         if self.ledger is not None:
             with self.collecting_garbage():
                 pipeline.deliver()
-        elif changes := pipeline.collector.take():
+        elif changes := pipeline.collector.take(is_last=self.has_ended):
             with self.collecting_garbage():
                 self.write_changes(changes)
         else:

@@ -137,7 +137,8 @@ class Translator:
                 values.update(said.values)
         failed += [_unclear(item) for item in unclear]
         metadata = msgspec.json.encode(record.metadata) if record.metadata else None
-        return mask, Extra(metadata, values) if values else metadata, failed
+        more = Extra(metadata, tuple(values.items())) if values else metadata
+        return mask, more, failed
 
     def may_opt_out(self, consents: Any) -> bool:
         """Return whether consents that could not be read as a whole may hold a mapped opt-out.

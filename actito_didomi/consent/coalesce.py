@@ -22,7 +22,7 @@ from actito_didomi.consent.conflicts import resolve_ties, to_micros
 from actito_didomi.consent.records import user_key
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from datetime import datetime
 
     from actito_didomi.consent.mapping import Kind
@@ -42,21 +42,26 @@ _ARRIVAL = 4
 Origin = str | tuple[str, int]
 """Where choices come from: the id of the Didomi user, empty if there is none, and the kind; the id
 alone for an `EVENT`."""
+Layer = tuple["datetime", int, "bytes | Extra | None", Origin]
+"""What a record says at one timestamp: when the choices were made; its mask, 0 for a record without
+any explicit choice; metadata as JSON, or that and values that are no choices; and where it comes
+from, of no matter without a ledger."""
 _Layer = tuple[Any, ...]
-"""Timestamp, mask, more, and origin: see `Collector`."""
+"""A `Layer`, or three parts of what is held: see `Collector`."""
 _Folded = tuple[list[Any], int, "tuple[Value, ...]", bool]
 """What comes of folding a person: what is to be held, the bits of the slots of what is to be
 written, its values by slot, and whether one is an opt-out."""
-_FOLD_AT = frozenset(1 + 4 * 7 * 2**n for n in range(32))
+_FOLD_AT = frozenset(1 + 7 * 2**n for n in range(32))
 """Lengths at which a person's list is folded: at 7 layers, 14, 28, ..."""
 _FOLD_HELD_AT = frozenset(1 + 3 * 7 * 2**n for n in range(32))
 """The same for what is held."""
-_BYTE = 255
+_AT_ONCE = 8
+"""Fields whose values are made together."""
 _MOST_ROWS = 10_000
 """Sets of fields of which is remembered which they are."""
 _NOBODY: tuple[Any, ...] = (False,)
 """What is held of a person of whom nothing was said."""
-_SHORT = 4 * 7
+_SHORT = 7
 """Longest list that isn't folded."""
 _timestamp = itemgetter(0)
 _new = tuple.__new__
@@ -142,13 +147,6 @@ def arrival_of(kind: int) -> int | None:
     return kind >> _ARRIVAL or None
 
 
-def _waiting_layers(entry: list[Any]) -> list[_Layer]:
-    """Return what waits of a person: timestamps, masks, more and origins, as they arrived."""
-    parts = iter(entry)
-    next(parts)
-    return [*zip(parts, parts, parts, parts, strict=True)]
-
-
 def _held_layers(held: tuple[Any, ...]) -> list[_Layer]:
     """Return what is held of a person, what was learned last first."""
     return [*zip(held[1::3], held[2::3], held[3::3], strict=True)][::-1]
@@ -156,9 +154,10 @@ def _held_layers(held: tuple[Any, ...]) -> list[_Layer]:
 
 def _in_order(row: dict[int, Value]) -> tuple[int, tuple[Value, ...]]:
     """Return the bits of the slots of values, and the values in the order of the slots."""
-    slots = sum(1 << slot for slot in row)
-    values = [row[slot] for slot in sorted(row)] if len(row) > 1 else row.values()
-    return slots, tuple(values)
+    if len(row) == 1:
+        ((only, value),) = row.items()
+        return 1 << only, (value,)
+    return sum(1 << slot for slot in row), tuple([row[slot] for slot in sorted(row)])
 
 
 def _in_future(origin: Origin) -> Origin:
@@ -191,6 +190,7 @@ class Masks:
         size: How many fields there are. The lowest `size` bits of a mask are choices, the next ones
             say which of these are opt-outs, the next ones are values that are no choices.
         low: All bits of choices.
+        both: Those, and the ones that say which are opt-outs.
         thrice: Times a bit for each field: their bits of all three kinds.
         limit: The least number that is no mask.
     """
@@ -199,13 +199,18 @@ class Masks:
         self.fields = tuple(fields)
         self.size = len(fields)
         self.low = (1 << self.size) - 1
+        self.both = (1 << 2 * self.size) - 1
         self.thrice = 1 | 1 << self.size | 1 << 2 * self.size
         self.limit = 1 << 3 * self.size
         self._pairs = [
             (Value(mapped.opt_in, choice=True), Value(mapped.opt_out, choice=False))
             for mapped in fields
         ]
-        self._rows: list[dict[int, tuple[Value, ...]]] = [{} for _ in range(0, self.size, 8)]
+        some = (1 << _AT_ONCE) - 1
+        self._rows: list[tuple[int, dict[int, tuple[Value, ...]]]] = [
+            ((some << start & self.low) * (1 | 1 << self.size), {})
+            for start in range(0, self.size, _AT_ONCE)
+        ]
 
     def choice(self, number: int, choice: bool) -> int:
         """Return the bits of a choice for a field."""
@@ -215,29 +220,34 @@ class Masks:
         """Return the bit of a value for a field that is no choice."""
         return 1 << (number + 2 * self.size)
 
+    def numbers(self, mask: int) -> list[int]:
+        """Return the numbers of the fields that a mask holds choices for."""
+        return [number for number in range(self.size) if mask >> number & 1]
+
     def split(self, mask: int) -> tuple[int, int]:
         """Return the opt-ins and the opt-outs of a mask, a bit for each field."""
         return resolve_ties(mask & self.low, mask >> self.size & self.low)
 
     def values(self, mask: int) -> tuple[Value, ...]:
         """Return what the choices of a mask stand for, by number of the field."""
-        # Eight fields at a time, whose values are remembered: there are few different ones.
-        opt_outs = mask >> self.size
+        # Some fields at a time, whose values are remembered: there are few different ones.
         found: tuple[Value, ...] = ()
-        for place, known in enumerate(self._rows):
-            key = mask & _BYTE | (opt_outs & _BYTE) << 8
-            row = known.get(key)
+        for part, known in self._rows:
+            said = mask & part
+            row = known.get(said)
             if row is None:
-                row = known[key] = self._row(8 * place, key)
+                row = known[said] = self._row(said)
             found += row
-            mask >>= 8
-            opt_outs >>= 8
         return found
 
-    def _row(self, start: int, key: int) -> tuple[Value, ...]:
-        """Make the values of at most eight fields."""
-        pairs = self._pairs[start : start + 8]
-        return tuple(pair[key >> 8 + bit & 1] for bit, pair in enumerate(pairs) if key >> bit & 1)
+    def _row(self, said: int) -> tuple[Value, ...]:
+        """Make the values of a few fields."""
+        opt_outs = said >> self.size
+        return tuple(
+            pair[opt_outs >> number & 1]
+            for number, pair in enumerate(self._pairs)
+            if said >> number & 1
+        )
 
 
 class Extra(NamedTuple):
@@ -245,11 +255,11 @@ class Extra(NamedTuple):
 
     Attributes:
         metadata: Metadata as JSON.
-        values: Values that are no choices, by numbers of fields.
+        values: Numbers of fields, each once, with values that are no choices.
     """
 
     metadata: bytes | None
-    values: Mapping[int, Any]
+    values: tuple[tuple[int, Any], ...]
 
 
 class _Spoken(NamedTuple):
@@ -340,20 +350,20 @@ class Collector:
 
     Attributes:
         latest: What is dated later than this can't have been made then; None if nothing can.
+        people: People seen in this run; with a ledger once for each call of `take_layers`.
         for_ledger: Whether it collects for a ledger.
     """
 
     # There may be a million people, and each record touches one. So a person is one list, and only
-    # this class knows how it is made: the number of the earliest record that waits, then layers of
-    # four parts each: a timestamp, the mask of what was said then, more (None, metadata, or
-    # `Extra`), and its origin. What is held, since it was handed out or came from Actito, is a
-    # tuple: whether something was handed out, then layers of three parts, without origin, the third
-    # a tuple of names of attributes.
+    # this class knows how it is made: the number of the earliest record that waits, then layers.
+    # What is held, since it was handed out or came from Actito, is a tuple: whether something was
+    # handed out, then for each layer three parts without origin, the third a tuple of names of
+    # attributes.
 
     def __init__(self, masks: Masks, attributes: Attributes, *, for_ledger: bool = False) -> None:
         self.latest: datetime | None = None
         self.for_ledger = for_ledger
-        self._people_taken = 0
+        self.people = 0
         self._masks = masks
         self._attributes = attributes
         self._waiting: dict[str, list[Any]] = {}
@@ -362,12 +372,6 @@ class Collector:
         self._fields: dict[int, tuple[Field, ...]] = {}
         self._shared: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._people_written = 0
-
-    @property
-    def people(self) -> int:
-        """People seen in this run; with a ledger once for each call of `take_layers`."""
-        held = self._held
-        return self._people_taken + len(held) + sum(name not in held for name in self._waiting)
 
     @property
     def people_unchanged(self) -> int:
@@ -386,36 +390,27 @@ class Collector:
         # People wait in the order in which their first records came.
         return next((entry[0] for entry in self._waiting.values()), None)
 
-    def put(  # noqa: PLR0917 - the hottest of all calls, and names of arguments take time
-        self,
-        person: str,
-        record: int,
-        timestamp: datetime,
-        mask: int,
-        more: bytes | Extra | None = None,
-        origin: Origin = "",
-    ) -> None:
-        """Add what one record says about one person at one timestamp.
+    def put(self, record: int, said: Iterable[tuple[str, Layer]]) -> None:
+        """Add what records say, one after the other, each about one person at one timestamp.
 
         Args:
-            person: Value of the key attribute.
-            record: Number of the record.
-            timestamp: When the choices were made.
-            mask: What it says; 0 for a record without any explicit choice.
-            more: Metadata as JSON, or that and values that are no choices.
-            origin: Where it comes from: the Didomi user, and `EVENT`, `OURS` or `STATUS`; of no
-                matter without a ledger.
+            record: Number of the first record; the others have the next ones.
+            said: For each record the value of the key attribute, and what it says.
         """
-        entry = self._waiting.get(person)
-        if entry is None:
-            if mask or more is not None:
-                self._waiting[person] = [record, timestamp, mask, more, origin]
+        waiting, held, get = self._waiting, self._held, self._waiting.get
+        for number, (person, layer) in enumerate(said, record):
+            entry = get(person)
+            if not layer[1] and layer[2] is None:
+                if entry is None and person not in held:
+                    self.people += 1
+                    held[person] = _NOBODY
+            elif entry is None:
+                self.people += person not in held
+                waiting[person] = [number, layer]
             else:
-                self._held.setdefault(person, _NOBODY)
-        elif mask or more is not None:
-            entry += (timestamp, mask, more, origin)
-            if len(entry) > _SHORT and len(entry) in _FOLD_AT:
-                self._fold(entry)
+                entry.append(layer)
+                if len(entry) > _SHORT and len(entry) in _FOLD_AT:
+                    self._fold(entry)
 
     def hold(
         self, person: str, timestamp: datetime, mask: int, record: int, origin: Origin = ""
@@ -434,8 +429,10 @@ class Collector:
         """
         if self.for_ledger:
             user, kind = _parts_of(origin)
-            self.put(person, record, timestamp, mask, None, (user, kind | HELD))
+            self.put(record, [(person, (timestamp, mask, None, (user, kind | HELD)))])
             return
+        if person not in self._held:
+            self.people += person not in self._waiting
         held = (*self._held.get(person, _NOBODY), timestamp, mask, ())
         if len(held) in _FOLD_HELD_AT:
             kept: list[Any] = [held[0]]
@@ -446,21 +443,26 @@ class Collector:
             held = tuple(kept)
         self._held[person] = held
 
-    def take(self) -> list[ProfileChange]:
-        """Return all changes that wait: those with an opt-out first, then in order of arrival."""
+    def take(self, *, is_last: bool = False) -> list[ProfileChange]:
+        """Return all changes that wait: those with an opt-out first, then in order of arrival.
+
+        Args:
+            is_last: Whether nothing is gathered after this, so that nothing need be remembered.
+        """
         opt_outs: list[ProfileChange] = []
         others: list[ProfileChange] = []
         for person, entry in self._waiting.items():
-            change = self._change(person, entry)
+            change = self._change(person, entry, keeps=not is_last)
             del entry[1:]  # so that the next ones find room
             if change is not None:
                 (opt_outs if change.opt_out else others).append(change)
         self._waiting = {}
+        if is_last:
+            self._held.clear()
         return opt_outs + others
 
     def take_layers(self) -> list[PersonLayers]:
         """Return all that waits, person by person in order of arrival, for the ledger."""
-        self._people_taken = self.people
         waiting, self._waiting = self._waiting, {}
         self._held.clear()
         return [self._layers(person, entry) for person, entry in waiting.items()]
@@ -470,7 +472,7 @@ class Collector:
     def _layers(self, person: str, entry: list[Any]) -> PersonLayers:
         """Fold what waits of a person whose layers are of one origin: the usual case."""
         size, low = self._masks.size, self._masks.low
-        found = _waiting_layers(entry)
+        found = entry[1:]
         if len(found) > 1:
             found.sort(key=_timestamp, reverse=True)
         if self.latest is not None and found[0][0] > self.latest:
@@ -526,7 +528,7 @@ class Collector:
     def _newest_by_origin(self, entry: list[Any]) -> Iterator[_Spoken]:
         """Yield what counts of all that waits of a person, the newest timestamp first."""
         size, low = self._masks.size, self._masks.low
-        layers = _waiting_layers(entry)[::-1]
+        layers = entry[:0:-1]
         layers.sort(key=_timestamp, reverse=True)
         seen: dict[Origin, int] = {}
         by_any = 0
@@ -541,7 +543,7 @@ class Collector:
                 raw = more
                 if more.__class__ is Extra:
                     raw, own = more
-                    values = {**own, **values}
+                    values = {**dict(own), **values}
                 if raw is not None:
                     metadata.append(raw)
             for mask in said.values():
@@ -582,16 +584,17 @@ class Collector:
             seen |= named | values
             yield timestamp, mask, layers[start:at]
 
-    def _change(self, person: str, entry: list[Any]) -> ProfileChange | None:
+    def _change(self, person: str, entry: list[Any], *, keeps: bool) -> ProfileChange | None:
         """Fold what waits of a person with what is held, and return what is new."""
         held = self._held.get(person)
         folded = None
         if held is None or len(held) == 1:
-            folded = self._fold_simple(entry)
+            folded = self._fold_simple(entry, keeps=keeps)
         kept, slots, values, opt_out = folded or self._fold_all(entry, held or _NOBODY)
         was_handed_out = held is not None and held[0]
-        kept[0] = was_handed_out or slots != 0
-        self._held[person] = tuple(kept)
+        if keeps:
+            kept[0] = was_handed_out or slots != 0
+            self._held[person] = tuple(kept)
         if not slots:
             return None
         if not was_handed_out:
@@ -599,15 +602,16 @@ class Collector:
         fields = self._fields.get(slots) or self._fields_of(slots)
         return ProfileChange(person, entry[0], fields, values, opt_out)
 
-    def _fold_simple(self, entry: list[Any]) -> _Folded | None:
-        """Fold layers of different timestamps that hold choices and metadata: the usual case.
+    def _fold_simple(self, entry: list[Any], *, keeps: bool) -> _Folded | None:
+        """Fold layers of different timestamps: the usual case.
 
         Returns:
-            The result; None where `_fold_all` is needed.
+            The result, of what is to be held only if it is to be kept; None where `_fold_all` is
+            needed.
         """
         masks = self._masks
         low, thrice = masks.low, masks.thrice
-        layers = _waiting_layers(entry)
+        layers = entry[1:]
         if len(layers) > 1:
             layers.sort(key=_timestamp, reverse=True)
         kept: list[Any] = [True]
@@ -616,26 +620,53 @@ class Collector:
         blocked = written = 0
         newer = last = None
         for timestamp, said, more, _ in layers:
-            if timestamp == newer or more.__class__ is Extra:
+            if timestamp == newer:
                 return None
             newer = timestamp
-            names: tuple[str, ...] = ()
+            new = said & ~blocked
+            names: Sequence[str] = ()
+            if more.__class__ is Extra:
+                new = self._fill_values(new, more.values, attributes)
+                blocked |= (new >> 2 * masks.size) * thrice
+                more = more.metadata  # noqa: PLW2901
             if more is not None and more != last:
                 last = more
                 names = self._fill_attributes(more, attributes, usable)
-            new = said & ~blocked
             if new:
                 written |= new
                 blocked |= (new & low) * thrice
-            elif not names:
-                continue
-            kept += (timestamp, new, names)
-        slots, values = written & low, masks.values(written)
-        if attributes:
-            more_slots, more_values = _in_order(attributes)
-            slots |= more_slots
-            values += more_values
-        return kept, slots, values, written > low
+            if keeps and (new or names):
+                kept += (timestamp, new, self._share(names))
+        return kept, *self._row(written, attributes)
+
+    def _fill_values(
+        self, new: int, values: tuple[tuple[int, Any], ...], row: dict[int, Value]
+    ) -> int:
+        """Fill in, by slot, values that are no choices; return the mask of what counts."""
+        size = self._masks.size
+        counting = new >> 2 * size & ~new  # a choice goes before a value that is none
+        for number, value in values:
+            if counting >> number & 1:
+                row[number] = _new(Value, (value, None, None))
+        return new & self._masks.both | counting << 2 * size
+
+    def _row(self, written: int, row: dict[int, Value]) -> tuple[int, tuple[Value, ...], bool]:
+        """Return the bits of the slots of what is to be written, its values, and if any opts out.
+
+        Args:
+            written: The mask of what is to be written.
+            row: By slot, values that are no choices.
+        """
+        masks = self._masks
+        said = written & masks.both
+        slots, values = said & masks.low, masks.values(said)
+        if written > masks.both:  # slots of such values are among those of choices
+            row.update(zip(masks.numbers(slots), values, strict=True))
+            slots, values = _in_order(row)
+        elif row:
+            more_slots, more_values = _in_order(row)
+            slots, values = slots | more_slots, values + more_values
+        return slots, values, said > masks.low
 
     def _fold_all(self, entry: list[Any], held: tuple[Any, ...]) -> _Folded:
         """Fold any layers, with what is held."""
@@ -645,22 +676,20 @@ class Collector:
         usable: dict[str, bool] = {}
         kept: list[Any] = [True]
         written = 0
-        for timestamp, mask, group in self._newest(
-            [*_waiting_layers(entry)[::-1], *_held_layers(held)]
-        ):
+        for timestamp, mask, group in self._newest([*entry[:0:-1], *_held_layers(held)]):
             said = 0
-            names: tuple[str, ...] = ()
+            names: list[str] = []
             for layer in group:
                 own, more = layer[1:3]
                 if more.__class__ is tuple:  # held
-                    names += tuple([name for name in more if not usable.get(name)])
+                    names += [name for name in more if not usable.get(name)]
                     usable.update(dict.fromkeys(more, True))
                     continue
                 said |= own
                 metadata = more
                 if more.__class__ is Extra:
                     metadata, values = more
-                    for number, value in values.items():
+                    for number, value in values:
                         if mask & masks.value(number):
                             row.setdefault(number, Value(value, choice=None))
                 if metadata is not None:
@@ -668,10 +697,8 @@ class Collector:
             # Not to be written is an opt-in where an opt-out of that timestamp is held.
             written |= said & mask & ~((mask & ~said) >> size & low)
             if mask or names:
-                kept += (timestamp, mask, names)
-        chosen = [number for number in range(size) if written >> number & 1]
-        row.update(zip(chosen, masks.values(written), strict=True))
-        return kept, *_in_order(row), written >> size & low != 0
+                kept += (timestamp, mask, self._share(names))
+        return kept, *self._row(written, row)
 
     def _fold(self, entry: list[Any]) -> None:
         """Leave out of a person's layers what newer ones of the same origin say as well."""
@@ -684,11 +711,11 @@ class Collector:
                 metadata |= {name: said for name, said, _ in found}
             more: Any = msgspec.json.encode(metadata) if metadata else None
             if values:
-                more = Extra(more, values)
+                more = Extra(more, tuple(values.items()))
             if more is not None and not masks:
                 masks.append(("", 0))
             for origin, mask in masks:
-                folded += (timestamp, mask, more, origin)
+                folded.append((timestamp, mask, more, origin))
                 more = None
         entry[:] = folded
 
@@ -696,7 +723,7 @@ class Collector:
 
     def _fill_attributes(
         self, metadata: bytes, row: dict[int, Value], usable: dict[str, bool]
-    ) -> tuple[str, ...]:
+    ) -> list[str]:
         """Fill in, by slot, what metadata says and newer metadata doesn't; return its names."""
         names: list[str] = []
         slots = self._slots
@@ -707,6 +734,10 @@ class Collector:
                 if slot is None:
                     slot = slots[name] = self._masks.size + len(slots)
                 row[slot] = _new(Value, (value, None, None))
+        return names
+
+    def _share(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Return names of attributes as one object for all people who have the same."""
         found = tuple(names)
         return self._shared.setdefault(found, found)
 

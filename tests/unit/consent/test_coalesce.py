@@ -85,7 +85,7 @@ class Said:
     @property
     def more(self) -> bytes | Extra | None:
         metadata = json.dumps(self.metadata).encode() if self.metadata else None
-        return metadata if self.text is None else Extra(metadata, {TEXT: self.text})
+        return metadata if self.text is None else Extra(metadata, ((TEXT, self.text),))
 
 
 numbers = st.integers(0, len(FIELDS) - 1)
@@ -154,7 +154,8 @@ def collector() -> Collector:
 
 
 def put(target: Collector, number: int, record: Said) -> None:
-    target.put(record.person, number, record.timestamp, record.mask, record.more, record.origin)
+    said = record.timestamp, record.mask, record.more, record.origin
+    target.put(number, [(record.person, said)])
 
 
 def collect(found: Iterable[Said]) -> Collector:
@@ -172,10 +173,14 @@ def by_field(change: ProfileChange) -> dict[Field, Value]:
     return dict(zip(change.fields, change.values, strict=True))
 
 
-@given(records)
-def test_the_fold_is_the_rule_for_conflicts(found) -> None:
+@given(records, st.booleans())
+def test_the_fold_is_the_rule_for_conflicts(found, is_last) -> None:
     """Newest wins, opt-outs break ties, a choice goes before a text, the last text counts."""
-    assert result(collect(found).take()) == without_timestamps(model(found))
+    target = collect(found)
+    people, changes = target.people, target.take(is_last=is_last)
+    assert result(changes) == without_timestamps(model(found))
+    assert (target.people, target.people_unchanged) == (people, people - len(changes))
+    assert (target.waiting, target.oldest) == (0, None)
 
 
 @given(records, st.randoms(use_true_random=False))
@@ -188,8 +193,8 @@ def test_any_order_of_the_same_choices_gives_the_same_result(found, rng) -> None
     assert result(collect(found).take()) == result(collect(shuffled).take())
 
 
-@given(records, st.sets(st.integers(1, 40)))
-def test_writing_in_between_does_not_change_what_is_written_last(found, cuts) -> None:
+@given(records, st.sets(st.integers(1, 40)), st.booleans())
+def test_writing_in_between_does_not_change_what_is_written_last(found, cuts, is_last) -> None:
     """An older choice that arrives after a newer one was written is still the older one."""
     target = collector()
     written: dict[str, dict[Field, Value]] = {}
@@ -198,8 +203,10 @@ def test_writing_in_between_does_not_change_what_is_written_last(found, cuts) ->
         if number in cuts:
             for change in target.take():
                 written.setdefault(change.person, {}).update(by_field(change))
-    for change in target.take():
+    people = target.people
+    for change in target.take(is_last=is_last):
         written.setdefault(change.person, {}).update(by_field(change))
+    assert (target.people, target.people_unchanged) == (people, people - len(written))
     assert written == without_timestamps(model(found))
 
 
@@ -320,7 +327,8 @@ def test_an_unusable_value_is_counted_once_and_holds_up_no_older_one() -> None:
     for number in range(30):
         value = "good" if number == 3 else "bad"
         when = TIMES[0] + timedelta(minutes=number)
-        target.put("ann", number + 1, when, 0, json.dumps({"first": value}).encode())
+        said = when, 0, json.dumps({"first": value}).encode(), ""
+        target.put(number + 1, [("ann", said)])
     (change,) = target.take()
     assert change.attributes == {"first": "good"}
     assert names.unusable == 1
@@ -329,8 +337,8 @@ def test_an_unusable_value_is_counted_once_and_holds_up_no_older_one() -> None:
 def test_people_without_any_choice_are_counted_as_unchanged() -> None:
     """A record without choices makes no change, but its person counts."""
     target = collector()
-    target.put("ann", 1, TIMES[1], 0)
-    target.put("bob", 2, TIMES[1], MASKS.choice(0, choice=True))
+    on = MASKS.choice(0, choice=True)
+    target.put(1, [("ann", (TIMES[1], 0, None, "")), ("bob", (TIMES[1], on, None, ""))])
     assert (target.people, target.people_unchanged) == (2, 1)
     assert [change.person for change in target.take()] == ["bob"]
     assert (target.people, target.people_unchanged) == (2, 1)
@@ -341,16 +349,16 @@ def test_what_is_held_already_is_not_handed_out() -> None:
     target = collector()
     on, off = MASKS.choice(0, choice=True), MASKS.choice(0, choice=False)
     hours = [TIMES[0] + timedelta(hours=hour) for hour in range(5)]
-    target.put("ann", 1, hours[0], on)
+    target.put(1, [("ann", (hours[0], on, None, ""))])
     target.hold("ann", hours[1], off, 2)
     assert target.take() == []
     assert (target.waiting, target.oldest, target.people_unchanged) == (0, None, 1)
-    target.put("ann", 3, hours[2], on)
+    target.put(3, [("ann", (hours[2], on, None, ""))])
     assert (target.oldest, target.people_unchanged) == (3, 0)
     assert [change.first_record for change in target.take()] == [3]
-    target.put("ann", 4, hours[3], off)
+    target.put(4, [("ann", (hours[3], off, None, ""))])
     assert target.oldest == 4
     target.hold("ann", hours[4], on, 5)
-    target.put("ann", 6, hours[0], off)
+    target.put(6, [("ann", (hours[0], off, None, ""))])
     assert target.take() == [], "it is older than what Actito holds"
     assert (target.people, target.people_unchanged) == (1, 0)
