@@ -36,7 +36,7 @@ from actito_didomi.consent.coalesce import (
     PersonLayers,
     ProfileChange,
 )
-from actito_didomi.errors import OptOutsRejectedError
+from actito_didomi.errors import MistakeFoundError, OptOutsRejectedError
 from actito_didomi.http import ApiSession
 from actito_didomi.plugin.sink import ConsentSink
 from target_actito.target import TargetActito
@@ -219,7 +219,7 @@ def read(
     text = lines([schema(), *map(record, found)])
     # As one block, as a pipe would give it.
     blocks = io.TextIOWrapper(io.BytesIO(text.encode()))
-    with contextlib.suppress(OptOutsRejectedError):
+    with contextlib.suppress(OptOutsRejectedError, MistakeFoundError):
         target.listen(blocks)
     stored = [
         {k: v for k, v in json.loads(line).items() if k != "rejected_at"}
@@ -325,6 +325,29 @@ def test_an_event_of_ours_counts_from_its_creation(config, tmp_path, careful) ->
         {**config, "max_buffered_people": 100}, [found], tmp_path, careful=careful, for_ledger=True
     )[0]
     assert [layer.timestamp for layer in layers.layers] == [1_790_812_800_000_000]
+
+
+def test_a_value_stays_with_its_person_where_the_record_is_decoded_as_a_whole(
+    config, tmp_path
+) -> None:
+    """What was read of a record by type, before that turned out to be impossible, is forgotten."""
+    config["mappings"] = [
+        {"id": "Newsletter", "value": "consents_channel_sms_enabled"},  # announced when first seen
+        {"id": "contactFrequency", "value": "country", "type": "attribute"},
+    ]
+    found = [
+        {"id": "e1", "user": {"id": name, "organization_user_id": name, **country},
+         "status": "confirmed", "regulation": "gdpr", "created_at": "2026-10-01T00:00:00Z",
+         "consents": {"channels": [{"id": "sms", "enabled": True}]}}
+        for name, country in (("ann", {"country": "BE"}), ("bob", {}))
+    ]  # fmt: skip
+    layers = read(
+        {**config, "max_buffered_people": 100}, found, tmp_path, careful=False, for_ledger=True
+    )[0]
+    assert [(each.person, [*each.attributes]) for each in layers] == [
+        ("ann", ["contactFrequency"]),
+        ("bob", []),
+    ]
 
 
 DOCUMENTED = [
