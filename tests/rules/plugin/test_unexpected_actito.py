@@ -104,7 +104,7 @@ TABLES, TABLE, PROFILES = "/profile-tables", "/profile-tables/16", "/profiles"
         (TABLE, {"attributes": [{"name": "customerId", "unique": True}]}, ["list `subscriptions`"]),
     ],
 )
-def test_odd_tables_and_structures_end_the_start(
+def test_rule_11_odd_tables_and_structures_end_the_start(
     between: Between,
     config: dict[str, Any],
     tmp_path: Path,
@@ -125,7 +125,7 @@ def test_odd_tables_and_structures_end_the_start(
     assert '"STATE"' not in capsys.readouterr().out
 
 
-def test_odd_entities_are_reported(
+def test_rule_11_odd_entities_are_reported(
     actito: Actito, between: Between, config: dict[str, Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     """They only check a setting, which the tables check as well."""
@@ -149,7 +149,7 @@ def test_odd_entities_are_reported(
     ],
 )
 @pytest.mark.parametrize("mappings", [True, False])
-def test_an_odd_page_advances_nothing(
+def test_rule_11_an_odd_page_advances_nothing(
     actito: Actito,
     between: Between,
     tmp_path: Path,
@@ -180,7 +180,7 @@ def last_look(config: dict[str, Any]) -> Any:
         ledger.close()
 
 
-def test_a_page_without_subscriptions_moves_no_bookmark(
+def test_rule_11_a_page_without_subscriptions_moves_no_bookmark(
     actito: Actito, url: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Neither that of profiles, nor does the look count as complete."""
@@ -198,7 +198,7 @@ def test_a_page_without_subscriptions_moves_no_bookmark(
 
 
 @pytest.mark.parametrize("body", [PROXY, ["secret-value"], {"profileId": 1}, None])
-def test_an_odd_look_lets_opt_ins_wait(
+def test_rule_11_an_odd_look_lets_opt_ins_wait(
     actito: Actito,
     between: Between,
     config: dict[str, Any],
@@ -229,7 +229,7 @@ def test_an_odd_look_lets_opt_ins_wait(
 
 
 @pytest.mark.parametrize(("method", "ledger"), [("PATCH", True), ("PUT", True), ("PATCH", False)])
-def test_a_proxy_confirms_no_write(
+def test_rule_11_a_proxy_confirms_no_write(
     actito: Actito,
     between: Between,
     config: dict[str, Any],
@@ -255,7 +255,7 @@ def test_a_proxy_confirms_no_write(
     assert actito.subscriptions(person)["Newsletter"] is False
 
 
-def test_a_write_that_is_confirmed_oddly_is_read_back(
+def test_rule_11_a_write_that_is_confirmed_oddly_is_read_back(
     actito: Actito, between: Between, config: dict[str, Any]
 ) -> None:
     """Where the look after it shows what was written, it is done."""
@@ -297,7 +297,7 @@ def opt_outs(actito: Actito, *people: str) -> list[dict[str, Any]]:
         ("GET", [{"key": "secret-value"}], ["a list of objects with key", "`id`"], False),
     ],
 )
-def test_odd_responses_about_imports_acknowledge_nothing(
+def test_rule_11_odd_responses_about_imports_acknowledge_nothing(
     actito: Actito,
     between: Between,
     importing: dict[str, Any],
@@ -323,7 +323,7 @@ def test_odd_responses_about_imports_acknowledge_nothing(
 
 
 @pytest.mark.parametrize(("body", "ledger"), [(PROXY, True), (["secret-value"], False)])
-def test_an_import_of_unknown_state_counts_as_written_nowhere(
+def test_rule_11_an_import_of_unknown_state_counts_as_written_nowhere(
     actito: Actito,
     between: Between,
     importing: dict[str, Any],
@@ -348,7 +348,7 @@ def test_an_import_of_unknown_state_counts_as_written_nowhere(
 
 
 @pytest.mark.parametrize(("body", "ledger"), [(PROXY, True), ({"errors": ["secret-value"]}, False)])
-def test_odd_rows_in_error_count_as_written_nowhere(
+def test_rule_11_odd_rows_in_error_count_as_written_nowhere(
     actito: Actito,
     between: Between,
     importing: dict[str, Any],

@@ -102,7 +102,7 @@ ODD_LISTS = [
 
 @pytest.mark.parametrize(("body", "found"), ODD_LISTS)
 @pytest.mark.parametrize("part", [USERS, EVENTS])
-def test_an_odd_page_ends_the_tap_without_a_bookmark(
+def test_rule_11_an_odd_page_ends_the_tap_without_a_bookmark(
     didomi: Didomi, between: Between, tmp_path: Path, part: str, body: Any, found: str
 ) -> None:
     """Of users or events, after no record of it was emitted."""
@@ -124,7 +124,7 @@ def test_an_odd_page_ends_the_tap_without_a_bookmark(
 @pytest.mark.parametrize(
     ("body", "found"), [*ODD_LISTS, ({"data": [OTHER]}, "holds another person")]
 )
-def test_odd_users_leave_the_choice_owed(
+def test_rule_11_odd_users_leave_the_choice_owed(
     didomi: Didomi,
     between: Between,
     config: dict[str, Any],
@@ -151,7 +151,7 @@ def test_odd_users_leave_the_choice_owed(
     assert email(didomi, "ann") == [False]
 
 
-def test_events_of_another_person_are_not_learned(
+def test_rule_11_events_of_another_person_are_not_learned(
     didomi: Didomi, between: Between, config: dict[str, Any], tmp_path: Path
 ) -> None:
     """They would count as choices of the person who was asked about."""
@@ -168,7 +168,7 @@ def test_events_of_another_person_are_not_learned(
 
 
 @pytest.mark.parametrize("shown", ["absent", "list"])
-def test_a_user_without_consents_gets_opt_outs_only(
+def test_rule_11_a_user_without_consents_gets_opt_outs_only(
     didomi: Didomi, between: Between, config: dict[str, Any], tmp_path: Path, shown: str
 ) -> None:
     """What it holds may be an opt-out that no event explains; an opt-in waits, and is reported."""
@@ -197,7 +197,7 @@ def test_a_user_without_consents_gets_opt_outs_only(
 
 
 @pytest.mark.parametrize("body", [PROXY, None, ["secret-value"], {"data": {}}])
-def test_a_proxy_confirms_no_event(
+def test_rule_11_a_proxy_confirms_no_event(
     didomi: Didomi, between: Between, config: dict[str, Any], tmp_path: Path, body: Any
 ) -> None:
     """It is read back; what isn't there is owed, with exit 3 for an opt-out."""
@@ -212,7 +212,7 @@ def test_a_proxy_confirms_no_event(
     assert email(didomi, "ann") == [False]
 
 
-def test_an_odd_configuration_tree_refuses_nothing(
+def test_rule_11_an_odd_configuration_tree_refuses_nothing(
     didomi: Didomi, between: Between, config: dict[str, Any], tmp_path: Path
 ) -> None:
     """It is reported; ids aren't checked then."""
