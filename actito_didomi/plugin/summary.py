@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from actito_didomi.codes import Code
@@ -46,6 +47,10 @@ class Latency:
     def add(self, seconds: float) -> None:
         """Add an opt-out; clocks that differ make none negative."""
         self._seconds.append(max(seconds, 0.0))
+
+    def extend(self, seconds: Iterable[float]) -> None:
+        """Add opt-outs."""
+        self._seconds.extend([max(one, 0.0) for one in seconds])
 
     def __bool__(self) -> bool:
         """Return whether there is any."""
