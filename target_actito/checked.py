@@ -17,7 +17,7 @@ from actito_didomi.consent.conflicts import ACTITO, to_micros
 from actito_didomi.consent.identity import match_key
 from actito_didomi.consent.person import Owed
 from actito_didomi.consent.retries import next_retry
-from actito_didomi.errors import RequestRejectedError, UnavailableError
+from actito_didomi.errors import RequestRejectedError, UnavailableError, UnexpectedResponseError
 from actito_didomi.http import asks_too_long
 from actito_didomi.plugin.looks import Sight
 from target_actito.single import RefusedAttributes, WriteResult, all_refused, write_each
@@ -80,6 +80,9 @@ class CheckedWriter:
         max_concurrency: Maximum number of concurrent requests.
         shutdown: Checked between requests; those in flight may finish within its grace period.
         runtime: Clock and threads.
+
+    Attributes:
+        unexpected: What a look has shown that is no profile; None if none has.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class CheckedWriter:
         self._max_concurrency = max_concurrency
         self._shutdown = shutdown
         self._runtime = runtime
+        self.unexpected: UnexpectedResponseError | None = None
 
     def write(
         self, changes: Sequence[ProfileChange], on_result: Callable[[WriteResult], None]
@@ -276,6 +280,8 @@ class CheckedWriter:
             shown = self._table.look(person, patience=self._look_timeout)
         except UnavailableError as error:
             logger.warning("%s Without a look only an opt-out is written.", error)
+            if isinstance(error, UnexpectedResponseError):
+                self.unexpected = error
             return _Look(None)
         except RequestRejectedError as error:
             if not error.is_record_level:

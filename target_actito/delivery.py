@@ -413,12 +413,19 @@ class Delivery:
             self._others.write()
 
     def finish(self) -> None:
-        """Check that no import is under way.
+        """Check that no import is under way, and that each look has shown a profile.
 
         Raises:
-            ApiError: One is: what it is to write isn't known to be written.
+            ApiError: One is: what it is to write isn't known to be written. Or one hasn't: what
+                the profile holds isn't known, so opt-ins wait.
         """
         if self._records is None or not self._records.settle_earlier():
+            if self._writer.unexpected is not None:
+                raise ApiError(
+                    codes.UNEXPECTED_RESPONSE,
+                    f"{self._writer.unexpected.message} All else is written; opt-ins that such a "
+                    "response holds up stay owed.",
+                )
             return
         waiting = [
             f"import {found.execution or found.file_name} of "

@@ -199,30 +199,31 @@ def test_rule_11_a_page_without_subscriptions_moves_no_bookmark(
 
 @pytest.mark.parametrize("body", [PROXY, ["secret-value"], {"profileId": 1}, None])
 def test_rule_11_an_odd_look_lets_opt_ins_wait(
-    actito: Actito,
-    between: Between,
-    config: dict[str, Any],
-    caplog: pytest.LogCaptureFixture,
-    body: Any,
+    actito: Actito, between: Between, config: dict[str, Any], tmp_path: Path, body: Any
 ) -> None:
-    """Opt-outs are written without a look; an attribute isn't taken for one without a value."""
+    """Opt-outs are written without a look; an attribute isn't taken for one without a value.
+
+    The run fails at its end, so that it is seen.
+    """
     actito.create("ann", Newsletter=True)
     actito.create("bob")
     vip = {"id": "vip", "type": "attribute", "value": "consents_channels_sms_enabled"}
     config["mappings"] = [config["mappings"][0], vip]
     between.rule = answering(body, method="GET", part="/customerId")
-    listen(
+    run = run_target(
         config,
+        tmp_path,
         stream_of(
             event("ann", channels={"email": False}),
             event("bob", channels={"email": True, "sms": True}),
         ),
     )
+    assert run.exit_code == 1
+    assert "AD505 unexpected_response" in run.err.splitlines()[-1]
+    expect_named(run.err, "about a profile", "`attributes`", "stay owed")
     assert actito.subscriptions("ann")["Newsletter"] is False
     assert actito.subscriptions("bob")["Newsletter"] is False
     assert "vip" not in actito.attributes("bob")
-    line = next(r.getMessage() for r in caplog.records if "about a profile" in r.getMessage())
-    expect_named(line, "`attributes`")
     between.rule = answering(None, method="none", part="none")
     listen(config, [state({})])
     assert actito.subscriptions("bob")["Newsletter"] is True
