@@ -149,7 +149,7 @@ RULES: dict[str, tuple[Edit, ...]] = {
     "look_at_didomi_before_opt_in": (
         Edit(
             delivery.Delivery,
-            "_prepare",
+            "_decide",
             "        self._learn_sight(person, sight)\n",
             "        if not users_of(p for e in person.entries.values() for p in e.places):\n"
             "            self._learn_sight(person, sight)\n",
