@@ -366,7 +366,8 @@ def _learn_outcome(entry: Entry, name: str, seen: Held, rules: Rules, run: str) 
         return False
     mine = intent.import_number is None and run != "" and intent.writer in (run, ORPHAN)
     if not mine:
-        return False  # a request is under way: nothing can be known from outside
+        # A request is under way: nothing can be known from outside, or hardly anything.
+        return intent.import_number is not None and _learn_during_import(entry, name, seen)
     is_act = False
     if value is OPT_OUT and intent.writer == ORPHAN:
         # Its run died: this is ours, or the person's since. It may be the person's, so it is.
@@ -380,6 +381,26 @@ def _learn_outcome(entry: Entry, name: str, seen: Held, rules: Rules, run: str) 
         place.held = seen
     _give_up(place, intent, ended, rules)
     return is_act
+
+
+def _learn_during_import(entry: Entry, name: str, seen: Held) -> bool:
+    """Learn a look at a field that an import may write, which may take long.
+
+    An opt-in there may be ours. An opt-out that is seen after an opt-in is the person's.
+    """
+    place = entry.place(name)
+    held, intent = place.held, place.intent
+    if intent is None or intent.value is OPT_OUT:
+        return False
+    if seen.value is OPT_IN:
+        place.held = Held(OPT_IN, seen.began, seen.ended, ours=True)
+        return False
+    if held is None or held.value is not OPT_IN or held.doubtful:
+        return False
+    act = Act(OPT_OUT, held.began, seen.ended, ACTITO, "look")
+    _learn_at_field(entry, name, act, held)
+    place.held = seen
+    return True
 
 
 def _learn_at_field(entry: Entry, name: str, act: Act, shown: Held | None) -> None:

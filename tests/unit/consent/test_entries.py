@@ -707,3 +707,20 @@ def test_an_opt_in_of_ours_hides_no_row_of_before() -> None:
     end_write(entry, FIELD, 11)
     learn_row(entry, FIELD, OPT_OUT, earliest=9, latest=9, arrival=20, rules=RULES)
     assert winner(entry, RULES).value is OPT_OUT
+
+
+def test_an_opt_out_seen_after_an_opt_in_during_an_import_is_the_persons() -> None:
+    """However long the import takes, nothing of ours takes the opt-in back."""
+    rules, entry = Rules(), Entry()
+    learn_event(entry, USERS[0], OPT_IN, 5, ours=False, arrival=5, rules=rules)
+    learn_look(entry, FIELD, OPT_OUT, began=6, ended=7, rules=Rules(baseline="didomi"))
+    entry.acts.pop(ACTITO)
+    begin_write(entry, FIELD, Intent(OPT_IN, 8, "run", 1), rules)
+    assert not learn_look(entry, FIELD, OPT_OUT, began=10, ended=11, rules=rules)
+    assert not learn_look(entry, FIELD, OPT_IN, began=20, ended=21, rules=rules)
+    assert due_actito(entry, FIELD, rules) is None
+    assert learn_look(entry, FIELD, OPT_OUT, began=10**9, ended=10**9 + 1, rules=rules)
+    assert entry.acts[ACTITO] == Act(OPT_OUT, 20, 10**9 + 1, ACTITO, "look")
+    assert due_actito(entry, FIELD, rules) == entry.acts[ACTITO]
+    end_import(entry, FIELD, 1, 2 * 10**9)
+    assert due_actito(entry, FIELD, rules) == entry.acts[ACTITO]  # the row may have come after it
