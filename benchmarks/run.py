@@ -142,6 +142,7 @@ def settings(url: str, folder: Path, **more: Any) -> str:
         "rejects_path": str(folder / "rejects.jsonl"),
         "report_path": str(folder / "report.json"),
         "ledger_url": "none",
+        "batch_root": str(folder),
         **more,
     }
     path = folder / f"config-{time.monotonic_ns()}.json"
