@@ -32,7 +32,7 @@ from actito_didomi.consent.records import format_timestamp
 PEOPLE = ["ann", "bob", "cy"]
 SUBSCRIPTIONS = {"Newsletter": "email", "SmsAlerts": "sms"}
 PAIRS = {"tap-actito": "target-didomi", "tap-didomi": "target-actito"}
-ROUNDS = 3
+ROUNDS = 4
 SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 60))]
 
 
@@ -73,7 +73,7 @@ class World:
         """Run a pipeline from its last state; return the target's exit status, or -9."""
         target, number = PAIRS[tap], self.rng.randrange(10**9)
         deaths = {
-            name: self.rng.uniform(0, 1) if kill and self.rng.random() < 0.25 else None
+            name: self.rng.uniform(0, 0.4) if kill and self.rng.random() < 0.25 else None
             for name in (tap, target)
         }
         began = time.time()
@@ -132,7 +132,7 @@ class World:
 
     def live(self, stop: threading.Event) -> None:
         """Act at any time until it is to stop."""
-        while not stop.wait(self.rng.uniform(0.05, 0.8)):
+        while not stop.wait(self.rng.uniform(0.01, 0.2)):
             self.act()
 
     def held(self) -> dict[tuple[str, str], tuple[bool, Any]]:
@@ -157,7 +157,7 @@ class World:
         Between the look and the write of a single request no plugin that polls can see it.
         """
         return act.side == "actito" and any(
-            began <= act.at <= ended + 0.5 for began, ended in self.writing
+            began <= act.at <= ended + 0.1 for began, ended in self.writing
         )
 
 

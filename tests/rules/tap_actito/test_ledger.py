@@ -109,6 +109,7 @@ def test_a2_a_row_of_our_own_write_is_no_act(exports, actito, root, tmp_path) ->
     actito.create("bob")
     _, state = read(exports, tmp_path)
     _, raw = read(exports, tmp_path, "subscription_changes")
+    time.sleep(1)  # a row in the second of the look may be what it showed
     begun = now()
     target_writes(tmp_path, "ann", True, begun=begun, ended=begun + timedelta(seconds=1))
     write(
