@@ -33,6 +33,8 @@ PEOPLE = ["ann", "bob", "cy"]
 SUBSCRIPTIONS = {"Newsletter": "email", "SmsAlerts": "sms"}
 PAIRS = {"tap-actito": "target-didomi", "tap-didomi": "target-actito"}
 ROUNDS = 4
+LATE_BOUND = 1.0
+"""Seconds after which no write of ours can come late, nor is an opt-out repeated for one."""
 SEEDS = [0, 1, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(2, 60))]
 
 
@@ -60,7 +62,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.actito, self.didomi = Actito(self.url), Didomi(self.url)
-        shared = with_ledger(self.folder, clock_tolerance=0)
+        shared = with_ledger(self.folder, clock_tolerance=0, late_bound=LATE_BOUND)
         self.configs = {
             "tap-didomi": tap_config(self.url, **shared),
             "target-actito": target_config(self.url, self.folder, mappings=MAPPINGS[:2], **shared),
@@ -211,6 +213,7 @@ def test_no_opt_out_is_turned_back_however_often_processes_die(
                 world.run(tap, kill=True)
         stop.set()
         people.join()
+    time.sleep(LATE_BOUND)
     for _ in range(3):
         statuses = [world.run(tap, kill=False) for tap in PAIRS]
     assert statuses == [0, 0]
