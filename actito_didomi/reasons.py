@@ -13,18 +13,39 @@ if TYPE_CHECKING:
 _LONGEST = 200
 _NAMES = ("message", "error", "errorMessage", "reason", "detail", "title", "description", "code")
 """Keys under which APIs usually say what is wrong (inferred: neither API documents it)."""
-_QUOTED = re.compile(r"'([^']*)'|\"([^\"]*)\"|`([^`]*)`|<([^>]*)>")
-_DATA = re.compile(r"\S*@\S*|\S*\d{3}\S*")
-"""Addresses, and words with three digits in a row, such as telephone numbers, ids and dates."""
+_WORD = re.compile(r"[^\W\d_]+(?:'[a-z]+)?|\w[\w.-]*")
+_VOCABULARY = frozenset(
+    """
+    a about access account action address admin after again all allowed already an and any api are
+    array as at attribute attributes bad be because been before being between body boolean but by
+    call can can't cannot character characters code column columns conflict contact content could
+    create created credentials data database date decimal definition delete deleted denied
+    disabled does doesn't domain don't duplicate duplicated e email empty encoding entities entity
+    environment error errors exceeded exist existing exists expected expired fail failed failure
+    field fields file filter for forbidden form format found from granted has have header
+    identifier id if import imports in incorrect input integer internal invalid is isn't it json
+    key know known least length licence license limit line list loaded locked long longer
+    maintenance malformed mandatory match maximum message method minimum missing mode more most
+    must name no not null number object of on one only operation or out parameter parse password
+    path payload permission permissions phone please posted privileges process profile profiles
+    properties property purpose quota rate read refused rejected request required reserved
+    resource response right rights row rows same schema server service shorter should size
+    specified status string structure subscription subscriptions supported table tables telephone
+    temporarily than that the there this time timeout timestamp to token too try type unauthorised
+    unauthorized unavailable unexpected unique unknown unsupported update updated url use used
+    user users using valid validation value values was were when which with without write wrong
+    you your
+    """.split()  # noqa: SIM905 - one word per line would take two hundred
+)
+"""The words that are logged: a name or an address is among none of them."""
 _LEFT_OUT = "***"
-_MOST_TEXTS = 1000
 
 
 def reason_of(body: bytes | str, sent: Any = None) -> str:
     """Return the reason in the body of a refusal, as it may be logged.
 
-    What the request held is left out, except for the names of fields; so is all that stands in
-    quotes, and whatever looks like an address or a number of a person.
+    Only words of a small vocabulary and the names of the fields that were sent are shown: the text
+    may repeat any value, in any spelling, and values of other people.
 
     Args:
         body: The response, or a part of it; JSON or text.
@@ -39,18 +60,13 @@ def reason_of(body: bytes | str, sent: Any = None) -> str:
     except (msgspec.MsgspecError, RecursionError):
         if "<" in text:
             return ""
-    names, values = _split(sent)
-    values -= names
-    if values:
-        some = "|".join(re.escape(value) for value in sorted(values, key=len, reverse=True))
-        text = re.sub(some, _LEFT_OUT, text, flags=re.IGNORECASE)
-
-    def mask(found: re.Match[str]) -> str:
-        inside = next(part for part in found.groups() if part is not None)
-        return found[0] if inside in names else _LEFT_OUT
-
-    text = _DATA.sub(_LEFT_OUT, _QUOTED.sub(mask, text))
-    return " ".join(text.split())[:_LONGEST].rstrip(". ")
+    names = _names(sent)
+    words: list[str] = []
+    for found in _WORD.finditer(text):
+        word = found[0] if found[0] in names or found[0].lower() in _VOCABULARY else _LEFT_OUT
+        if word != _LEFT_OUT or words[-1:] != [_LEFT_OUT]:
+            words.append(word)
+    return " ".join(words)[:_LONGEST].rstrip() if set(words) - {_LEFT_OUT} else ""
 
 
 def _texts(node: Any) -> Iterator[str]:
@@ -69,21 +85,21 @@ def _texts(node: Any) -> Iterator[str]:
                 yield from _texts(part)
 
 
-def _split(sent: Any) -> tuple[set[str], set[str]]:
-    """Return the names of fields and the values of a request, as texts."""
+def _names(sent: Any) -> set[str]:
+    """Return the names of the fields of a request, except for those of its values."""
     names: set[str] = set()
     values: set[str] = set()
     waiting: list[Any] = [sent]
-    while waiting and len(values) < _MOST_TEXTS:
+    while waiting:
         node = waiting.pop()
         if isinstance(node, dict):
             names.update(map(str, node))
             waiting += node.values()
         elif isinstance(node, (list, tuple, set)):
             waiting += node
-        elif node is not None and not isinstance(node, bool) and str(node).strip():
+        else:
             values.add(str(node))
-    return names, {value for value in values if len(value) > 1}
+    return names - values
 
 
 def with_reason(message: str, reason: str) -> str:

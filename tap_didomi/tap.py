@@ -73,7 +73,7 @@ class TapDidomi(BaseTap):
         return ApiSource(
             self.session,
             organization_id=self.settings.didomi.organization_id,
-            regulation=self.settings.didomi.regulation,
+            regulation=self.settings.didomi.regulation_id,
             start_date=_start_of(self.settings.start_date),
             shutdown=self.shutdown,
             runtime=self.runtime,

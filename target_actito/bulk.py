@@ -88,7 +88,13 @@ class ImportsUnavailable(Exception):  # noqa: N818 - as above
 
 
 class ImportRecords(Protocol):
-    """What must be known of imports after a crash. One import is made at a time."""
+    """What must be known of imports after a crash. One import is made at a time.
+
+    Attributes:
+        holds_profiles_only: Whether a look has shown the profile of each row just before.
+    """
+
+    holds_profiles_only: bool
 
     @property
     def folder(self) -> Path:
@@ -480,6 +486,13 @@ class BulkWriter:
         if execution.failure is not None:
             self._records.failed(rows)
             raise _ImportFailed(f"{execution.failure.rstrip('.')}.")
+        wrote_nothing = execution.counts == (0, 0) and not execution.has_errors
+        if self._records.holds_profiles_only and wrote_nothing:
+            self._records.failed(rows)
+            raise ImportsUnavailable(
+                f"Import {execution.id} has ended without an error, and Actito says that it wrote "
+                "no row, although all have a profile."
+            )
         refused: dict[int, str] = {}
         if execution.has_errors:
             places = {change.person: at for at, change in enumerate(rows)}

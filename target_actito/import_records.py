@@ -52,6 +52,8 @@ class SessionRecords:
         follow: Follows an execution to its end; called with its age in seconds.
     """
 
+    holds_profiles_only = False
+
     def __init__(
         self,
         imports: Imports,
@@ -201,6 +203,8 @@ class LedgerRecords:
         follow: Follows an execution to its end; called with its age in seconds.
         pause: Waits for some seconds.
     """
+
+    holds_profiles_only = True
 
     def __init__(
         self,

@@ -290,7 +290,7 @@ class Delivery:
         self._trial = trial
         self._shutdown = shutdown
         self._runtime = runtime
-        self._regulation = settings.didomi.regulation
+        self._regulation = settings.didomi.regulation_id
         self._matching = ledger.matching(settings.ledger.key_matching)
         self._scope_text = ""
         self._incoming: dict[str, IncomingEvent] = {}

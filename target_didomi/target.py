@@ -96,7 +96,7 @@ class TargetDidomi(ConsentTarget):
             stop=self.shutdown.requested,
             runtime=self.runtime,
         )
-        api = ConsentApi(session, settings.didomi.organization_id, settings.didomi.regulation)
+        api = ConsentApi(session, settings.didomi.organization_id, settings.didomi.regulation_id)
         known = KnownChoices(api, refuses=settings.unknown_ids == "refuse", runtime=self.runtime)
         threshold = settings.guards.breaker_threshold
         self._breaker = RefusalBreaker[Outcome](threshold, "Didomi")
@@ -118,7 +118,7 @@ class TargetDidomi(ConsentTarget):
             self._writer = Writer(
                 api,
                 known,
-                regulation=settings.didomi.regulation,
+                regulation=settings.didomi.regulation_id,
                 create_users=settings.create_users,
                 respect_approval=settings.respect_approval,
                 guards=self.guards,

@@ -60,6 +60,11 @@ class DidomiSettings(msgspec.Struct, frozen=True, kw_only=True):
         ),
     ] = "gdpr"
 
+    @property
+    def regulation_id(self) -> str:
+        """The regulation as Didomi writes it, in small letters."""
+        return self.regulation.strip().lower()
+
 
 def missing_settings(settings: DidomiSettings) -> list[str]:
     """Return the names of the required settings that are not set."""

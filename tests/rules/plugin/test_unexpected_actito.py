@@ -368,3 +368,21 @@ def test_rule_11_odd_rows_in_error_count_as_written_nowhere(
     states = {p: actito.subscriptions(p)["Newsletter"] for p in ("ann", "bob", "eve")}
     assert (states["ann"], states["eve"]) == (False, False)
     assert states["bob"] is False or run.exit_code == 3, run.err
+
+
+def test_rule_11_an_import_that_wrote_no_row_counts_as_written_nowhere(
+    actito: Actito, between: Between, importing: dict[str, Any], tmp_path: Path
+) -> None:
+    """A look has just shown the profiles, so "success" can't be true: single requests follow."""
+    messages = opt_outs(actito, "ann", "bob")
+    execution = {"id": "e1", "rowsCreated": 0, "rowsUpdated": 0, "rowsInError": 0}
+
+    def rule(method: str, path: str, body: Any, ask: Ask) -> Answer:
+        if "/etl-executions" in path and "/errors" not in path:
+            return 200, {**execution, "status": "SUCCESS" if method == "GET" else "RUNNING"}
+        return ask(body)
+
+    between.rule = rule
+    run = run_target(importing, tmp_path, messages)
+    assert "it wrote no row" in run.err
+    assert [actito.subscriptions(p)["Newsletter"] for p in ("ann", "bob")] == [False, False]

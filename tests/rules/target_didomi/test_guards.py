@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from datetime import datetime, timezone
 from typing import Any
 
@@ -47,7 +46,6 @@ def say(didomi: Didomi, *people: str, email: bool) -> None:
     """Have people choose in Didomi, long ago; Didomi stores it now."""
     for person in people:
         didomi.say(event(person, OLD, channels={"email": email}, status="confirmed"))
-    time.sleep(0.01)  # what is chosen in the same millisecond would not be later
 
 
 def chosen(person: str, **channels: bool) -> dict[str, Any]:

@@ -59,6 +59,21 @@ def value(purpose: str, preference: str, **values: bool) -> dict[str, Any]:
     return {purpose: {"preferences": [{"id": preference, "values": nodes}]}}
 
 
+@pytest.mark.parametrize("regulation", ["gdpr", "GDPR"])
+def test_the_regulation_is_sent_as_didomi_writes_it(
+    didomi, config, tmp_path, regulation: str
+) -> None:
+    """However the setting is written."""
+    didomi.say(event("ann", OLD, channels={"email": True}))
+    run(
+        {**config, "regulation": regulation},
+        tmp_path,
+        event("ann", NOON, channels={"email": False}),
+    )
+    assert didomi.state("ann") == {"email": False}
+    assert didomi.events("ann")[-1]["regulation"] == "gdpr"
+
+
 def test_only_what_differs_is_posted(didomi, config, tmp_path, actito) -> None:
     """Equal choices are left out; the rest arrives once, marked, past Didomi's integrations."""
     didomi.say(event("ann", OLD, channels={"email": True, "sms": False}))
