@@ -57,7 +57,7 @@ from actito_didomi.plugin.parallel import run_parallel
 from actito_didomi.plugin.progress import Progress
 from actito_didomi.privacy import shape_of
 from target_didomi.answers import HeldStatus, merge
-from target_didomi.events import IncomingEvent, to_event
+from target_didomi.events import EXTRAS_REFUSED, IncomingEvent, to_event, without_extras
 from target_didomi.guarding import DeliveryGuard, DueCounts
 
 if TYPE_CHECKING:
@@ -859,9 +859,17 @@ class Delivery:
             for posting in postings:
                 self._post([posting])
             return
-        self._read_back(postings[0])
-        if postings[0].stored is None:
-            self._post_choice_by_choice(postings[0], error)
+        posting = postings[0]
+        self._read_back(posting)
+        if posting.stored is not None:
+            return
+        bare = without_extras(posting.event)
+        if bare != posting.event:
+            logger.warning(EXTRAS_REFUSED, error.status)
+            posting.event = bare
+            self._post([posting])
+            return
+        self._post_choice_by_choice(posting, error)
 
     def _handle_no_answer(self, postings: list[Posting], error: UnavailableError) -> None:
         """Find out what became of events on which no usable response came.

@@ -39,6 +39,10 @@ if TYPE_CHECKING:
 _NAMESPACE = uuid.UUID("5ff4a6c4-8a39-5fb8-9b4c-6f9b7c0d2b1e")
 _STEP = timedelta(milliseconds=1)
 """The precision of Didomi's timestamps."""
+EXTRAS_REFUSED = (
+    "Didomi refuses an event (status %s). Its choices are posted without metadata and the like."
+)
+"""What is logged before `without_extras` is posted."""
 
 
 @dataclass(frozen=True)
@@ -203,6 +207,13 @@ def to_event(
         "user": user,
         "consents": consents,
     }
+
+
+def without_extras(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return an event to post without what is no choice, such as metadata: it may be refused."""
+    kept = {name: part for name, part in event.items() if name not in POSTED_EVENT_PARTS}
+    user = {name: part for name, part in event["user"].items() if name not in POSTED_USER_PARTS}
+    return {**kept, "user": user}
 
 
 def pending_id(event_id: str) -> str:

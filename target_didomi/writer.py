@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from actito_didomi.consent.choices import is_value, read_choices, readable, to_consents
@@ -24,7 +24,14 @@ from target_didomi.answers import (
     read_event,
     read_status,
 )
-from target_didomi.events import other_user_id, pending_id, timestamp_to_post, to_event
+from target_didomi.events import (
+    EXTRAS_REFUSED,
+    other_user_id,
+    pending_id,
+    timestamp_to_post,
+    to_event,
+    without_extras,
+)
 
 if TYPE_CHECKING:
     from actito_didomi.consent.choices import Path
@@ -362,6 +369,11 @@ class Writer:
         outcome = posting.outcome
         if self._api.event(posting.event["id"], outcome.incoming.person) is not None:
             outcome.existed = True
+            return
+        bare = without_extras(posting.event)
+        if bare != posting.event:
+            logger.warning(EXTRAS_REFUSED, error.status)
+            self._post([replace(posting, event=bare)])
             return
         outcome.refused = error
         outcome.refused_opt_out = outcome.refused_opt_out or posting.opt_out

@@ -195,6 +195,27 @@ def test_b9_one_refused_purpose_stops_no_other_choice(didomi, between, config, t
     assert len(didomi.events("ann")) == before
 
 
+@pytest.mark.parametrize("has_ledger", [True, False])
+def test_rule_5_refused_metadata_blocks_no_choice(
+    didomi, between, config, tmp_path, has_ledger: bool
+) -> None:
+    """The choice is posted without it, in the same run."""
+    config |= {} if has_ledger else {"ledger_url": "none"}
+    didomi.say(said("ann", "2026-10-01T10:00:00Z", channels={"email": True}))
+
+    def rule(method: str, path: str, body: Any, ask: Callable[[Any], Answer]) -> Answer:
+        if is_post(method, path) and "shoeSize" in json.dumps(body):
+            return 400, {"message": "metadata.shoeSize is not allowed"}
+        return ask(body)
+
+    between.rule = rule
+    opt_out = chosen("ann", channels={"email": False})
+    opt_out["user"]["metadata"] = {"shoeSize": "b"}
+    post(config, tmp_path, opt_out)
+    assert shown(didomi, "ann") == {"user-ann": False}
+    assert report(config)["rejected"] == 0
+
+
 @pytest.mark.parametrize(
     "node",
     [
