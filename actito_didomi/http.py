@@ -506,14 +506,14 @@ class ApiSession:
                     renewed = True
                     self._authenticator.expire(own)
                     continue
-                reason = reason_of(response.content[:_BODY_LIMIT], [json, values, params])
+                body = response.content[:_BODY_LIMIT].decode(errors="replace")
                 raise RequestRejectedError(
                     with_reason(
                         f"{self.api} refuses {call} with status {response.status}.",
-                        privacy.redact(reason),
+                        privacy.redact(reason_of(body, [json, values, params])),
                     ),
                     status=response.status,
-                    body=privacy.redact(response.content[:_BODY_LIMIT].decode(errors="replace")),
+                    body=privacy.redact(body),
                 )
 
         try:

@@ -52,7 +52,7 @@ def reason_of(body: bytes | str, sent: Any = None) -> str:
         sent: The values of the request, as JSON has them.
 
     Returns:
-        At most 200 characters; empty where there is no text, as in the page of a proxy.
+        At most 200 characters; empty where the body gives no reason, such as HTML of a proxy.
     """
     text = body.decode(errors="replace") if isinstance(body, bytes) else body
     try:

@@ -138,10 +138,7 @@ def find_pair(store: Store, settings: LedgerSettings, scope: LedgerScope, key: s
     with store.write() as transaction:
         ledger_id, key_check = transaction.one("SELECT id, key_check FROM ledger_info")
         number = _find_scope(transaction, settings.ledger_scope, scope)
-        is_new = not any(
-            transaction.one(f"SELECT 1 FROM {table} WHERE scope = ? LIMIT 1", number)  # noqa: S608
-            for table in ("ledger_people", "ledger_looks")
-        )
+        is_new = not _holds(transaction, number, "ledger_people", "ledger_looks")
     if key_check != _check_of(key):
         logger.warning(
             "ledger_key isn't the one that the ledger was made with: hashes of people differ from "
@@ -332,14 +329,15 @@ def _is_mistaken(transaction: Transaction, number: int) -> bool:
         "FROM ledger_runs WHERE scope = ?",
         number,
     )
-    return 0 < runs == failed and not _is_used(transaction, number)
+    learned = ("ledger_people", "ledger_looks", "ledger_imports", "ledger_rejects")
+    return 0 < runs == failed and not _holds(transaction, number, *learned)
 
 
-def _is_used(transaction: Transaction, number: int) -> bool:
-    """Return whether anything is known of a pair."""
+def _holds(transaction: Transaction, number: int, *tables: str) -> bool:
+    """Return whether one of these tables holds anything of a pair."""
     return any(
         transaction.one(f"SELECT 1 FROM {table} WHERE scope = ? LIMIT 1", number)  # noqa: S608
-        for table in ("ledger_people", "ledger_looks", "ledger_imports", "ledger_rejects")
+        for table in tables
     )
 
 

@@ -91,7 +91,7 @@ class Progress:
         since, elapsed = self._waits_since(), now - self._began
         left = None
         if self._done:
-            left = round(elapsed / self._done * max(0, self._total - self._done), 1)
+            left = round(elapsed / self._done * self.left, 1)
         return {
             "done": self._done,
             "total": self._total,
