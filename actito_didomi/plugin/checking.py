@@ -307,7 +307,9 @@ class Check:
             side.didomi, _impatient(side.client), stop=self._runtime.event(),
             runtime=self._runtime,
         )  # fmt: skip
-        api = ConsentApi(self._didomi_session, side.didomi.organization_id, side.didomi.regulation)
+        api = ConsentApi(
+            self._didomi_session, side.didomi.organization_id, side.didomi.regulation_id
+        )
         self._known = KnownIds.read(api.config_tree())
         purposes = len(self._known.purposes)
         step.text = f"{purposes} purposes in the configuration tree"
@@ -335,7 +337,7 @@ class Check:
             return
         params = {
             "organization_id": side.didomi.organization_id,
-            "regulation": side.didomi.regulation,
+            "regulation": side.didomi.regulation_id,
         }
         found = pages(self._didomi_session, _USERS, params)
         sample.users = list(islice((user for page in found for user in page.items), self._most))
